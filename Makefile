@@ -1,0 +1,30 @@
+# make demo: the main job on the embedded default.  make test: lint, types and all tests.
+# Both make .venv first if it is not there; all they need is Python 3.10+, pip and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format clean
+
+demo: .venv/installed
+	bash scripts/plot/main.sh symbols 16
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/installed: setup.py
+	@echo "Installing into .venv; PyTorch is large, this takes a few minutes"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv output

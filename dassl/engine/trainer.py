@@ -1,0 +1,220 @@
+"""Trainers on a DataManager: `SimpleTrainer` builds, saves, resumes and tests; `TrainerX` runs an epoch.
+
+A method subclasses TrainerX and gives `build_model` and `forward_backward`. A rolling checkpoint is written
+after every epoch; those of TRAIN.CHECKPOINT_FREQ and of the last epoch stay.
+"""
+
+import datetime
+import os.path as osp
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from dassl.data import DataManager
+from dassl.evaluation import build_evaluator
+from dassl.utils import AverageMeter, MetricMeter, UserError, derive_seed, mkdir_if_missing, set_random_seed
+
+from .base import TrainerBase
+
+
+class SimpleTrainer(TrainerBase):
+    """After `train()` and `test()`: `results` holds the evaluator's numbers by split, and `timing`
+    `train_seconds` (all epochs, earlier sessions of a resumed run included), `step_seconds` (the median step
+    of this session, loading apart) and `test_images_per_second`.
+    """
+
+    model: nn.Module
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        self.check_cfg(cfg)
+        self.cfg = cfg
+        self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
+        self.max_epoch: int = cfg.OPTIM.MAX_EPOCH
+        self.output_dir: str = cfg.OUTPUT_DIR
+        self.best_result = -float("inf")
+        self.results: dict[str, dict[str, float]] = {}
+        self.timing: dict[str, float] = {}
+        self.step_times: list[float] = []
+        self.build_data_loader()
+        self.build_model()
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Raise UserError where `cfg` does not suit the trainer (optional)."""
+
+    def build_data_loader(self) -> None:
+        """Make the loaders; a replacement sets the same attributes (`dm` is optional)."""
+        self.dm = DataManager(self.cfg)
+        self.train_loader_x: Any = self.dm.train_loader_x
+        self.train_loader_u: Any = self.dm.train_loader_u
+        self.val_loader: Any = self.dm.val_loader
+        self.test_loader: Any = self.dm.test_loader
+        self.num_classes = self.dm.num_classes
+        self.num_source_domains = self.dm.num_source_domains
+        self.lab2cname = self.dm.lab2cname
+
+    def build_model(self) -> None:
+        """Set `self.model`, and register what is to be trained."""
+        raise NotImplementedError
+
+    def trainer_state(self) -> dict[str, Any]:
+        scaler = getattr(self, "scaler", None)
+        return {
+            "best_result": self.best_result,
+            "timing": dict(self.timing),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+
+    def load_trainer_state(self, state: Mapping[str, Any]) -> None:
+        best = [osp.join(self.output_dir, name, "model-best.pth.tar") for name in self.get_model_names()]
+        if all(map(osp.isfile, best)):
+            self.best_result = state.get("best_result", self.best_result)
+        self.timing.update(state.get("timing", {}))
+        scaler = getattr(self, "scaler", None)
+        if scaler is not None and state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
+
+    def train(self) -> None:  # type: ignore[override]
+        try:
+            super().train(self.start_epoch, self.max_epoch)
+        finally:
+            for loader in (self.train_loader_x, self.train_loader_u):
+                if hasattr(loader, "close"):
+                    loader.close()
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch's order and augmentation, and, with a seed, what the model itself draws (dropout)."""
+        for loader in (self.train_loader_x, self.train_loader_u):
+            if hasattr(loader, "sampler") and hasattr(loader.sampler, "set_epoch"):
+                loader.sampler.set_epoch(epoch)
+        if self.cfg.SEED >= 0:
+            set_random_seed(derive_seed(self.cfg.SEED, epoch))
+
+    def before_train(self) -> None:
+        """Resume from cfg.RESUME, or from OUTPUT_DIR if it holds checkpoints; start TensorBoard.
+
+        UserError: RESUME holds no checkpoints.
+        """
+        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
+        if self.cfg.RESUME and self.start_epoch == 0:
+            wanted = ", ".join(osp.join(self.cfg.RESUME, name, "checkpoint") for name in self.get_model_names())
+            raise UserError(f"nothing to resume from in {self.cfg.RESUME}: looked for {wanted}")
+        writer_dir = osp.join(self.output_dir, "tensorboard")
+        mkdir_if_missing(writer_dir)
+        self.init_writer(writer_dir)
+        self.time_start = time.time()
+
+    def after_epoch(self) -> None:
+        done, freq = self.epoch + 1, self.cfg.TRAIN.CHECKPOINT_FREQ
+        if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
+            result = self.test(split="val")
+            if result > self.best_result:
+                self.best_result = result
+                self.save_model(self.epoch, self.output_dir, val_result=result, model_name="model-best.pth.tar")
+        kept = done == self.max_epoch or (freq > 0 and done % freq == 0)
+        self.save_model(self.epoch, self.output_dir, rolling=not kept)
+        if self._writer is not None:
+            self._writer.flush()
+
+    def after_train(self) -> None:
+        print("Finish training")
+        if not self.cfg.TEST.NO_TEST:
+            if self.cfg.TEST.FINAL_MODEL == "best_val":
+                print("Deploy the model with the best val performance")
+                self.load_model(self.output_dir)
+            else:
+                print("Deploy the last-epoch model")
+            self.test()
+        print(f"Elapsed: {datetime.timedelta(seconds=round(time.time() - self.time_start))}")
+        self.close_writer()
+
+    @torch.no_grad()
+    def test(self, split: str | None = None) -> float:
+        """Evaluate on `split` (cfg.TEST.SPLIT; without validation data, the test set); the first result."""
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        split = split or self.cfg.TEST.SPLIT
+        loader = self.val_loader if split == "val" else None
+        if loader is None:
+            split, loader = "test", self.test_loader
+        print(f"Evaluate on the *{split}* set")
+        start, images = time.perf_counter(), 0
+        for batch in _with_progress(loader):
+            input, label = self.parse_batch_test(batch)
+            self.evaluator.process(self.model_inference(input), label)
+            images += len(label)
+        self.timing["test_images_per_second"] = images / (time.perf_counter() - start)
+        results = self.results[split] = dict(self.evaluator.evaluate())
+        for name, value in results.items():
+            self.write_scalar(f"{split}/{name}", value, self.epoch)
+        return next(iter(results.values()))
+
+    def model_inference(self, input: torch.Tensor) -> torch.Tensor:
+        return self.model(input)
+
+    def parse_batch_test(self, batch: dict[str, Any]) -> Any:
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def get_current_lr(self, names: str | list[str] | None = None) -> float:
+        return self._optims[self.get_model_names(names)[0]].param_groups[0]["lr"]
+
+
+class TrainerX(SimpleTrainer):
+    """A trainer on labelled data only."""
+
+    def run_epoch(self) -> None:
+        self.set_model_mode("train")
+        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        self.num_batches = len(self.train_loader_x)
+        epoch_start = end = time.perf_counter()
+        for batch_idx, batch in enumerate(self.train_loader_x):
+            self.batch_idx = batch_idx
+            loaded = time.perf_counter()
+            losses.update(self.forward_backward(batch))
+            now = time.perf_counter()
+            data_time.update(loaded - end)
+            batch_time.update(now - end)
+            self.step_times.append(now - loaded)
+            print_freq = self.cfg.TRAIN.PRINT_FREQ
+            if (self.batch_idx + 1) % print_freq == 0 or self.num_batches < print_freq:
+                self._print_progress(losses, batch_time, data_time)
+            n_iter = self.epoch * self.num_batches + self.batch_idx
+            for name, meter in losses.meters.items():
+                self.write_scalar(f"train/{name}", meter.avg, n_iter)
+            self.write_scalar("train/lr", self.get_current_lr(), n_iter)
+            end = time.perf_counter()
+        seconds = time.perf_counter() - epoch_start
+        self.timing["train_seconds"] = self.timing.get("train_seconds", 0.0) + seconds
+        self.timing["step_seconds"] = statistics.median(self.step_times)
+
+    def _print_progress(self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter) -> None:
+        epochs_left = self.max_epoch - self.epoch - 1
+        batches_left = self.num_batches - self.batch_idx - 1 + epochs_left * self.num_batches
+        print(
+            f"epoch [{self.epoch + 1}/{self.max_epoch}]",
+            f"batch [{self.batch_idx + 1}/{self.num_batches}]",
+            f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
+            f"data {data_time.val:.3f} ({data_time.avg:.3f})",
+            f"{losses}",
+            f"lr {self.get_current_lr():.4e}",
+            f"eta {datetime.timedelta(seconds=int(batch_time.avg * batches_left))}",
+        )
+
+    def parse_batch_train(self, batch: dict[str, Any]) -> Any:
+        return tuple(batch[key].to(self.device) for key in ("img", "label", "domain"))
+
+
+def _with_progress(loader: Iterable[Any]) -> Iterable[Any]:
+    """A bar on stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        return loader
+    from tqdm import tqdm
+
+    return tqdm(loader)

@@ -1,0 +1,243 @@
+"""Checkpoints in Dassl's layout: `<dir>/model.pth.tar-<epoch>`, and `<dir>/checkpoint` names the newest.
+
+Written whole or not at all, of tensors and numbers only (`torch.load(weights_only=True)` reads them). Read by
+an unpickler that runs nothing: upstream's files hold scheduler objects, which become inert stubs.
+"""
+
+import os
+import os.path as osp
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+import torch
+from torch import nn
+
+from .tools import UserError, mkdir_if_missing, write_atomically
+
+ROLLING_KEPT = 2
+
+
+class Stub:
+    """Stands for any object in a pickle that is neither tensor nor plain container; calls do nothing.
+
+    `state` is what the object would have been restored from.
+    """
+
+    state: Any = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Stub":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__["state"] = state
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "Stub":
+        return Stub()
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        pass
+
+    def extend(self, items: Any) -> None:
+        pass
+
+    add = update = append
+
+
+_PLAIN = {t.__name__: t for t in (set, frozenset, list, dict, tuple, complex, bytes, bytearray)}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("builtins", "__builtin__") and name in _PLAIN:
+            return _PLAIN[name]
+        if module == "collections" and name in ("OrderedDict", "Counter"):
+            return OrderedDict if name == "OrderedDict" else dict
+        if (module, name) == ("_codecs", "encode"):  # how pickles of protocol 2 spell bytes
+            return lambda text, encoding: text.encode("latin1")
+        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_parameter"):
+            rebuild = getattr(torch._utils, name)
+            return lambda *args: rebuild(*args)  # a pickle may set attributes on what it is given
+        return type(name, (Stub,), {"__module__": module})
+
+
+_INERT = SimpleNamespace(
+    __name__="inert_pickle",
+    Unpickler=_Unpickler,
+    load=lambda file, **kwargs: _Unpickler(file, **kwargs).load(),
+)
+
+
+def load_checkpoint(fpath: str) -> dict[str, Any]:
+    """The dictionary in a checkpoint, on the CPU. No code in the file is run.
+
+    UserError, naming `fpath`: it is missing, truncated, or no checkpoint.
+    """
+    if not osp.isfile(fpath):
+        raise UserError(f"checkpoint not found: {fpath}")
+    if zipfile.is_zipfile(fpath):
+        with zipfile.ZipFile(fpath) as archive:  # torch.load would hand a TorchScript archive to its interpreter
+            if any(osp.basename(name) == "constants.pkl" for name in archive.namelist()):
+                raise UserError(f"{fpath} is a TorchScript archive, not a checkpoint")
+    try:
+        with open(fpath, "rb") as file:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=False, pickle_module=_INERT)
+    except Exception as e:  # torch raises a dozen kinds on damaged files
+        reason = (str(e) or type(e).__name__).splitlines()[0]
+        raise UserError(f"cannot read checkpoint {fpath}: truncated or no checkpoint ({reason})") from None
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{fpath} is no checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary")
+    return checkpoint
+
+
+def _without_module(state_dict: Mapping[str, Any]) -> "OrderedDict[str, Any]":
+    """Without the prefix that nn.DataParallel puts before each name."""
+    return OrderedDict((key.removeprefix("module."), value) for key, value in state_dict.items())
+
+
+def _write_lines(fpath: str, lines: Iterable[str]) -> None:
+    text = "".join(f"{line}\n" for line in lines)
+    write_atomically(fpath, lambda file: file.write(text.encode()))
+
+
+def _read_lines(fpath: str) -> list[str]:
+    if not osp.isfile(fpath):
+        return []
+    with open(fpath, encoding="utf-8") as file:
+        return file.read().split()
+
+
+def save_checkpoint(
+    state: dict[str, Any],
+    save_dir: str,
+    is_best: bool = False,
+    remove_module_from_keys: bool = True,
+    model_name: str = "",
+    rolling: bool = False,
+) -> None:
+    """Write `state` (with `state_dict` and `epoch`) to `save_dir/model.pth.tar-<epoch>` or `model_name`.
+
+    `is_best` also writes `model-best.pth.tar`. A `rolling` checkpoint is removed once two newer rolling ones
+    exist; the file `rolling` lists those. The pointer `checkpoint` follows the epochs, not `model_name`.
+    """
+    mkdir_if_missing(save_dir)
+    if remove_module_from_keys:
+        state = {**state, "state_dict": _without_module(state["state_dict"])}
+
+    def write(file: BinaryIO) -> None:
+        torch.save(state, file)
+
+    name = model_name or f"model.pth.tar-{state['epoch']}"
+    # Listed before it is written, so that a kill at any point leaves none that is never removed.
+    rolling_names = [] if model_name else _list_rolling(save_dir, name, rolling)
+    write_atomically(osp.join(save_dir, name), write)
+    if not rolling:
+        print(f"Checkpoint saved to {osp.join(save_dir, name)}")
+    if is_best:
+        write_atomically(osp.join(save_dir, "model-best.pth.tar"), write)
+    if not model_name:
+        _write_lines(osp.join(save_dir, "checkpoint"), [name])
+        for old in rolling_names[:-ROLLING_KEPT]:
+            os.remove(osp.join(save_dir, osp.basename(old)))
+
+
+def _list_rolling(save_dir: str, newest: str, rolling: bool) -> list[str]:
+    """The rolling checkpoints there are, and `newest` if it is to be one, as the file `rolling` now lists."""
+    listed = osp.join(save_dir, "rolling")
+    before = _read_lines(listed)
+    names = [name for name in before if name != newest and osp.isfile(osp.join(save_dir, osp.basename(name)))]
+    names += [newest] * rolling
+    if names != before:
+        _write_lines(listed, names)
+    return names
+
+
+def newest_checkpoint(fdir: str) -> str | None:
+    """The file name that the pointer in `fdir` holds; None without a pointer."""
+    lines = _read_lines(osp.join(fdir, "checkpoint"))
+    return osp.basename(lines[0]) if lines else None
+
+
+def load_weights(model: nn.Module, state_dict: Mapping[str, Any], fpath: str, strict: bool = True) -> None:
+    """`model.load_state_dict`; UserError, naming `fpath`, if the weights do not fit."""
+    try:
+        model.load_state_dict(state_dict, strict=strict)
+    except RuntimeError as e:
+        reason = " ".join(str(e).split())
+        raise UserError(f"the weights in {fpath} do not fit the model: {reason}") from None
+
+
+def restore(
+    checkpoint: Mapping[str, Any], fpath: str, model: nn.Module, optimizer: Any = None, scheduler: Any = None
+) -> int:
+    """Put a checkpoint, read from `fpath`, into model, optimizer and scheduler; the epochs it has finished.
+
+    A scheduler that upstream saved as an object is set to that number of epochs instead.
+    """
+    missing = {"state_dict", "epoch"} - set(checkpoint)
+    if missing:
+        raise UserError(f"{fpath} cannot be resumed from: it has no {' and no '.join(sorted(missing))}")
+    epoch = checkpoint["epoch"]
+    load_weights(model, checkpoint["state_dict"], fpath)
+    if optimizer is not None and checkpoint.get("optimizer") is not None:
+        try:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+        except ValueError as e:
+            raise UserError(f"the optimizer's state in {fpath} does not fit: {e}") from None
+    if scheduler is not None and checkpoint.get("scheduler") is not None:
+        state = checkpoint["scheduler"]
+        if any(isinstance(value, Stub) for value in state.values()):
+            state = {"last_epoch": epoch}
+        scheduler.load_state_dict(state)
+    return epoch
+
+
+def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, scheduler: Any = None) -> int:
+    """Load the newest checkpoint of `fdir`; the epoch to start from. UserError: there is none."""
+    name = newest_checkpoint(fdir)
+    if name is None:
+        raise UserError(f"no checkpoint to resume from: {osp.join(fdir, 'checkpoint')} is not there")
+    fpath = osp.join(fdir, name)
+    print(f'Loading checkpoint from "{fpath}"')
+    epoch = restore(load_checkpoint(fpath), fpath, model, optimizer, scheduler)
+    print(f"Previous epoch: {epoch}")
+    return epoch
+
+
+def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
+    """Load what fits, by name and size, from a checkpoint or a bare state dict; say what was left out.
+
+    UserError: the file is missing or damaged, or nothing in it fits.
+    """
+    checkpoint = load_checkpoint(weight_path)
+    given = _without_module(checkpoint.get("state_dict", checkpoint))
+    wanted = model.state_dict()
+    fitting = {
+        key: value
+        for key, value in given.items()
+        if key in wanted and isinstance(value, torch.Tensor) and wanted[key].shape == value.shape
+    }
+    if not fitting:
+        raise UserError(f"nothing in {weight_path} fits the model by name and size; it has {list(given)[:5]}")
+    model.load_state_dict({**wanted, **fitting})
+    print(f"Successfully loaded pretrained weights from {weight_path}")
+    if discarded := [key for key in given if key not in fitting]:
+        print(f"Layers discarded due to unmatched keys or size: {discarded}")
+
+
+def count_num_param(model: nn.Module | None = None, params: Iterable[Any] | None = None) -> int:
+    """Parameters (numbers, not tensors) of a model, or of an iterable of parameters."""
+    if model is not None:
+        params = model.parameters()
+    if params is None:
+        raise ValueError("count_num_param() takes a model or parameters")
+    return sum((p["params"] if isinstance(p, dict) else p).numel() for p in params)

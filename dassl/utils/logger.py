@@ -1,0 +1,55 @@
+"""What a run prints, also in its log file; a resumed run appends."""
+
+import os.path as osp
+import sys
+from typing import Any
+
+from .tools import mkdir_if_missing
+
+
+class Logger:
+    """A stream that writes to `sys.stdout` as it was, and to the file `fpath`, line by line."""
+
+    def __init__(self, fpath: str) -> None:
+        mkdir_if_missing(osp.dirname(fpath))
+        self.console = sys.stdout
+        self.file = open(fpath, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 -- as long as the run
+
+    def write(self, msg: str) -> int:
+        if not self.file.closed:
+            self.file.write(msg)
+        return self.console.write(msg)
+
+    def flush(self) -> None:
+        self.console.flush()
+        if not self.file.closed:
+            self.file.flush()
+
+    def close(self) -> None:
+        """Close the file and give `sys.stdout` back."""
+        if sys.stdout is self:
+            sys.stdout = self.console
+        self.file.close()
+
+    def __enter__(self) -> "Logger":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:  # isatty, encoding, fileno, ...
+        return getattr(self.__dict__["console"], name)
+
+
+def setup_logger(output: str | None = None) -> Logger | None:
+    """Tee `sys.stdout` to `output`, a .txt or .log file or a folder for log.txt; `close()` undoes it.
+
+    A second call takes the place of the first.
+    """
+    if output is None:
+        return None
+    if isinstance(sys.stdout, Logger):
+        sys.stdout.close()
+    logger = Logger(output if output.endswith((".txt", ".log")) else osp.join(output, "log.txt"))
+    sys.stdout = logger
+    return logger

@@ -1,0 +1,129 @@
+"""Errors of the user's, files, images, random seeds and a description of the machine."""
+
+import hashlib
+import json
+import os
+import os.path as osp
+import platform
+import random
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, BinaryIO
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+
+
+class UserError(ValueError):
+    """A mistake of the user's, as one clear line: what was wrong, what was looked for, what to do."""
+
+
+def mkdir_if_missing(dirname: str) -> None:
+    if dirname:
+        os.makedirs(dirname, exist_ok=True)
+
+
+def check_isfile(fpath: str) -> bool:
+    """Whether `fpath` is a file, with a warning if it is not."""
+    isfile = osp.isfile(fpath)
+    if not isfile:
+        warnings.warn(f'No file found at "{fpath}"', stacklevel=2)
+    return isfile
+
+
+def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
+    items = [name for name in os.listdir(path) if not name.startswith(".")]
+    return sorted(items) if sort else items
+
+
+def tolist_if_not(x: Any) -> list[Any]:
+    return x if isinstance(x, list) else [x]
+
+
+def write_atomically(fpath: str, write: Callable[[BinaryIO], object]) -> None:
+    """Call `write` on a temporary file beside `fpath`, then rename it: `fpath` is old or new, never half."""
+    temporary = f"{fpath}.tmp-{os.getpid()}"
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, fpath)
+    except BaseException:
+        with suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+def read_json(fpath: str) -> Any:
+    with open(fpath, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_json(obj: Any, fpath: str) -> None:
+    mkdir_if_missing(osp.dirname(fpath))
+    text = json.dumps(obj, indent=4)
+    write_atomically(fpath, lambda file: file.write(text.encode()))
+
+
+def read_image(path: str) -> Image.Image:
+    """The picture as RGB. UserError, naming `path`: it is missing or cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UserError(f"image not found: {path}") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise UserError(f"cannot decode image {path} ({reason}); replace the file or remove it") from None
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed Python's, NumPy's (by its lowest 32 bits) and torch's generators, CUDA's included."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def derive_seed(*parts: int) -> int:
+    """63 bits that depend on every part and nothing else."""
+    digest = hashlib.sha256(",".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextmanager
+def seeded(*parts: int) -> Iterator[None]:
+    """A scope in which the CPU's global generators start from `parts`; afterwards they are as before."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = derive_seed(*parts)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed CUDA as well
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def collect_env_info() -> str:
+    """Versions and devices, a line each."""
+    import torchvision
+
+    lines = [
+        f"OS: {platform.platform()}",
+        f"Python: {platform.python_version()}",
+        f"PyTorch: {torch.__version__}",
+        f"torchvision: {torchvision.__version__}",
+        f"NumPy: {np.__version__}",
+        f"Pillow: {PIL.__version__}",
+        f"CPUs: {os.cpu_count()} (torch threads: {torch.get_num_threads()})",
+        f"CUDA: {torch.version.cuda if torch.cuda.is_available() else 'not available'}",
+    ]
+    lines += [f"GPU {i}: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    return "\n".join(lines)

@@ -1,0 +1,14 @@
+"""The 100 class names of Caltech-101 in the order of CoOp's split, so that the benchmark needs no data."""
+
+NAMES: list[str] = """
+face leopard motorbike accordion airplane anchor ant barrel bass beaver binocular bonsai brain
+brontosaurus buddha butterfly camera cannon car_side ceiling_fan cellphone chair chandelier
+cougar_body cougar_face crab crayfish crocodile crocodile_head cup dalmatian dollar_bill dolphin
+dragonfly electric_guitar elephant emu euphonium ewer ferry flamingo flamingo_head garfield gerenuk
+gramophone grand_piano hawksbill headphone hedgehog helicopter ibis inline_skate joshua_tree
+kangaroo ketch lamp laptop llama lobster lotus mandolin mayfly menorah metronome minaret nautilus
+octopus okapi pagoda panda pigeon pizza platypus pyramid revolver rhino rooster saxophone schooner
+scissors scorpion sea_horse snoopy soccer_ball stapler starfish stegosaurus stop_sign strawberry
+sunflower tick trilobite umbrella watch water_lilly wheelchair wild_cat windsor_chair wrench
+yin_yang
+""".split()  # noqa: SIM905

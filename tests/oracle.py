@@ -1,0 +1,152 @@
+"""What the exactness tests compare `trainers/` with: `benchmarks.plain` on small random CLIPs.
+
+Everything here follows the equations of the papers one by one and shares no code with `trainers/`: 77 tokens
+for every (prompt, class), and a Sinkhorn loop for every (image, class) that stops by its own rule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import clip
+import torch
+from clip.model import CLIP, AttentionPool2d, LayerNorm
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from benchmarks import plain
+
+KINDS = ("RN", "ViT")
+
+
+def tiny_clip(kind: str, dtype: torch.dtype = torch.float64, seed: int = 0, size: int = 64) -> CLIP:
+    """A frozen random CLIP for images of size x size px, of kind 'RN' or 'ViT'.
+
+    It has (size / 32)^2 or (size / 16)^2 local features. The weights depend on (kind, seed, size) alone, and
+    are float32 numbers in every dtype.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vision = ((1, 1, 1, 1), 8, None) if kind == "RN" else (2, 64, 16)
+        width, heads = (128, 2) if kind == "RN" else (64, 1)
+        model = CLIP(64, size, *vision, 77, 49408, width, heads, 2)
+        _randomize(model)
+    model = model.to(dtype).eval().requires_grad_(False)
+    if dtype == torch.float64:
+        plain_layernorms(model)
+    return model
+
+
+@torch.no_grad()
+def _randomize(model: CLIP) -> None:
+    """Give a value of its own to what CLIP starts at zero or one, so that no part may be left out unseen."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.normal_(std=0.3)
+        if isinstance(module, nn.MultiheadAttention):
+            module.in_proj_bias.normal_(std=0.3)
+            module.out_proj.bias.normal_(std=0.3)
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the running statistics are the mean of all passes
+        if isinstance(module, AttentionPool2d):
+            module.positional_embedding.normal_(std=0.5)
+            module.q_proj.weight.mul_(2)
+            module.k_proj.weight.mul_(2)
+    for block in model.visual.transformer.resblocks if hasattr(model.visual, "transformer") else ():
+        block.attn.in_proj_weight.mul_(2)
+        block.attn.out_proj.weight.mul_(4)
+    model.logit_scale.fill_(math.log(20))
+    # Batch-norm statistics of real passes: with any others a ResNet's features hardly depend on the image.
+    model.visual.train()
+    for seed in range(2):
+        model.visual(random_images(8, model.visual.input_resolution, seed, torch.float32))
+
+
+def plain_layernorms(model: nn.Module) -> None:
+    """Replace CLIP's LayerNorm, which computes in float32 whatever it is fed, by nn.LayerNorm."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LayerNorm):
+            norm = nn.LayerNorm(module.normalized_shape, eps=module.eps)
+            norm.weight, norm.bias = module.weight, module.bias
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, norm)
+
+
+def make_cfg(trainer: str, size: int = 64, **overrides: Any) -> CfgNode:
+    """The merged config of trainer ('PLOT', 'COOP', 'COCOOP'); overrides are keys of its own node."""
+    import trainers
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    cfg.INPUT.SIZE = (size, size)
+    cfg.TRAINER.NAME = {"PLOT": "PLOT", "COOP": "CoOp", "COCOOP": "CoCoOp"}[trainer]
+    cfg.TRAINER[trainer].PREC = "fp32"
+    for key, value in overrides.items():
+        assert key in cfg.TRAINER[trainer], f"TRAINER.{trainer}.{key} is no config key"
+        cfg.TRAINER[trainer][key] = value
+    cfg.freeze()
+    return cfg
+
+
+def random_images(batch: int, size: int = 64, seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+    """[batch, 3, size, size], float32 numbers: coarse patches, so that places differ, and fine noise."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, 3, 4, 4, generator=generator)
+    coarse = coarse.repeat_interleave(size // 4, dim=2).repeat_interleave(size // 4, dim=3)
+    return (coarse + torch.randn(batch, 3, size, size, generator=generator)).to(dtype)
+
+
+def embed_text(clip_model: CLIP, text: str) -> Tensor:
+    """[tokens, d]: the word embeddings of text, without SOS and EOT; underscores are spaces."""
+    tokens = clip.tokenize(text.replace("_", " "))[0]
+    return clip_model.token_embedding(tokens[1 : int(tokens.argmax())]).type(clip_model.dtype)
+
+
+def sinkhorn(cost: Tensor, eps: float = 0.1, max_iter: int = 100, thresh: float = 0.01) -> Tensor:
+    """Plan [M, N] of one problem's cost [M, N]."""
+    m, n = cost.shape
+    kernel = torch.exp(-cost / eps)
+    r, c = torch.ones_like(cost[:, 0]), torch.ones_like(cost[0])
+    for _ in range(max_iter):
+        r, before = (1 / m) / (kernel @ c), r
+        c = (1 / n) / (kernel.t() @ r)
+        if (r - before).abs().mean() < thresh:
+            break
+    return torch.diag(r) @ kernel @ torch.diag(c)
+
+
+class Oracle:
+    """One CLIP, one list of classes and one batch of images; what does not depend on ctx is computed once."""
+
+    def __init__(self, clip_model: CLIP, classnames: Sequence[str], image: Tensor) -> None:
+        self.clip, self.image = clip_model, image
+        self.words = plain.embed_words(clip_model, classnames)
+        self.pooled, self.local = plain.image_features(clip_model, image)
+
+    def plot_logits(self, ctx: Tensor, position: str = "end", match: str = "ot", global_logits: bool = False,
+                    eps: float = 0.1, max_iter: int = 100, thresh: float = 0.01) -> Tensor:  # fmt: skip
+        """[batch, n_cls] for ctx [N, n_ctx, d] or [N, n_cls, n_ctx, d]."""
+
+        def solver(cost: Tensor) -> Tensor:
+            plans = [sinkhorn(problem, eps, max_iter, thresh) for problem in cost.flatten(0, 1)]
+            return torch.stack(plans).view_as(cost)
+
+        text = plain.text_features(self.clip, self.words, ctx, position)
+        return plain.plot_logits(self.clip, self.pooled, self.local, text, match, global_logits, solver)
+
+    def coop_logits(self, ctx: Tensor, position: str = "end") -> Tensor:
+        """[batch, n_cls] for ctx [n_ctx, d] or [n_cls, n_ctx, d]."""
+        text = plain.text_features(self.clip, self.words, ctx[None], position)[0]
+        return plain.pooled_logits(self.clip, self.pooled, text)
+
+    def cocoop_logits(self, ctx: Tensor, meta_net: nn.Module) -> Tensor:
+        """[batch, n_cls] for ctx [n_ctx, d]."""
+        return plain.cocoop_logits(self.clip, self.words, self.pooled, ctx, meta_net)
+
+    def zeroshot_logits(self, texts: Sequence[str]) -> Tensor:
+        """[batch, n_cls] for one filled-in template a class."""
+        return plain.pooled_logits(self.clip, self.pooled, self.clip.encode_text(clip.tokenize(list(texts))))

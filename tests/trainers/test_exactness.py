@@ -1,0 +1,222 @@
+"""PLOT, CoOp and CoCoOp against the plain oracle: logits, gradients and trained contexts.
+
+The oracle (`tests.oracle`) runs all 77 tokens of every (prompt, class) in float64. Errors are relative to the
+largest absolute value of the reference.
+"""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import clip
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import trainers.plot
+import trainers.zsclip
+from benchmarks import plain
+from tests.oracle import KINDS, Oracle, embed_text, make_cfg, tiny_clip
+from tests.trainers.custom_clip import (
+    LABEL,
+    MODULES,
+    NAMES,
+    POSITIONS,
+    TEXTS,
+    build,
+    error,
+    get_clip,
+    get_oracle,
+    gradients,
+)
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+def run_oracle(trainer: str, oracle: Oracle, parameters: dict[str, Tensor], **options: Any) -> Tensor:
+    """The reference logits of the named parameters of a prompt learner."""
+    if trainer == "PLOT":
+        return oracle.plot_logits(parameters["ctx"], **options)
+    if trainer == "COOP":
+        return oracle.coop_logits(parameters["ctx"], **options)
+    w1, b1, w2, b2 = (parameters[f"meta_net.linear{i}.{part}"] for i in (1, 2) for part in ("weight", "bias"))
+    return oracle.cocoop_logits(parameters["ctx"], lambda x: F.linear(F.relu(F.linear(x, w1, b1)), w2, b2))
+
+
+def check(
+    trainer: str, kind: str, batch: int = 3, size: int = 64, oracle_options: dict | None = None, **cfg: Any
+) -> None:
+    """Logits and gradients, in float64 and float32, against one run of the oracle."""
+    oracle = get_oracle(kind, batch, size)
+    model = build(trainer, kind, torch.float64, size, **cfg)
+    start = model.prompt_learner.state_dict()
+    parameters = {n: p.detach().clone().requires_grad_() for n, p in model.prompt_learner.named_parameters()}
+    reference = run_oracle(trainer, oracle, parameters, **oracle_options or {})
+    F.cross_entropy(reference, LABEL[:batch]).backward()
+    for dtype, tolerance in TOLERANCE.items():
+        if dtype == torch.float32:
+            model = build(trainer, kind, dtype, size, **cfg)
+            model.prompt_learner.load_state_dict(start)
+        logits = model(oracle.image.to(dtype))
+        assert logits.shape == (batch, len(NAMES)) and logits.dtype == dtype
+        assert error(logits, reference) < tolerance
+        F.cross_entropy(logits, LABEL[:batch]).backward()
+        for name, gradient in gradients(model).items():
+            assert error(gradient, parameters[name].grad) < tolerance, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_oracle_agrees_with_clip(kind: str) -> None:
+    oracle = get_oracle(kind)
+    assert error(oracle.pooled, oracle.clip.encode_image(oracle.image)) < 1e-12
+    assert oracle.local.shape == (3, {"RN": 4, "ViT": 16}[kind], 64)
+    ctx = embed_text(oracle.clip, "a photo of a")
+    tokens = clip.tokenize([f"a photo of a {name.replace('_', ' ')}." for name in NAMES])
+    text = plain.text_features(oracle.clip, oracle.words, ctx[None])[0]
+    assert error(text, oracle.clip.encode_text(tokens)) < 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_random_clips_are_not_degenerate(kind: str) -> None:
+    oracle = get_oracle(kind)
+    for features in (oracle.pooled, oracle.local.flatten(0, 1)):
+        unit = F.normalize(features, dim=-1)
+        assert (unit @ unit.t()).min() < 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("init, n", [*itertools.product(["", "one"], [1, 2, 4]), ("N", 2), ("N", 4)])
+@pytest.mark.parametrize("csc", [False, True])
+@pytest.mark.parametrize("position", POSITIONS)
+def test_plot(position: str, csc: bool, init: str, n: int, kind: str) -> None:
+    text = {"": "", "one": TEXTS[0], "N": "|".join(TEXTS[:n])}[init]
+    cfg = {"N": n, "CSC": csc, "CTX_INIT": text, "CLASS_TOKEN_POSITION": position}
+    check("PLOT", kind, oracle_options={"position": position}, **cfg)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("init", ["", TEXTS[0]])
+@pytest.mark.parametrize("csc", [False, True])
+@pytest.mark.parametrize("position", POSITIONS)
+def test_coop(position: str, csc: bool, init: str, kind: str) -> None:
+    cfg = {"CSC": csc, "CTX_INIT": init, "CLASS_TOKEN_POSITION": position}
+    check("COOP", kind, oracle_options={"position": position}, **cfg)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("init", ["", TEXTS[0]])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_cocoop(batch: int, init: str, kind: str) -> None:
+    check("COCOOP", kind, batch, CTX_INIT=init)
+
+
+@pytest.mark.parametrize(
+    "match, global_logits", [*itertools.product(["ot", "uniform", "max"], [False, True]), ("mean", False)]
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_match_and_global_logits(kind: str, match: str, global_logits: bool) -> None:
+    options = {"match": match, "global_logits": global_logits}
+    check("PLOT", kind, oracle_options=options, N=2, MATCH=match, GLOBAL_LOGITS=global_logits)
+
+
+@pytest.mark.parametrize("eps, max_iter, thresh", [(0.05, 100, 0.01), (0.1, 3, 1e-9), (0.02, 1000, 1e-7)])
+def test_sinkhorn_settings(eps: float, max_iter: int, thresh: float) -> None:
+    options = {"eps": eps, "max_iter": max_iter, "thresh": thresh}
+    check("PLOT", "ViT", oracle_options=options, N=4, EPS=eps, MAX_ITER=max_iter, THRESH=thresh)
+
+
+def test_a_larger_resnet_grid() -> None:
+    assert get_oracle("RN", 2, 128).local.shape[1] == 16
+    check("PLOT", "RN", 2, 128, N=2)
+
+
+@pytest.mark.parametrize("csc", [False, True])
+@pytest.mark.parametrize("trainer", ["PLOT", "COOP", "COCOOP"])
+def test_ctx_init_starts_at_the_words(trainer: str, csc: bool) -> None:
+    clip_model = get_clip("RN", torch.float64)
+    cfg: dict[str, Any] = {} if trainer == "COCOOP" else {"CSC": csc}
+    if trainer == "COCOOP" and csc:
+        cfg = {"N_CTX": 3}  # is then without effect
+    custom_clip = MODULES[trainer].CustomCLIP
+
+    def start(text: str) -> Tensor:
+        model = custom_clip(make_cfg(trainer, CTX_INIT=text, **cfg), NAMES, clip_model)
+        return model.prompt_learner.ctx.detach()
+
+    words = [embed_text(clip_model, text) for text in TEXTS]
+    classes = (len(NAMES),) if cfg.get("CSC") else ()
+    if trainer != "PLOT":
+        assert torch.equal(start(TEXTS[0]), words[0].expand(*classes, *words[0].shape))
+        return
+    ctx = start("|".join(TEXTS))
+    expected = torch.stack(words)
+    assert torch.equal(ctx, expected.unsqueeze(1).expand(-1, *classes, -1, -1) if classes else expected)
+    ctx = start(TEXTS[0])
+    assert ctx.shape == (4, *classes, *words[0].shape)
+    assert torch.equal(ctx[0], words[0].expand_as(ctx[0]))
+    noise = ctx[1:] - words[0]
+    assert 0.017 < noise.std() < 0.023
+    assert all((a - b).abs().max() > 1e-3 for a, b in itertools.combinations(ctx, 2))
+
+
+def test_contexts_without_words_are_noise() -> None:
+    learner = trainers.plot.PromptLearner(make_cfg("PLOT", CSC=True), NAMES, get_clip("RN", torch.float64))
+    ctx = learner.ctx
+    assert ctx.shape == (4, len(NAMES), 16, 128) and ctx.requires_grad
+    assert 0.019 < ctx.std() < 0.021
+
+
+@pytest.mark.parametrize(
+    "trainer, lr, options",
+    [
+        ("PLOT", 0.002, {}),
+        ("PLOT", 0.5, {"CLASS_TOKEN_POSITION": "middle"}),
+        ("PLOT", 0.2, {"CSC": True}),
+        ("COOP", 0.002, {"CLASS_TOKEN_POSITION": "front"}),
+        ("COOP", 0.5, {}),
+        ("COCOOP", 0.002, {}),
+        ("COCOOP", 0.05, {}),
+    ],
+)
+def test_twenty_steps_end_at_the_same_place(trainer: str, lr: float, options: dict[str, Any]) -> None:
+    def sgd(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=5e-4)
+
+    model = build(trainer, "RN", **({"N": 2} if trainer == "PLOT" else {}), **options)
+    parameters = {n: p.detach().clone().requires_grad_() for n, p in model.prompt_learner.named_parameters()}
+    start = parameters["ctx"].detach().clone()
+    position = {"position": options["CLASS_TOKEN_POSITION"]} if "CLASS_TOKEN_POSITION" in options else {}
+    ours, theirs = sgd(model.prompt_learner.parameters()), sgd(parameters.values())
+    for step in range(20):
+        oracle = get_oracle("RN", 1 if trainer == "COCOOP" else 2, seed=step % 5)
+        label = LABEL[[step % 3, (step + 1) % 3]][: len(oracle.image)]
+        for optimizer, logits in (
+            (ours, model(oracle.image)),
+            (theirs, run_oracle(trainer, oracle, parameters, **position)),
+        ):
+            optimizer.zero_grad()
+            F.cross_entropy(logits, label).backward()
+            optimizer.step()
+    assert (parameters["ctx"] - start).abs().max() > 1e-4
+    for name, p in model.prompt_learner.named_parameters():
+        assert (p - parameters[name]).abs().max() < 1e-6, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_zero_shot(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer's own prompts, with the template of the dataset; computed in float32 on a CPU."""
+    clip_model = tiny_clip(kind, torch.float32)
+    clip_model.weights_sha256 = ""
+    monkeypatch.setattr(trainers.zsclip, "load_clip", lambda cfg: clip_model)
+    trainer = trainers.zsclip.ZeroshotCLIP.__new__(trainers.zsclip.ZeroshotCLIP)
+    trainer.cfg, trainer.device = make_cfg("PLOT"), torch.device("cpu")
+    dataset = SimpleNamespace(classnames=NAMES, template="a centered photo of {}, seen from above.")
+    trainer.dm = SimpleNamespace(dataset=dataset)
+    trainer.build_model()
+    oracle = get_oracle(kind)
+    texts = [dataset.template.format(name.replace("_", " ")) for name in NAMES]
+    logits = trainer.model_inference(oracle.image.float())
+    assert error(logits, oracle.zeroshot_logits(texts)) < TOLERANCE[torch.float32]

@@ -1,0 +1,96 @@
+"""The ways to the same logits: evaluation with kept text features, computing in chunks, and autocast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import trainers.encoders
+import trainers.plot
+from tests.oracle import random_images
+from tests.trainers.custom_clip import LABEL, build, error, get_oracle, gradients
+
+
+class CountOps(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("trainer", ["PLOT", "COOP", "COCOOP"])
+def test_evaluation_gives_the_logits_of_training(trainer: str) -> None:
+    image = random_images(3)
+    model, other = build(trainer, "ViT"), build(trainer, "ViT")
+    counts = []
+    for change in ("none", "none", "in place", "loaded", "step"):
+        if change == "in place":
+            with torch.no_grad():
+                model.prompt_learner.ctx.add_(0.01)
+        elif change == "loaded":
+            state = {k: v * 1.5 for k, v in model.prompt_learner.state_dict().items()}
+            model.prompt_learner.load_state_dict(state)
+        elif change == "step":
+            optimizer = torch.optim.SGD(model.prompt_learner.parameters(), lr=0.5)
+            F.cross_entropy(model.train()(image), LABEL).backward()
+            optimizer.step()
+        other.prompt_learner.load_state_dict(model.prompt_learner.state_dict())
+        with torch.no_grad(), CountOps() as ops:
+            logits = model.eval()(image)
+        counts.append(ops.count)
+        assert error(logits, other.train()(image).detach()) < 1e-12, change
+    if trainer != "COCOOP":  # CoCoOp's prompts are the image's own
+        assert counts[1] < counts[0] < 1.5 * counts[2], "text features are computed once a context"
+
+
+@pytest.mark.parametrize("tokens", [1, 20])
+@pytest.mark.parametrize(
+    "trainer, options",
+    [
+        ("PLOT", {}),
+        ("PLOT", {"CSC": True}),
+        ("PLOT", {"CLASS_TOKEN_POSITION": "middle"}),
+        ("COOP", {}),
+        ("COCOOP", {}),
+    ],
+)
+def test_computing_in_chunks_changes_nothing(trainer: str, options: dict, tokens: int, monkeypatch: Any) -> None:
+    results = []
+    for limit in (None, tokens):
+        if limit:
+            monkeypatch.setattr(trainers.encoders, "MAX_TOKENS", limit)
+            monkeypatch.setattr(trainers.plot, "MAX_SIMILARITIES", limit)
+        model = build(trainer, "RN", **options)
+        logits = model(get_oracle("RN").image)
+        F.cross_entropy(logits, LABEL).backward()
+        with torch.no_grad():
+            evaluated = model.eval()(get_oracle("RN").image)
+        results.append({"logits": logits.detach(), "evaluated": evaluated, **gradients(model)})
+    for name, reference in results[0].items():
+        assert error(results[1][name], reference) < 1e-12, name
+
+
+@pytest.mark.parametrize("trainer", ["PLOT", "COOP", "COCOOP"])
+def test_bfloat16_autocast_is_near_float32(trainer: str) -> None:
+    """bf16 keeps 8 bits (0.4%): cosines within 0.02, so logits within 0.02 exp(logit_scale) = 0.4.
+
+    The gradient points the same way, with a cosine above 0.9.
+    """
+    results = []
+    for enabled in (False, True):
+        model = build(trainer, "RN", torch.float32)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = model(random_images(3, dtype=torch.float32))
+            loss = F.cross_entropy(logits, LABEL)
+        loss.backward()
+        results.append((logits.detach().double(), gradients(model)["ctx"]))
+    (reference, grad), (logits, half_grad) = results
+    assert 1e-4 < (logits - reference).abs().max() < 0.02 * 20
+    assert F.cosine_similarity(half_grad.flatten(), grad.flatten(), dim=0) > 0.9

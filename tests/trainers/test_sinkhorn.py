@@ -1,0 +1,176 @@
+"""Entropic optimal transport by its mathematics: marginals, POT's solver, limits, batches and symmetries."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.oracle import make_cfg, tiny_clip
+from tests.oracle import sinkhorn as sinkhorn_by_the_book
+from trainers.plot import CustomCLIP
+from trainers.sinkhorn import sinkhorn
+
+solve = functools.partial(sinkhorn, eps=0.1, max_iter=100, thresh=0.01)
+converge = functools.partial(sinkhorn, eps=0.1, max_iter=20000, thresh=1e-13)
+
+
+def random_cost(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    """[..., M, N] of 1 - cosine, for cosines from -0.2 to 0.5, wider than CLIP's."""
+    generator = torch.Generator().manual_seed(seed)
+    return (1.2 - 0.7 * torch.rand(shape, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def assert_all(values: Tensor, expected: float, rtol: float) -> None:
+    torch.testing.assert_close(values, torch.full_like(values, expected), rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 8])
+@pytest.mark.parametrize("m", [4, 49])
+def test_marginals(m: int, n: int) -> None:
+    cost = random_cost(5, m, n)
+    for plan in (solve(cost), converge(cost)):
+        assert_all(plan.sum(-2), 1 / n, rtol=1e-13)
+    assert_all(converge(cost).sum(-1), 1 / m, rtol=1e-10)
+
+
+def test_rows_marginals_meet_the_tolerance() -> None:
+    """A row's sum is off by the relative change that one more step would make to its r."""
+    cost = random_cost(20, 49, 4)
+    errors = []
+    for thresh in (1e-1, 1e-2, 1e-4, 1e-6):
+        plan = sinkhorn(cost, eps=0.1, max_iter=10000, thresh=thresh)
+        errors.append((plan.sum(-1) * 49 - 1).abs().amax().item())
+        assert errors[-1] < 20 * thresh
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.1, 1.0])
+def test_agrees_with_pot(eps: float) -> None:
+    ot = pytest.importorskip("ot")
+    for seed, (m, n) in enumerate([(4, 2), (9, 4), (49, 4), (16, 8)]):
+        cost = random_cost(m, n, seed=seed)
+        a, b = np.full(m, 1 / m), np.full(n, 1 / n)
+        expected = ot.sinkhorn(a, b, cost.numpy(), eps, "sinkhorn_log", stopThr=1e-14, numItermax=20000)
+        plan = sinkhorn(cost, eps=eps, max_iter=20000, thresh=1e-14)
+        np.testing.assert_allclose(plan.numpy(), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("thresh, max_iter", [(0.01, 100), (1e-6, 100), (0.0, 7), (0.01, 1)])
+def test_follows_the_published_iteration(thresh: float, max_iter: int) -> None:
+    cost = random_cost(6, 5, 9, 4)
+    plan = sinkhorn(cost, eps=0.1, max_iter=max_iter, thresh=thresh)
+    expected = torch.stack([sinkhorn_by_the_book(c, 0.1, max_iter, thresh) for c in cost.flatten(0, 1)])
+    torch.testing.assert_close(plan, expected.view_as(cost), rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("m", [1, 4, 49])
+def test_one_prompt_gets_the_uniform_plan(m: int, dtype: torch.dtype) -> None:
+    """Exactly 1 / M: up to the last two bits of the products that make it."""
+    plan = solve(random_cost(3, m, 1, dtype=dtype))
+    assert_all(plan, 1 / m, rtol=4 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_problem_alone_and_in_a_batch(dtype: torch.dtype) -> None:
+    cost = random_cost(64, 10, 9, 4, dtype=dtype)
+    cost[5] = (cost[5] - 0.8) * 3 + 0.8  # needs many more iterations than the others
+    plan = solve(cost)
+    for i in (0, 5, 63):
+        torch.testing.assert_close(solve(cost[i]), plan[i], rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(solve(cost[i, 3]), plan[i, 3], rtol=1e-6, atol=1e-8)
+
+
+class Features(torch.nn.Module):
+    """Stands in for the image encoder: an "image" is the index of its features."""
+
+    def __init__(self, pooled: Tensor, local: Tensor) -> None:
+        super().__init__()
+        self.pooled, self.local = pooled, local
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self.pooled[image], self.local[image]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("m", [4, 49])
+def test_an_image_alone_and_in_a_batch_of_64(m: int, dtype: torch.dtype) -> None:
+    """Given the same features, which the encoder itself rounds differently for another batch size."""
+    clip_model = tiny_clip("RN", dtype)
+    model = CustomCLIP(make_cfg("PLOT", N_CTX=4), ["cat", "sea horse", "dog"], clip_model).eval()
+    generator = torch.Generator().manual_seed(0)
+    local = torch.randn(64, m, 64, generator=generator).to(dtype)
+    model.image_encoder = Features(local.mean(dim=1), local)
+    with torch.no_grad():
+        together = model(torch.arange(64))
+        alone = torch.cat([model(torch.tensor([i])) for i in range(64)])
+    assert together.std() > 0.1
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("cosine", [1.0, -1.0, 0.0])
+def test_equal_and_opposite_features_are_finite(cosine: float, dtype: torch.dtype) -> None:
+    plan = solve(torch.full((2, 49, 4), 1 - cosine, dtype=dtype))
+    assert_all(plan, 1 / 196, rtol=1e-5)
+
+
+def test_mixed_extremes_are_finite() -> None:
+    features = F.normalize(torch.randn(49, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    features[1] = -features[0]
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        plan = solve((1 - features @ features[:4].t()).to(dtype))
+        assert torch.isfinite(plan).all() and (plan >= 0).all()
+        assert_all(plan.sum(-2), 1 / 4, rtol=1e-5)
+
+
+def test_dtypes() -> None:
+    cost = random_cost(3, 9, 4)
+    assert solve(cost).dtype == torch.float64
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        plan = solve(cost.to(dtype))
+        assert plan.dtype == torch.float32
+        torch.testing.assert_close(plan, solve(cost.to(dtype).float()), rtol=1e-6, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        plan = solve(cost.float())
+    assert plan.dtype == torch.float32
+    torch.testing.assert_close(plan, solve(cost.float()), rtol=1e-6, atol=0)
+
+
+def test_no_gradient_flows_through_the_plan() -> None:
+    assert not solve(random_cost(3, 9, 4).requires_grad_()).requires_grad
+
+
+sizes, seeds = st.integers(1, 12), st.integers(0, 2**31)
+
+
+@settings(max_examples=40, deadline=None)
+@given(m=sizes, n=st.integers(1, 6), seed=seeds, data=st.data())
+def test_permuting_the_problem_permutes_the_plan(m: int, n: int, seed: int, data: Any) -> None:
+    cost = random_cost(m, n, seed=seed)
+    rows = data.draw(st.permutations(range(m)))
+    columns = data.draw(st.permutations(range(n)))
+    # A set number of iterations: a sum in another order may fall on the other side of a threshold.
+    plan = sinkhorn(cost, eps=0.1, max_iter=30, thresh=0.0)
+    permuted = sinkhorn(cost[rows][:, columns], eps=0.1, max_iter=30, thresh=0.0)
+    torch.testing.assert_close(permuted, plan[rows][:, columns], rtol=1e-9, atol=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(m=sizes, n=st.integers(1, 6), eps=st.floats(0.02, 2), shift=st.floats(-1, 1), seed=seeds)
+def test_positive_and_blind_to_a_constant(m: int, n: int, eps: float, shift: float, seed: int) -> None:
+    cost = random_cost(m, n, seed=seed)
+    plan = sinkhorn(cost, eps=eps, max_iter=100, thresh=0.01)
+    assert (plan > 0).all()
+    assert_all(plan.sum(), 1, rtol=1e-12)
+    # A constant scales r alone, so that a set number of iterations gives one plan.
+    fixed = functools.partial(sinkhorn, eps=eps, max_iter=20, thresh=0.0)
+    torch.testing.assert_close(fixed(cost + shift), fixed(cost), rtol=1e-9, atol=0)

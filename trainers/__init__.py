@@ -1,0 +1,18 @@
+"""Importing this package registers every trainer; ``extend_cfg`` adds their options to Dassl's defaults."""
+
+from typing import Any
+
+from . import cocoop, coop, plot, zsclip
+
+
+def extend_cfg(cfg: Any) -> None:
+    """Adds every trainer's defaults and every key that Dassl does not have."""
+    for trainer in (coop, cocoop, plot):
+        trainer.extend_cfg(cfg)
+    cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+    cfg.DATASET.TEMPLATE = ""  # zero-shot CLIP's prompt, in place of the dataset's own
+    cfg.MODEL.BACKBONE.CLIP_ROOT = ""  # where OpenAI's weights are kept; empty: ~/.cache/clip
+    cfg.MODEL.BACKBONE.ALLOW_TORCHSCRIPT = False  # load a TorchScript archive that is not OpenAI's
+
+
+__all__ = ["cocoop", "coop", "extend_cfg", "plot", "zsclip"]

@@ -1,0 +1,67 @@
+"""CoCoOp: a context that a small network shifts for each image.
+
+Zhou, Yang, Loy and Liu, "Conditional Prompt Learning for Vision-Language Models", CVPR 2022 (arXiv 2203.05557).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.nn import functional as F
+
+from dassl.engine import TRAINER_REGISTRY
+
+from .prompt_trainer import PromptedCLIP, PromptTrainer, prompt_defaults, unit
+from .prompts import PromptBuilder, initial_contexts
+
+
+def extend_cfg(cfg: Any) -> None:
+    cfg.TRAINER.COCOOP = prompt_defaults()
+    for key in ("CSC", "CLASS_TOKEN_POSITION"):  # the published method has neither
+        del cfg.TRAINER.COCOOP[key]
+
+
+class PromptLearner(nn.Module):
+    """ctx [n_ctx, d]; forward(pooled [batch, d_out], unit length) -> prefix [batch, P, d], suffix [1, R, W, d]."""
+
+    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+        super().__init__()
+        self.ctx = nn.Parameter(initial_contexts(cfg.TRAINER.COCOOP, len(classnames), clip_model)[0])
+        n_ctx, width = self.ctx.shape
+        d_out = clip_model.visual.output_dim
+        layers = [
+            ("linear1", nn.Linear(d_out, d_out // 16)),
+            ("relu", nn.ReLU(inplace=True)),
+            ("linear2", nn.Linear(d_out // 16, width)),
+        ]
+        self.meta_net = nn.Sequential(OrderedDict(layers)).to(clip_model.dtype)
+        self.prompts = PromptBuilder(classnames, clip_model, n_ctx)
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        return self.prompts(self.ctx + self.meta_net(pooled)[:, None])
+
+
+class CustomCLIP(PromptedCLIP):
+    """image [batch, 3, h, w] -> logits [batch, n_cls]; one prefix an image, the suffixes common to all."""
+
+    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+        super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model)
+
+    def forward(self, image: Tensor) -> Tensor:
+        pooled, _ = self.image_encoder(image)
+        pooled = F.normalize(pooled, dim=-1)
+        prefix, suffix = self.prompt_learner(pooled)
+        text = self.text_encoder(prefix, suffix, self.prompt_learner.prompts.layout)  # [batch, n_cls, d]
+        with torch.autocast(image.device.type, enabled=False):
+            return self.logit_scale.exp() * (unit(text) @ unit(pooled)[:, :, None]).squeeze(-1)
+
+
+@TRAINER_REGISTRY.register()
+class CoCoOp(PromptTrainer):
+    node = "COCOOP"
+    custom_clip = CustomCLIP

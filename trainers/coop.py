@@ -1,0 +1,55 @@
+"""CoOp: one learned context, matched to the pooled image feature.
+
+Zhou, Yang, Loy and Liu, "Learning to Prompt for Vision-Language Models", IJCV 2022 (arXiv 2109.01134).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from dassl.engine import TRAINER_REGISTRY
+
+from .prompt_trainer import PromptedCLIP, PromptTrainer, prompt_defaults, unit
+from .prompts import PromptBuilder, initial_contexts
+
+
+def extend_cfg(cfg: Any) -> None:
+    cfg.TRAINER.COOP = prompt_defaults()
+
+
+class PromptLearner(nn.Module):
+    """ctx [n_ctx, d], with CSC [n_cls, n_ctx, d]; forward() -> prefix [1, P, d], suffix [1, R, W, d]."""
+
+    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+        super().__init__()
+        options = cfg.TRAINER.COOP
+        self.ctx = nn.Parameter(initial_contexts(options, len(classnames), clip_model)[0])
+        n_ctx, position = self.ctx.shape[-2], options.CLASS_TOKEN_POSITION
+        self.prompts = PromptBuilder(classnames, clip_model, n_ctx, position, options.CSC)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self.prompts(self.ctx[None])
+
+
+class CustomCLIP(PromptedCLIP):
+    """image [batch, 3, h, w] -> logits [batch, n_cls] = exp(logit_scale) cos(f_0, g_k)."""
+
+    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+        super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model)
+
+    def forward(self, image: Tensor) -> Tensor:
+        pooled, _ = self.image_encoder(image)
+        text = self.text_features()[0]
+        with torch.autocast(image.device.type, enabled=False):
+            return self.logit_scale.exp() * unit(pooled) @ unit(text).t()
+
+
+@TRAINER_REGISTRY.register()
+class CoOp(PromptTrainer):
+    node = "COOP"
+    custom_clip = CustomCLIP

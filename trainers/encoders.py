@@ -1,0 +1,221 @@
+"""CLIP's two towers as every method here uses them: frozen, in eval mode, built from the installed ``clip``.
+
+``load_clip`` reads the weights; ``ImageEncoder`` gives pooled and local features; ``TextEncoder`` turns prompts
+into text features. CLIP's text transformer is causal, so tokens that all classes have in front (the prefix) are
+computed once, what follows EOT never, and the classes' own tokens (the suffixes) are packed several to a row.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .prompts import Layout
+
+# Suffix tokens whose activations are kept at once; beyond it the text side is computed in chunks, which under
+# gradients are checkpointed. In a text tower of 12 layers, width 512 and float32, 6,144 tokens keep about 2 GB.
+MAX_TOKENS = 6144
+
+
+class ImageEncoder(nn.Module):
+    """CLIP's image tower: image [batch, 3, h, w] -> pooled [batch, d], local [batch, M, d], without gradient.
+
+    ``pooled`` is what ``model.encode_image`` gives. ``local`` is, for a ResNet, the output of the attention pooling
+    queried at each of the M grid positions, and for a ViT each patch token through ``ln_post`` and ``proj``
+    (PLOT, section 3.3). With ``local=False`` only the pooled feature is computed, and ``local`` has M = 0.
+    """
+
+    def __init__(self, visual: nn.Module, local: bool = True) -> None:
+        super().__init__()
+        self.visual = visual
+        self.local = local
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        visual: Any = self.visual
+        x = image.to(visual.conv1.weight.dtype)
+        tokens = self._resnet(visual, x) if hasattr(visual, "attnpool") else self._vit(visual, x)
+        return tokens[:, 0], tokens[:, 1:]
+
+    def _resnet(self, visual: Any, x: Tensor) -> Tensor:
+        # The trunk is the tower itself, sharing its parameters, with the pooling taken off.
+        trunk = copy.copy(visual)
+        trunk._modules = {**visual._modules, "attnpool": nn.Identity()}
+        x = trunk(x).flatten(2).permute(2, 0, 1)  # [h*w, batch, c]
+        pool = visual.attnpool
+        x = torch.cat([x.mean(dim=0, keepdim=True), x])
+        x = x + pool.positional_embedding[:, None].to(x.dtype)
+        tokens, _ = F.multi_head_attention_forward(
+            query=x if self.local else x[:1],
+            key=x,
+            value=x,
+            embed_dim_to_check=x.shape[-1],
+            num_heads=pool.num_heads,
+            q_proj_weight=pool.q_proj.weight,
+            k_proj_weight=pool.k_proj.weight,
+            v_proj_weight=pool.v_proj.weight,
+            in_proj_weight=None,
+            in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
+            bias_k=None,
+            bias_v=None,
+            add_zero_attn=False,
+            dropout_p=0.0,
+            out_proj_weight=pool.c_proj.weight,
+            out_proj_bias=pool.c_proj.bias,
+            use_separate_proj_weight=True,
+            training=False,
+            need_weights=False,
+        )
+        return tokens.transpose(0, 1)
+
+    def _vit(self, visual: Any, x: Tensor) -> Tensor:
+        x = visual.conv1(x).flatten(2).transpose(1, 2)  # [batch, h*w, width]
+        cls = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
+        x = visual.ln_pre(torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype))
+        x = visual.transformer(x.transpose(0, 1)).transpose(0, 1)
+        x = visual.ln_post(x if self.local else x[:, :1])
+        return x if visual.proj is None else x @ visual.proj
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text tower on prompts given as a shared prefix and packed suffixes.
+
+    Equal, up to rounding, to running CLIP's transformer on each prompt padded to 77 tokens and reading it at EOT.
+    """
+
+    def __init__(self, clip_model: Any) -> None:
+        super().__init__()
+        self.transformer = clip_model.transformer
+        self.positional_embedding = clip_model.positional_embedding
+        self.ln_final = clip_model.ln_final
+        self.text_projection = clip_model.text_projection
+
+    def forward(self, prefix: Tensor, suffix: Tensor, layout: Layout) -> Tensor:
+        """Text features, not normalized.
+
+        Args:
+            prefix: [G, P, d], embeddings of SOS and the context that stands in front of every class.
+            suffix: [G, R, W, d] or, if it is the same for every group, [1, R, W, d]; rows as ``layout`` packs them.
+        Returns:
+            text [G, n_cls, d_out]; G counts PLOT's N prompts, or CoCoOp's images.
+        """
+        G, P, _ = prefix.shape
+        R, W = layout.position.shape
+        place = self.positional_embedding.to(prefix.dtype)
+        keys = self._prefix_keys(prefix + place[:P])
+        suffix = suffix + place[layout.position]
+        g_step = min(G, max(1, MAX_TOKENS // W))
+        r_step = min(R, max(1, MAX_TOKENS // (g_step * W)))
+        recompute = torch.is_grad_enabled() and (g_step < G or r_step < R)
+        groups = []
+        for g in range(0, G, g_step):
+            own = suffix if suffix.shape[0] == 1 else suffix[g : g + g_step]
+            kv = [(k[g : g + g_step], v[g : g + g_step]) for k, v in keys]
+            rows = []
+            for r in range(0, R, r_step):
+                part = slice(r, r + r_step)
+                args = (own[:, part], kv, layout.mask[part], layout.eot[part])
+                rows.append(
+                    checkpoint(self._suffix_features, *args, use_reentrant=False)
+                    if recompute
+                    else self._suffix_features(*args)
+                )
+            groups.append(torch.cat(rows, dim=1))
+        return torch.cat(groups)[:, layout.slot]
+
+    def _prefix_keys(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The prefix's keys and values in each layer, [G, heads, P, d_head] each; the last layer needs no more."""
+        keys = []
+        blocks = self.transformer.resblocks
+        for i, block in enumerate(blocks):
+            q, k, v = _project(block, block.ln_1(x))
+            keys.append((k, v))
+            if i + 1 < len(blocks):
+                x = x + _out(block, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+                x = x + _mlp(block, x)
+        return keys
+
+    def _suffix_features(self, x: Tensor, keys: list[tuple[Tensor, Tensor]], mask: Tensor, eot: Tensor) -> Tensor:
+        """x [G or 1, R, W, d], mask [R, W, P + W], eot [R, E] -> features at EOT [G, R * E, d_out]."""
+        G, R, E = keys[0][0].shape[0], x.shape[1], eot.shape[1]
+        row = torch.arange(R, device=x.device)[:, None]
+        blocks = self.transformer.resblocks
+        for i, block in enumerate(blocks):
+            h = block.ln_1(x)
+            if i + 1 < len(blocks):
+                x = x + _suffix_attention(block, h, h, keys[i], mask)
+                x = x + _mlp(block, x)
+            else:  # nothing after the last layer is read but EOT
+                x = x[:, row, eot] + _suffix_attention(block, h[:, row, eot], h, keys[i], mask[row, eot])
+                x = x + _mlp(block, x)
+        x = self.ln_final(x).to(keys[0][0].dtype) @ self.text_projection
+        return x.reshape(G, R * E, -1)
+
+
+def _heads(x: Tensor, n_head: int) -> Tensor:
+    """[..., L, d] -> [..., n_head, L, d / n_head]."""
+    return x.unflatten(-1, (n_head, -1)).transpose(-2, -3)
+
+
+def _project(block: Any, h: Tensor) -> list[Tensor]:
+    """Queries, keys and values of a block, [..., n_head, L, d_head] each."""
+    attn = block.attn
+    qkv = F.linear(h, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+    return [_heads(x, attn.num_heads) for x in qkv]
+
+
+def _out(block: Any, x: Tensor) -> Tensor:
+    """[..., n_head, L, d_head] -> the attention's output [..., L, d]."""
+    return block.attn.out_proj(x.transpose(-2, -3).flatten(-2))
+
+
+def _mlp(block: Any, x: Tensor) -> Tensor:
+    mlp = block.mlp
+    return mlp.c_proj(_QuickGELU.apply(mlp.c_fc(block.ln_2(x))))
+
+
+def _suffix_attention(block: Any, query: Tensor, h: Tensor, prefix: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    """Attention of packed suffix tokens to their group's prefix and, by ``mask``, to their own class.
+
+    query [G or 1, R, L, d], h [G or 1, R, W, d], prefix two of [G, n_head, P, d_head], mask [R, L, P + W].
+    """
+    attn, (k0, v0) = block.attn, prefix
+    G, R = k0.shape[0], h.shape[1]
+    if query is h:
+        q, k, v = _project(block, h)
+    else:
+        d = h.shape[-1]
+        wq, wkv = attn.in_proj_weight.split([d, 2 * d])
+        bq, bkv = attn.in_proj_bias.split([d, 2 * d])
+        q = _heads(F.linear(query, wq, bq), attn.num_heads)
+        k, v = (_heads(x, attn.num_heads) for x in F.linear(h, wkv, bkv).chunk(2, dim=-1))
+
+    def with_prefix(own: Tensor, shared: Tensor) -> Tensor:
+        shared = shared[:, None].expand(-1, R, -1, -1, -1)
+        return torch.cat([shared, own.expand(G, -1, -1, -1, -1)], dim=3).flatten(0, 1)
+
+    q = q.expand(G, -1, -1, -1, -1).flatten(0, 1)
+    bias = mask.expand(G, -1, -1, -1).flatten(0, 1)[:, None]
+    x = F.scaled_dot_product_attention(q, with_prefix(k, k0), with_prefix(v, v0), attn_mask=bias)
+    return _out(block, x).unflatten(0, (G, R))
+
+
+class _QuickGELU(torch.autograd.Function):
+    """CLIP's x * sigmoid(1.702 x), keeping only x for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(1.702 * x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(1.702 * x)
+        return grad * (s + 1.702 * x * s * (1 - s))

@@ -1,0 +1,105 @@
+"""PLOT: N learned contexts a class, matched to an image's local features by optimal transport.
+
+Chen, Yao, Song, Li, Rao and Zhang, "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models",
+ICLR 2023 (arXiv 2210.01253).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from dassl.engine import TRAINER_REGISTRY
+
+from .prompt_trainer import PromptedCLIP, PromptTrainer, prompt_defaults, unit
+from .prompts import PromptBuilder, UserError, initial_contexts
+from .sinkhorn import sinkhorn
+
+MATCHES = ("ot", "uniform", "mean", "max")
+
+# Similarities that the head holds at once, in elements; larger batches go through it in chunks of images.
+MAX_SIMILARITIES = 2**25
+
+
+def extend_cfg(cfg: Any) -> None:
+    cfg.TRAINER.PLOT = options = prompt_defaults()
+    options.N = 4  # prompts a class
+    options.EPS = 0.1  # weight of the plan's entropy
+    options.MAX_ITER = 100  # Sinkhorn iterations at most
+    options.THRESH = 0.01  # mean change of the scaling at which they stop
+    options.GLOBAL_LOGITS = False  # add the pooled feature's logits; the paper does so on ImageNet
+    options.MATCH = "ot"  # ot, uniform, mean or max
+
+
+class PromptLearner(nn.Module):
+    """ctx [N, n_ctx, d], with CSC [N, n_cls, n_ctx, d]; forward() -> prefix [N, P, d], suffix [N or 1, R, W, d]."""
+
+    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+        super().__init__()
+        options = cfg.TRAINER.PLOT
+        self.ctx = nn.Parameter(initial_contexts(options, len(classnames), clip_model, options.N))
+        n_ctx, position = self.ctx.shape[-2], options.CLASS_TOKEN_POSITION
+        self.prompts = PromptBuilder(classnames, clip_model, n_ctx, position, options.CSC)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self.prompts(self.ctx)
+
+
+class CustomCLIP(PromptedCLIP):
+    """image [batch, 3, h, w] -> logits [batch, n_cls], float32 or wider."""
+
+    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+        options = cfg.TRAINER.PLOT
+        super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model, options.MATCH != "mean")
+        self.options = options
+
+    def forward(self, image: Tensor) -> Tensor:
+        pooled, local = self.image_encoder(image)
+        text = self.text_features()
+        with torch.autocast(image.device.type, enabled=False):
+            pooled_score = unit(pooled) @ unit(text.mean(dim=0)).t()
+            mean = self.options.MATCH == "mean"
+            score = pooled_score if mean else self._match(unit(local), unit(text))
+            if self.options.GLOBAL_LOGITS:
+                score = score + pooled_score
+            return self.logit_scale.exp() * score
+
+    def _match(self, local: Tensor, text: Tensor) -> Tensor:
+        """local [batch, M, d], text [N, n_cls, d], unit length -> sum over m and n of T_mn f_m·g_nk [batch, n_cls]."""
+        per_image = local.shape[1] * text.shape[0] * text.shape[1]
+        chunks = local.split(max(1, MAX_SIMILARITIES // per_image))
+        return torch.cat([self._score(torch.einsum("bmd,nkd->bkmn", f, text)) for f in chunks])
+
+    def _score(self, similarity: Tensor) -> Tensor:
+        """similarity [batch, n_cls, M, N] -> [batch, n_cls]."""
+        options = self.options
+        if options.MATCH == "uniform":
+            return similarity.mean(dim=(2, 3))
+        if options.MATCH == "max":
+            return similarity.amax(dim=2).mean(dim=2)
+        plan = sinkhorn(1 - similarity.detach(), options.EPS, options.MAX_ITER, options.THRESH)
+        return (plan * similarity).sum(dim=(2, 3))
+
+
+@TRAINER_REGISTRY.register()
+class PLOT(PromptTrainer):
+    node = "PLOT"
+    custom_clip = CustomCLIP
+
+    def check_cfg(self, cfg: Any) -> None:
+        super().check_cfg(cfg)
+        options = cfg.TRAINER.PLOT
+        if options.MATCH not in MATCHES:
+            raise UserError(f"TRAINER.PLOT.MATCH '{options.MATCH}' is none of {', '.join(MATCHES)}")
+        for key, value, fits in (
+            ("N", options.N, options.N >= 1),
+            ("EPS", options.EPS, options.EPS > 0),
+            ("MAX_ITER", options.MAX_ITER, options.MAX_ITER >= 1),
+            ("THRESH", options.THRESH, options.THRESH > 0),
+        ):
+            if not fits:
+                raise UserError(f"TRAINER.PLOT.{key} is {value}; it must be positive")

@@ -1,0 +1,198 @@
+"""What CoOp, CoCoOp and PLOT have in common: a frozen CLIP with a prompt learner, and its training.
+
+A method's file adds its ``PromptLearner``, and a ``CustomCLIP`` that makes logits of image and text features.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.nn import functional as F
+from yacs.config import CfgNode
+
+from dassl.engine import TrainerX
+from dassl.metrics import compute_accuracy
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_checkpoint, load_pretrained_weights
+
+from .encoders import ImageEncoder, TextEncoder
+from .prompts import POSITIONS, UserError
+from .weights import load_clip, weights_path
+
+PRECISIONS = ("fp16", "fp32", "amp")
+
+
+def prompt_defaults() -> CfgNode:
+    """The options that the methods share, with CoOp's names and values."""
+    return CfgNode(
+        {
+            "N_CTX": 16,  # context vectors a prompt
+            "CSC": False,  # class-specific contexts
+            "CTX_INIT": "",  # words to start from, in place of N_CTX random vectors
+            "PREC": "fp16",  # fp16, fp32 or amp
+            "CLASS_TOKEN_POSITION": "end",  # end, middle or front
+        }
+    )
+
+
+class PromptedCLIP(nn.Module):
+    """A frozen CLIP and a prompt learner: what every ``CustomCLIP`` starts from.
+
+    Args:
+        local: whether the head reads local image features.
+    Raises:
+        UserError: INPUT.SIZE is not what the image tower was made for.
+    """
+
+    def __init__(self, cfg: Any, prompt_learner: nn.Module, clip_model: Any, local: bool = False) -> None:
+        super().__init__()
+        check_input_size(cfg, clip_model)
+        self.prompt_learner: Any = prompt_learner
+        self.image_encoder = ImageEncoder(clip_model.visual, local).requires_grad_(False)
+        self.text_encoder = TextEncoder(clip_model).requires_grad_(False)
+        self.logit_scale = clip_model.logit_scale.requires_grad_(False)
+        self.dtype = clip_model.dtype
+        self._text: tuple[Any, Tensor] | None = None
+        self.train()
+
+    def train(self, mode: bool = True) -> PromptedCLIP:
+        """Only the prompt learner trains: CLIP's batch-norm statistics stay as they are."""
+        super().train(mode)
+        self.image_encoder.eval()
+        self.text_encoder.eval()
+        return self
+
+    def text_features(self) -> Tensor:
+        """Text features [G, n_cls, d], not normalized; without gradient they are kept until ctx changes."""
+        ctx = self.prompt_learner.ctx
+        state = (ctx.data_ptr(), ctx._version, ctx.dtype, ctx.device)
+        if torch.is_grad_enabled():
+            self._text = None
+        elif self._text is not None and self._text[0] == state:
+            return self._text[1]
+        text = self.text_encoder(*self.prompt_learner(), self.prompt_learner.prompts.layout)
+        if not torch.is_grad_enabled():
+            self._text = (state, text)
+        return text
+
+
+def unit(x: Tensor) -> Tensor:
+    """x / |x| along the last axis, in float32 or wider, for logits that rounding does not blur."""
+    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
+def check_input_size(cfg: Any, clip_model: Any) -> None:
+    """Raises UserError if INPUT.SIZE is not the image tower's."""
+    size = clip_model.visual.input_resolution
+    if tuple(cfg.INPUT.SIZE) != (size, size):
+        raise UserError(
+            f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)} does not fit the backbone '{cfg.MODEL.BACKBONE.NAME}', "
+            f'whose pictures are {size} x {size}: set INPUT.SIZE "({size}, {size})"'
+        )
+
+
+class PromptTrainer(TrainerX):
+    """Trains the prompt learner of ``custom_clip``, whose options stand in ``cfg.TRAINER.<node>``."""
+
+    node: ClassVar[str]
+    custom_clip: ClassVar[Any]
+    model: Any
+
+    @property
+    def options(self) -> Any:
+        return self.cfg.TRAINER[self.node]
+
+    def check_cfg(self, cfg: Any) -> None:
+        options, name = cfg.TRAINER[self.node], f"TRAINER.{self.node}"
+        if options.PREC not in PRECISIONS:
+            raise UserError(f"{name}.PREC '{options.PREC}' is none of {', '.join(PRECISIONS)}")
+        if options.N_CTX < 1:
+            raise UserError(f"{name}.N_CTX is {options.N_CTX}; a prompt needs 1 context vector or more")
+        if options.get("CLASS_TOKEN_POSITION", "end") not in POSITIONS:
+            raise UserError(
+                f"{name}.CLASS_TOKEN_POSITION '{options.CLASS_TOKEN_POSITION}' is none of {', '.join(POSITIONS)}"
+            )
+        weights_path(cfg)
+
+    def build_model(self) -> None:
+        cfg = self.cfg
+        print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
+        clip_model = load_clip(cfg)
+        self.weights_sha256 = clip_model.weights_sha256
+        self.amp_dtype = torch.bfloat16 if self.device.type == "cpu" else torch.float16
+        if self.options.PREC != "fp16":
+            clip_model.float()
+        elif self.device.type == "cpu":
+            print("PREC fp16 needs a GPU: computing in fp32 on the CPU")
+            clip_model.float()
+        print("Building the prompt learner; the image and the text encoder stay frozen")
+        self.model = self.custom_clip(cfg, self.dm.dataset.classnames, clip_model)
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(self.model.prompt_learner, cfg.MODEL.INIT_WEIGHTS)
+        self.model.to(self.device)
+        self.optim = build_optimizer(self.model.prompt_learner, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model("prompt_learner", self.model.prompt_learner, self.optim, self.sched)
+        amp = self.options.PREC == "amp"
+        # bfloat16 has float32's range, so that only float16 needs its loss scaled
+        self.scaler = torch.amp.GradScaler("cuda") if amp and self.amp_dtype == torch.float16 else None
+
+    def forward_backward(self, batch: Any) -> dict[str, float]:
+        image, label = self.parse_batch_train(batch)
+        amp = self.options.PREC == "amp"
+        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=amp):
+            output = self.model(image)
+        loss = F.cross_entropy(output.float() if amp else output, label)
+        if self.scaler is None:
+            self.model_backward_and_update(loss)
+        else:
+            self.model_zero_grad()
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optim)
+            self.scaler.update()
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return {"loss": loss.item(), "acc": compute_accuracy(output, label)[0].item()}
+
+    def parse_batch_train(self, batch: Any) -> tuple[Tensor, Tensor]:
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Loads a trained context; the embeddings of the class names stay those of the present classes.
+
+        Args:
+            directory: a run's, or one that CoOp or PLOT wrote.
+            epoch: whose checkpoint; without it the best on the validation set, else the last.
+        Raises:
+            UserError: there is no such checkpoint, or it was trained with other options.
+        """
+        if not directory:
+            print("No model directory given: the prompt learner stays as initialized")
+            return
+        path = _checkpoint(Path(directory) / "prompt_learner", epoch)
+        checkpoint = load_checkpoint(str(path))
+        learner = self.model.prompt_learner
+        ours = learner.state_dict()
+        theirs = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("token_")}
+        shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (theirs, ours)]
+        if shapes[0] != shapes[1]:
+            raise UserError(f"the checkpoint '{path}' holds {shapes[0]}, the config asks for {shapes[1]}")
+        print(f"Loading the prompt learner from '{path}' (epoch {checkpoint['epoch']})")
+        learner.load_state_dict(theirs)
+
+
+def _checkpoint(folder: Path, epoch: int | None) -> Path:
+    """The epoch's checkpoint in a folder; without an epoch the best, else the last."""
+    epochs = {int(p.suffix[5:]): p for p in folder.glob("model.pth.tar-*") if p.suffix[5:].isdigit()}
+    best = folder / "model-best.pth.tar"
+    if epoch is None and (best.is_file() or epochs):
+        return best if best.is_file() else epochs[max(epochs)]
+    if epoch not in epochs:
+        there = ", ".join(map(str, sorted(epochs))) or "none"
+        wanted = "" if epoch is None else f" of epoch {epoch}"
+        raise UserError(f"no checkpoint{wanted} in '{folder}' (epochs there: {there}); see --model-dir, --load-epoch")
+    return epochs[epoch]

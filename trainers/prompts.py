@@ -1,0 +1,197 @@
+"""Where SOS, context, class name and EOT stand in a prompt, and how the classes' prompts are packed.
+
+A prompt is SOS, n_ctx context vectors, the class name, "." and EOT, with the name at the ``end``, in the
+``middle`` or in ``front`` of the context (CoOp: Zhou et al., "Learning to Prompt for Vision-Language Models",
+IJCV 2022, section 3.1). What all classes share in front is the prefix [G, P, d]; the rest, up to EOT, is a
+class's suffix. Suffixes are short, so several are packed to a row: suffix [G, R, W, d]. ``Layout`` says where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+from clip.simple_tokenizer import SimpleTokenizer
+from torch import Tensor
+
+import dassl.utils
+
+UserError: type[Exception] = getattr(dassl.utils, "UserError", ValueError)  # upstream Dassl has none
+
+POSITIONS = ("end", "middle", "front")
+CONTEXT_LENGTH = 77
+ROW_TOKENS = 64  # wide enough for efficient attention products, narrow enough to attend to little else
+
+_tokenizer = SimpleTokenizer()
+SOS = _tokenizer.encoder["<|startoftext|>"]
+EOT = _tokenizer.encoder["<|endoftext|>"]
+
+
+class Layout(nn.Module):
+    """Places of the classes' suffixes, of ``lengths`` tokens each behind a prefix of P tokens, in R rows of W.
+
+    Buffers: position [R, W], a token's place in its 77-token prompt; mask [R, W, P + W], whether a token sees a
+    token of the prefix or of its row; eot [R, E], where in its row each class's EOT stands; slot [n_cls], which
+    of the R * E places in ``eot`` is a class's; token [total], where in the flattened rows the suffixes' tokens
+    stand, class after class.
+    """
+
+    position: Tensor
+    mask: Tensor
+    eot: Tensor
+    slot: Tensor
+    token: Tensor
+
+    def __init__(self, lengths: Sequence[int], P: int) -> None:
+        super().__init__()
+        rows = _pack(lengths)
+        W = max(sum(lengths[k] for k in row) for row in rows)
+        R, E = len(rows), max(map(len, rows))
+        position = torch.full((R, W), P)
+        owner = torch.full((R, W), -1)
+        eot = torch.zeros(R, E, dtype=torch.long)
+        slot = torch.empty(len(lengths), dtype=torch.long)
+        start = torch.empty(len(lengths), dtype=torch.long)
+        for r, row in enumerate(rows):
+            at = 0
+            for e, k in enumerate(row):
+                owner[r, at : at + lengths[k]] = k
+                position[r, at : at + lengths[k]] = P + torch.arange(lengths[k])
+                start[k], slot[k] = r * W + at, r * E + e
+                at += lengths[k]
+                eot[r, e] = at - 1
+        own = (owner[:, :, None] == owner[:, None, :]).tril()
+        mask = torch.cat([torch.ones(R, W, P, dtype=torch.bool), own], dim=2)
+        token = torch.cat([start[k] + torch.arange(n) for k, n in enumerate(lengths)])
+        for name, value in (
+            ("position", position),
+            ("mask", mask),
+            ("eot", eot),
+            ("slot", slot),
+            ("token", token),
+        ):
+            self.register_buffer(name, value, persistent=False)
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Tokens' indices [total], class after class, laid out as [R, W]; padding holds the index 0."""
+        rows = torch.zeros_like(self.position).flatten()
+        rows[self.token] = tokens
+        return rows.view_as(self.position)
+
+
+def _pack(lengths: Sequence[int]) -> list[list[int]]:
+    """Classes in rows of about ROW_TOKENS tokens with little padding: longest first, each to the emptiest row."""
+    n_rows = max(1, round(sum(lengths) / max(ROW_TOKENS, max(lengths))))
+    rows: list[list[int]] = [[] for _ in range(n_rows)]
+    filled = [0] * n_rows
+    for k in sorted(range(len(lengths)), key=lambda k: -lengths[k]):
+        r = filled.index(min(filled))
+        rows[r].append(k)
+        filled[r] += lengths[k]
+    return [row for row in rows if row]
+
+
+def encode(text: str) -> list[int]:
+    """CLIP's tokens of a text, without SOS and EOT."""
+    return _tokenizer.encode(text)
+
+
+def initial_contexts(cfg: Any, n_cls: int, clip_model: Any, n_prompts: int = 1) -> Tensor:
+    """The context vectors training starts from: [n_prompts, n_ctx, d], with CSC [n_prompts, n_cls, n_ctx, d].
+
+    Args:
+        cfg: a method's node, with N_CTX, CTX_INIT and, where the method has it, CSC.
+    With CTX_INIT the context is the words' embeddings, n_ctx the number of their tokens; one text serves all
+    prompts, each copy but the first shifted by noise, or they would stay equal for ever; or there is a text for
+    each prompt, separated by "|". Without it, noise: N(0, 0.02^2), as published.
+    Raises:
+        UserError: the number of texts or their lengths do not fit.
+    """
+    dtype, width = clip_model.dtype, clip_model.ln_final.weight.shape[0]
+    per_class = (n_cls,) if cfg.get("CSC", False) else ()
+    if not cfg.CTX_INIT:
+        return torch.empty(n_prompts, *per_class, cfg.N_CTX, width, dtype=dtype).normal_(std=0.02)
+    texts = [text.replace("_", " ").strip() for text in cfg.CTX_INIT.split("|")]
+    tokens = [encode(text) for text in texts]
+    if len(texts) not in (1, n_prompts):
+        raise UserError(
+            f"CTX_INIT has {len(texts)} texts for {n_prompts} prompts; give one, or {n_prompts} separated by '|'"
+        )
+    if len({len(t) for t in tokens}) > 1 or not tokens[0]:
+        counts = ", ".join(f"'{text}' {len(t)}" for text, t in zip(texts, tokens, strict=True))
+        raise UserError(f"the texts of CTX_INIT must have one number of tokens, at least 1; they have: {counts}")
+    if 3 + len(tokens[0]) > CONTEXT_LENGTH:
+        raise UserError(f"CTX_INIT has {len(tokens[0])} tokens; a prompt holds {CONTEXT_LENGTH} in all")
+    ctx = clip_model.token_embedding(torch.tensor(tokens)).detach().to(dtype)
+    if len(texts) < n_prompts:
+        noise = torch.empty(n_prompts, *ctx.shape[1:], dtype=dtype).normal_(std=0.02)
+        noise[0] = 0
+        ctx = ctx + noise
+    return ctx[:, None].repeat(1, n_cls, 1, 1) if per_class else ctx.clone()
+
+
+class PromptBuilder(nn.Module):
+    """Puts contexts and class names together, for one list of classes.
+
+    Args:
+        classnames: underscores stand for spaces.
+        n_ctx: the number of context vectors; 0 for hand-written prompts.
+        position: 'end', 'middle' or 'front', of the class name.
+        csc: whether each class has contexts of its own; then all of them belong to the suffix.
+        end: what closes the prompt; tokenized together with the name.
+    Raises:
+        UserError: a prompt is longer than CLIP's 77 tokens, or the position is unknown.
+    """
+
+    embedding: Tensor
+    index: Tensor
+
+    def __init__(
+        self,
+        classnames: Sequence[str],
+        clip_model: Any,
+        n_ctx: int = 0,
+        position: str = "end",
+        csc: bool = False,
+        end: str = ".",
+    ) -> None:
+        super().__init__()
+        if position not in POSITIONS:
+            raise UserError(f"CLASS_TOKEN_POSITION '{position}' is none of {', '.join(POSITIONS)}")
+        # What of the context stands before the name; the published code gives the first half to "middle".
+        before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
+        self.n_prefix = 0 if csc else before
+        suffixes = []
+        for k, classname in enumerate(classnames):
+            name = classname.replace("_", " ")
+            words, n_name = encode(name + end), len(encode(name))
+            # A token is 0 or more, so -1 - i can stand for the i-th context vector.
+            own = [-1 - (k * n_ctx + i if csc else i) for i in range(n_ctx)]
+            front = own[self.n_prefix : before]
+            suffixes.append([*front, *words[:n_name], *own[before:], *words[n_name:], EOT])
+            if (n := 1 + self.n_prefix + len(suffixes[-1])) > CONTEXT_LENGTH:
+                raise UserError(
+                    f"the prompt of class '{name}' has {n} tokens ({n_ctx} of context); CLIP holds "
+                    f"{CONTEXT_LENGTH}: shorten the name, N_CTX or CTX_INIT"
+                )
+        self.layout = Layout([len(s) for s in suffixes], 1 + self.n_prefix)
+        flat = [token for suffix in suffixes for token in suffix]
+        fixed = [SOS, *sorted({t for t in flat if t >= 0})]
+        row_of = {token: i for i, token in enumerate(fixed)}
+        index = torch.tensor([row_of[t] if t >= 0 else len(fixed) - 1 - t for t in flat])
+        embedding = clip_model.token_embedding(torch.tensor(fixed)).detach().to(clip_model.dtype)
+        self.register_buffer("embedding", embedding, persistent=False)  # [n_tokens, d], SOS first
+        self.register_buffer("index", self.layout.rows(index), persistent=False)  # into embedding and contexts
+        self.suffix_has_ctx = any(t < 0 for t in flat)
+
+    def forward(self, ctx: Tensor) -> tuple[Tensor, Tensor]:
+        """ctx [G, n_ctx, d] or [G, n_cls, n_ctx, d] -> prefix [G, P, d], suffix [G or 1, R, W, d]."""
+        G = ctx.shape[0]
+        sos = self.embedding[:1].expand(G, 1, -1)
+        prefix = torch.cat([sos, ctx[:, : self.n_prefix]], dim=1) if self.n_prefix else sos
+        if not self.suffix_has_ctx:
+            return prefix, self.embedding[self.index][None]
+        table = torch.cat([self.embedding.expand(G, -1, -1), ctx.flatten(1, -2)], dim=1)
+        return prefix, table[:, self.index]

@@ -1,0 +1,58 @@
+"""Zero-shot CLIP: a hand-written prompt a dataset, nothing learned.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+
+from .encoders import ImageEncoder, TextEncoder
+from .prompt_trainer import check_input_size
+from .prompts import PromptBuilder, UserError
+from .weights import load_clip, weights_path
+
+
+@TRAINER_REGISTRY.register()
+class ZeroshotCLIP(TrainerX):
+    """Logits exp(logit_scale) cos(f_0, g_k); the prompt is DATASET.TEMPLATE or the dataset's own ``template``."""
+
+    model: Any
+
+    def check_cfg(self, cfg: Any) -> None:
+        if (template := cfg.DATASET.get("TEMPLATE", "")) and "{}" not in template:
+            raise UserError(f"DATASET.TEMPLATE '{template}' has no {{}} for the class name")
+        weights_path(cfg)
+
+    def build_model(self) -> None:
+        cfg, dataset = self.cfg, self.dm.dataset
+        print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
+        clip_model = load_clip(cfg)
+        self.weights_sha256 = clip_model.weights_sha256
+        if self.device.type == "cpu":  # float16, as published, is for GPUs
+            clip_model.float()
+        check_input_size(cfg, clip_model)
+        template = cfg.DATASET.get("TEMPLATE", "") or getattr(dataset, "template", "a photo of a {}.")
+        print(f"Prompt: {template}")
+        prompts = [template.format(name.replace("_", " ")) for name in dataset.classnames]
+        builder = PromptBuilder(prompts, clip_model, end="").to(self.device)
+        self.model = clip_model.to(self.device).eval()
+        self.image_encoder = ImageEncoder(self.model.visual, local=False)
+        with torch.no_grad():
+            no_ctx = builder.embedding.new_empty(1, 0, builder.embedding.shape[1])
+            text = TextEncoder(self.model)(*builder(no_ctx), builder.layout)[0]
+        self.text_features = F.normalize(text, dim=-1)  # [n_cls, d]
+
+    def train(self) -> None:  # type: ignore[override]
+        """Nothing to learn: only the test."""
+        self.test()
+
+    def model_inference(self, image: Tensor) -> Tensor:
+        pooled, _ = self.image_encoder(image)
+        return self.model.logit_scale.exp() * F.normalize(pooled, dim=-1) @ self.text_features.t()

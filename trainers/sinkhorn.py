@@ -35,7 +35,8 @@ def sinkhorn(cost: Tensor, eps: float = 0.1, max_iter: int = 100, thresh: float 
     cost = cost.to(torch.promote_types(cost.dtype, torch.float32))
     problems = cost.reshape(-1, *cost.shape[-2:])
     scale = _scale_log if eps < LOG_DOMAIN_BELOW else _scale
-    return scale(problems / -eps, max_iter, thresh).reshape(cost.shape)
+    with torch.autocast(cost.device.type, enabled=False):
+        return scale(problems / -eps, max_iter, thresh).reshape(cost.shape)
 
 
 def _scale(log_kernel: Tensor, max_iter: int, thresh: float) -> Tensor:

@@ -15,7 +15,7 @@ from trainers.prompts import CONTEXT_LENGTH, ROW_TOKENS, Layout, PromptBuilder, 
 @given(st.lists(st.integers(2, 75), min_size=1, max_size=60), st.integers(1, 20))
 def test_every_suffix_stands_whole_in_one_row(lengths: list[int], P: int) -> None:
     layout = Layout(lengths, P)
-    R, W = layout.position.shape
+    W = layout.position.shape[1]
     assert ROW_TOKENS + 2 * max(lengths) >= W
     places = layout.token.split(lengths)
     assert len(set(layout.token.tolist())) == sum(lengths)

@@ -1,0 +1,212 @@
+"""A run's directory: where it is, whether it is finished, and its ``result.json``.
+
+OUT/<dataset>/<trainer>/<config>_<shots>shots/<settings>/seed<S>/ follows from the merged config alone. A run is
+finished when its ``result.json`` is there and whole; tables are made from these files, never from logs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from dassl.utils import UserError
+
+REPOSITORY = Path(__file__).resolve().parent
+
+# Keys that say where a run happens, not what comes out of it.
+ELSEWHERE = {
+    "OUTPUT_DIR",
+    "RESUME",
+    "VERBOSE",
+    "USE_CUDA",
+    "DATASET.ROOT",
+    "DATALOADER.NUM_WORKERS",
+    "MODEL.BACKBONE.CLIP_ROOT",
+    "TRAIN.PRINT_FREQ",
+}
+# Keys with a place of their own in the path.
+IN_PATH = {"SEED", "DATASET.NAME", "DATASET.NUM_SHOTS", "TRAINER.NAME"}
+SPELLED = (("N", "n"), ("N_CTX", "nctx"), ("CSC", "csc"), ("CLASS_TOKEN_POSITION", "ctp"))
+
+
+def flatten(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of a config."""
+    for key, value in cfg.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, list(value) if isinstance(value, tuple) else value
+
+
+def method_options(cfg: Any) -> tuple[str, Any]:
+    """The name and node of the trainer's own options; empty for a trainer without any."""
+    name = cfg.TRAINER.NAME.upper()
+    return name, cfg.TRAINER.get(name, CfgNode())
+
+
+def run_directory(cfg: Any, base: Any, config: str, out: str | Path) -> Path:
+    """OUT/<dataset>/<trainer>/<config>_<shots>shots/<settings>/seed<S>.
+
+    Args:
+        cfg: the merged config.
+        base: the same without the user's overrides; what differs from it is spelled in <settings>.
+        config: the name of the trainer's config file, without its ending.
+    """
+    name, options = method_options(cfg)
+    settings = [short + _spell(options[key]) for key, short in SPELLED if key in options]
+    spelled = {f"TRAINER.{name}.{key}" for key, _ in SPELLED} | ELSEWHERE | IN_PATH
+    before = dict(flatten(base))
+    for key, value in flatten(cfg):
+        if key not in spelled and before.get(key) != value:
+            settings.append(f"{key}{_spell(value)}")
+    folder = "_".join(settings) or "default"
+    if len(folder) > 200:
+        folder = f"{folder[:190]}_{_hash(folder)}"
+    shots = max(0, cfg.DATASET.NUM_SHOTS)
+    dataset = snake_case(cfg.DATASET.NAME)
+    return Path(out) / dataset / cfg.TRAINER.NAME / f"{config}_{shots}shots" / folder / f"seed{cfg.SEED}"
+
+
+def snake_case(name: str) -> str:
+    """A registered dataset's name as its config file is called: OxfordPets -> oxford_pets."""
+    for path in (REPOSITORY / "configs" / "datasets").glob("*.yaml"):
+        if path.stem.replace("_", "") == name.lower():
+            return path.stem
+    return name.lower()
+
+
+def _spell(value: Any) -> str:
+    text = str(value)
+    safe = re.sub(r"[^A-Za-z0-9.+-]+", "-", text)[:60]
+    return safe if safe == text else f"{safe}-{_hash(text)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def read_result(directory: str | Path) -> dict[str, Any] | None:
+    """The result of a finished run, None for one that is not."""
+    try:
+        result = json.loads((Path(directory) / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and "accuracy" in result else None
+
+
+def check_config(directory: Path, cfg: Any) -> None:
+    """Raises UserError if the directory holds a run with another config."""
+    path = directory / "config.yaml"
+    if not path.is_file():
+        return
+    try:
+        theirs = dict(flatten(yaml.safe_load(path.read_text(encoding="utf-8"))))
+    except (yaml.YAMLError, AttributeError) as error:
+        raise UserError(f"'{path}' is damaged; move its folder away or name another --output-dir") from error
+    ours = dict(flatten(yaml.safe_load(cfg.dump())))
+    differing = [k for k in sorted({*ours, *theirs} - ELSEWHERE) if ours.get(k) != theirs.get(k)]
+    if differing:
+        shown = ", ".join(f"{k} {theirs.get(k)!r} there, {ours.get(k)!r} asked for" for k in differing[:3])
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(
+            f"'{directory}' holds a run with another config ({shown}{more}); name another --output-dir or OUT"
+        )
+
+
+def write_config(directory: Path, cfg: Any) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    write_whole(directory / "config.yaml", cfg.dump())
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is never seen in part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def describe(trainer: Any, seconds: float) -> dict[str, Any]:
+    """What ``result.json`` holds, of a trainer that has been tested."""
+    cfg = trainer.cfg
+    _, options = method_options(cfg)
+    split = cfg.TEST.SPLIT if cfg.TEST.SPLIT in trainer.results else "test"
+    results, dataset = trainer.results[split], trainer.dm.dataset
+    parameters = sum(p.numel() for name in trainer.get_model_names() for p in trainer._models[name].parameters())
+    return {
+        **{key: round(results[key], 4) for key in ("accuracy", "macro_f1", "error_rate")},
+        "split": split,
+        "counts": {
+            "classes": dataset.num_classes,
+            "train": len(dataset.train_x),
+            "val": len(dataset.val or []),
+            "test": len(dataset.test),
+        },
+        "seed": cfg.SEED,
+        "shots": max(0, cfg.DATASET.NUM_SHOTS),
+        "dataset": snake_case(cfg.DATASET.NAME),
+        "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+        "trainer": cfg.TRAINER.NAME,
+        "N": options.get("N", 1),
+        "parameters": parameters,
+        "backbone": {"name": cfg.MODEL.BACKBONE.NAME, "sha256": getattr(trainer, "weights_sha256", None)},
+        "epochs": cfg.OPTIM.MAX_EPOCH if parameters else 0,
+        "seconds": {"total": round(seconds, 3), **trainer.timing},
+        "peak_memory_bytes": peak_memory(),
+        "device": str(trainer.device),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, in bytes, by the operating system."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "openai-clip", "numpy", "pillow"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, with "+" behind it if files differ from it; None outside a checkout."""
+    command = [
+        "git",
+        "-C",
+        str(REPOSITORY),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty=+",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,39 @@
+# What the papers prescribe, by trainer, dataset and shots: the one place where it stands.
+#
+#   recipe TRAINER DATASET SHOTS   sets CFG (the config's name, unless the user has set it) and RECIPE (KEY VALUE
+#                                  pairs that go over the config and under the user's own)
+#
+# PLOT (arXiv 2210.01253, section 4 and its published scripts), CoOp (2109.01134), CoCoOp (2203.05557).
+
+recipe() {
+    local trainer=$1 dataset=$2 shots=$3 epochs=200
+    RECIPE=""
+    case $dataset in
+        symbols | symbols_*) CFG=${CFG:-symbols} ;;
+    esac
+    # The embedded default says all of it in its own config.
+    [ "${CFG:-}" = symbols ] && return
+
+    [ "$shots" -le 4 ] && epochs=100
+    [ "$shots" -le 1 ] && epochs=50
+    [ "$dataset" = imagenet ] && epochs=50
+
+    case $trainer in
+        PLOT)
+            CFG=${CFG:-rn50}
+            RECIPE="OPTIM.MAX_EPOCH $epochs"
+            case $dataset in
+                oxford_flowers | fgvc_aircraft | stanford_cars) RECIPE+=" DATALOADER.TRAIN_X.BATCH_SIZE 32" ;;
+                imagenet) RECIPE+=" TRAINER.PLOT.GLOBAL_LOGITS True" ;;
+            esac
+            ;;
+        CoOp)
+            if [ -z "${CFG:-}" ]; then
+                CFG=rn50
+                [ "$epochs" = 200 ] || CFG=rn50_ep$epochs
+            fi
+            ;;
+        CoCoOp) CFG=${CFG:-vit_b16_c4_ep10_batch1_ctxv1} ;;
+        ZeroshotCLIP) CFG=${CFG:-rn50} ;;
+    esac
+}

@@ -1,0 +1,58 @@
+"""A small CLIP in a weights file and a small Caltech-101 of real JPEG files, for tests that run the whole program."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from clip.model import CLIP
+from PIL import Image
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+CLASSES = ("face", "sea_horse", "leopard", "motorbike", "accordion")
+SIZES = {"train": 6, "val": 5, "test": 7}  # images a class
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dict in float16 of OpenAI's architecture: a ResNet for 64 x 64 pictures, random."""
+    torch.manual_seed(0)
+    model = CLIP(64, 64, (1, 1, 1, 1), 8, None, 77, 49408, 64, 1, 2)
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    torch.save({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with caltech-101 in it, in CoOp's layout; each class has a colour of its own."""
+    root = tmp_path_factory.mktemp("data")
+    rng = random.Random(0)
+    split: dict[str, list[list[object]]] = {part: [] for part in SIZES}
+    for label, name in enumerate(CLASSES):
+        folder = root / "caltech-101" / "101_ObjectCategories" / name
+        folder.mkdir(parents=True)
+        for part, size in SIZES.items():
+            for i in range(size):
+                file = f"{part}_{i:04d}.jpg"
+                colour = (label * 50, 255 - label * 50, rng.randrange(256))
+                Image.new("RGB", (72, 80), colour).save(folder / file)
+                split[part].append([f"{name}/{file}", label, name])
+    for items in split.values():
+        rng.shuffle(items)
+    (root / "caltech-101" / "split_zhou_Caltech101.json").write_text(json.dumps(split))
+    return root
+
+
+@pytest.fixture
+def run_args(weights: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The flags of a short run on the two above, into tmp_path/output; append KEY VALUE pairs."""
+    monkeypatch.setenv("OUT", str(tmp_path / "output"))
+    monkeypatch.chdir(tmp_path)
+    yield ["--root", str(data_root), "--seed", "1", "--backbone", str(weights)]

@@ -1,0 +1,255 @@
+"""The command line from end to end: runs, resuming, tests of a trained prompt, and the user's mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import runs
+import train
+from dassl.utils import read_image
+
+CONFIGS = runs.REPOSITORY / "configs"
+SMALL = ["INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", "0"]
+SHORT = [*SMALL, "OPTIM.MAX_EPOCH", "2", "DATASET.NUM_SHOTS", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
+
+
+def command(run_args: list[str], trainer: str, config: str = "rn50", *flags: str) -> list[str]:
+    return [
+        *run_args,
+        *("--trainer", trainer),
+        *("--dataset-config-file", str(CONFIGS / "datasets/caltech101.yaml")),
+        *("--config-file", str(CONFIGS / f"trainers/{trainer}/{config}.yaml")),
+        *flags,
+    ]
+
+
+def one_result(output: Path, below: str = "*/*/*/*/seed1") -> tuple[Path, dict]:
+    (path,) = output.glob(f"{below}/result.json")
+    return path.parent, json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("trainer", "config", "options", "parameters"),
+    [
+        ("PLOT", "rn50", ["TRAINER.PLOT.N", "2", "TRAINER.PLOT.PREC", "amp"], 2 * 16 * 64),
+        ("CoOp", "rn50_ep50", ["TRAINER.COOP.CSC", "True", "TRAINER.COOP.CLASS_TOKEN_POSITION", "middle"], 5 * 16 * 64),
+        ("CoCoOp", "rn50_c4_ep10_batch1_ctxv1", ["TRAINER.COCOOP.PREC", "fp32"], 4 * 64 + 65 * 4 + 5 * 64),
+        ("ZeroshotCLIP", "rn50", [], 0),
+    ],
+)
+def test_a_run(
+    trainer: str,
+    config: str,
+    options: list[str],
+    parameters: int,
+    run_args: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = [*command(run_args, trainer, config), *SHORT, *options]
+    assert train.main(argv) == 0
+    directory, result = one_result(tmp_path / "output")
+    counts = {"classes": 5, "train": 10, "val": 10, "test": 35}
+    assert (result["counts"], result["trainer"], result["seed"], result["shots"]) == (counts, trainer, 1, 2)
+    assert result["accuracy"] + result["error_rate"] == pytest.approx(100)
+    assert result["accuracy"] * 35 / 100 == pytest.approx(round(result["accuracy"] * 35 / 100), abs=1e-3)
+    assert result["parameters"] == parameters
+    if parameters:
+        saved = torch.load(directory / "prompt_learner/model.pth.tar-2", weights_only=True)
+        assert result["parameters"] == sum(v.numel() for v in saved["state_dict"].values())
+        assert saved["epoch"] == 2 and "ctx" in saved["state_dict"]
+    capsys.readouterr()
+    assert train.main(argv) == 0
+    assert "Finished before, kept" in capsys.readouterr().out
+
+
+def test_a_resumed_run_ends_at_the_same_bits(run_args: list[str], tmp_path: Path) -> None:
+    argv = [*command(run_args, "PLOT"), *SHORT, "OPTIM.MAX_EPOCH", "4", "TRAIN.CHECKPOINT_FREQ", "2"]
+    assert train.main(["--output-dir", str(tmp_path / "whole"), *argv]) == 0
+    assert train.main(["--output-dir", str(tmp_path / "resumed"), *argv]) == 0
+    learner = tmp_path / "resumed" / "prompt_learner"
+    (learner / "model.pth.tar-4").unlink()
+    (learner / "checkpoint").write_text("model.pth.tar-2\n")
+    (tmp_path / "resumed" / "result.json").unlink()
+    assert train.main(["--output-dir", str(tmp_path / "resumed"), *argv]) == 0
+    ctx = [
+        torch.load(tmp_path / name / "prompt_learner/model.pth.tar-4", weights_only=True)["state_dict"]["ctx"]
+        for name in ("whole", "resumed")
+    ]
+    assert torch.equal(*ctx)
+    accuracy = [runs.read_result(tmp_path / name) for name in ("whole", "resumed")]
+    assert accuracy[0] and accuracy[1] and accuracy[0]["accuracy"] == accuracy[1]["accuracy"]
+
+
+def test_a_trained_prompt_is_tested_elsewhere_with_its_own_head(run_args: list[str], tmp_path: Path) -> None:
+    options = [*SHORT, "TRAINER.PLOT.GLOBAL_LOGITS", "True", "TRAINER.PLOT.N", "2"]
+    assert train.main([*command(run_args, "PLOT"), *options, "DATASET.SUBSAMPLE_CLASSES", "base"]) == 0
+    directory, result = one_result(tmp_path / "output")
+    assert result["counts"]["classes"] == 3
+    for subsample, classes in (("new", 2), ("base", 3)):
+        argv = command(run_args, "PLOT", "rn50", "--eval-only", "--model-dir", str(directory))
+        assert train.main([*argv, *SMALL, "DATASET.SUBSAMPLE_CLASSES", subsample]) == 0
+        _, tested = one_result(directory / "eval", f"caltech101_{subsample}")
+        assert (tested["counts"]["classes"], tested["N"]) == (classes, 2)
+        config = (directory / f"eval/caltech101_{subsample}/config.yaml").read_text()
+        assert "GLOBAL_LOGITS: true" in config
+    assert tested["accuracy"] == result["accuracy"]  # the same classes as in training
+
+
+def test_another_config_is_neither_kept_nor_resumed(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--output-dir", str(tmp_path / "run"), *command(run_args, "CoOp"), *SHORT]
+    assert train.main(argv) == 0
+    before = (tmp_path / "run/result.json").read_text()
+    assert train.main([*argv, "OPTIM.LR", "0.1"]) == 2
+    error = capsys.readouterr().err
+    assert "another config (OPTIM.LR 0.002 there, 0.1 asked for)" in error
+    assert (tmp_path / "run/result.json").read_text() == before
+
+
+TOO_LONG = " ".join(["word"] * 80)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "config", "extra", "says"),
+    [
+        ("PLOTT", "rn50", [], "PLOT"),
+        ("PLOT", "rn51", [], "no config 'rn51': looked for .*nearest there is 'rn50'"),
+        ("PLOT", "rn50", ["TRAINER.PLOT.NCTX", "4"], "unknown config key 'TRAINER.PLOT.NCTX'.*'TRAINER.PLOT.N_CTX'"),
+        ("PLOT", "rn50", ["OPTIM.LR"], "'OPTIM.LR' has no value"),
+        ("PLOT", "rn50", ["OPTIM.MAX_EPOCH", "many"], "OPTIM.MAX_EPOCH takes a value of type int, not 'many'"),
+        ("PLOT", "rn50", ["OPTIM.MAX_EPOCH", "0"], "OPTIM.MAX_EPOCH is 0"),
+        ("PLOT", "rn50", ["OPTIM.LR", "-1"], "OPTIM.LR is -1"),
+        ("PLOT", "rn50", ["DATASET.NAME", "Caltech102"], "Caltech101"),
+        ("PLOT", "rn50", ["INPUT.TRANSFORMS", '["random_flop"]'], "random_flip"),
+        ("PLOT", "rn50", ["MODEL.BACKBONE.NAME", "RN5O"], "unknown backbone 'RN5O'.*nearest is 'RN50'"),
+        ("PLOT", "rn50", ["INPUT.SIZE", "(96, 96)"], r"INPUT.SIZE \(96, 96\) does not fit .*64 x 64"),
+        ("PLOT", "rn50", [*SMALL, "TRAINER.PLOT.CTX_INIT", TOO_LONG], "CTX_INIT has 80 tokens"),
+        ("PLOT", "rn50", [*SMALL, "TRAINER.PLOT.N_CTX", "75"], "the prompt of class 'face' has 79 tokens"),
+        ("PLOT", "rn50", ["TRAINER.PLOT.N", "0"], "TRAINER.PLOT.N is 0"),
+        ("PLOT", "rn50", ["TRAINER.PLOT.EPS", "0.0"], "TRAINER.PLOT.EPS is 0"),
+        ("PLOT", "rn50", ["TRAINER.PLOT.MATCH", "sinkhorn"], "'sinkhorn' is none of ot"),
+        ("PLOT", "rn50", ["TRAINER.PLOT.PREC", "fp8"], "'fp8' is none of fp16"),
+        ("CoOp", "rn50", ["TRAINER.COOP.CLASS_TOKEN_POSITION", "back"], "'back' is none of end"),
+        ("CoOp", "rn50", ["DATASET.SUBSAMPLE_CLASSES", "old"], "'old' is none of all, base, new"),
+        ("CoOp", "rn50", ["DATASET.ROOT", "nowhere"], "no data root for Caltech101: looked for '.*nowhere'"),
+        ("CoOp", "rn50", ["SEED", "0"], "the seed is 0"),
+        ("ZeroshotCLIP", "rn50", ["DATASET.TEMPLATE", "a photo"], "has no {}"),
+    ],
+)
+def test_a_mistake_gives_one_line_and_nothing_is_written(
+    trainer: str,
+    config: str,
+    extra: list[str],
+    says: str,
+    run_args: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if trainer == "PLOTT":
+        argv = [*command(run_args, "PLOT", config)]
+        argv[argv.index("PLOT")] = trainer
+    else:
+        argv = command(run_args, trainer, config)
+    assert train.main([*argv, *extra]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert re.search(says, err), err
+    assert not (tmp_path / "output").exists()
+
+
+def test_flags_that_do_not_exist_or_lead_nowhere(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, says in (
+        (["--sead", "1"], "--sead"),
+        (["--seed", "one"], "one"),
+        (["--resume", "nowhere"], "nowhere"),
+        (["--eval-only", "--model-dir", "nowhere"], "no checkpoint in 'nowhere/prompt_learner'"),
+        (["--load-epoch", "7", "--eval-only", "--model-dir", "nowhere"], "no checkpoint of epoch 7"),
+    ):
+        assert train.main([*command(run_args, "CoOp", "rn50", *flags), *SHORT]) == 2
+        err = capsys.readouterr().err
+        assert says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_image_that_cannot_be_decoded_is_named(
+    workers: str, run_args: list[str], data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "copy" / "caltech-101"
+    images.mkdir(parents=True)
+    for item in (data_root / "caltech-101").iterdir():
+        if item.is_file():
+            (images / item.name).write_bytes(item.read_bytes())
+    for path in (data_root / "caltech-101/101_ObjectCategories").rglob("*.jpg"):
+        target = images / "101_ObjectCategories" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    bad = images / "101_ObjectCategories/face/test_0003.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    argv = command(run_args, "ZeroshotCLIP", "rn50", "--root", str(tmp_path / "copy"))
+    assert train.main([*argv, "INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", workers]) == 2
+    err = capsys.readouterr().err
+    assert str(bad) in err and err.count("\n") == 1
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_checkpoints_that_coop_and_plot_wrote_load(run_args: list[str], tmp_path: Path) -> None:
+    """Upstream's hold the class tokens' embeddings and a pickled scheduler."""
+    learner = tmp_path / "theirs" / "prompt_learner"
+    learner.mkdir(parents=True)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([parameter], lr=0.1), 50)
+    ctx = torch.randn(4, 16, 64)
+    tokens = {"token_prefix": torch.zeros(20, 1, 64), "token_suffix": torch.zeros(20, 60, 64)}
+    checkpoint = {"state_dict": {"ctx": ctx, **tokens}, "epoch": 50, "scheduler": {"successor": scheduler}}
+    torch.save(checkpoint, learner / "model.pth.tar-50")
+    argv = command(
+        run_args, "PLOT", "rn50", "--eval-only", "--model-dir", str(tmp_path / "theirs"), "--load-epoch", "50"
+    )
+    assert train.main([*argv, *SMALL]) == 0
+    assert runs.read_result(tmp_path / "theirs/eval/caltech101")
+    assert train.main([*argv, *SMALL, "TRAINER.PLOT.N_CTX", "4"]) == 2
+
+
+def test_the_program_itself_exits_with_2() -> None:
+    """Through a real process: the same line on stderr, no traceback, no warning."""
+    program = [sys.executable, str(runs.REPOSITORY / "train.py"), "--trainer", "CoOpp"]
+    done = subprocess.run(program, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "CoOp" in done.stderr
+
+
+def test_the_directory_spells_what_differs() -> None:
+    def directory(*extra: str) -> str:
+        args = ["--seed", "3", "--trainer", "PLOT", "--config-file", str(CONFIGS / "trainers/PLOT/rn50.yaml")]
+        args += ["--dataset-config-file", str(CONFIGS / "datasets/caltech101.yaml")]
+        parsed = train.build_parser().parse_args([*args, *extra])
+        cfg, base = train.setup_cfg(parsed)
+        return str(runs.run_directory(cfg, base, "rn50", "out"))
+
+    usual = "out/caltech101/PLOT/rn50_16shots/n4_nctx16_cscFalse_ctpend"
+    shots = ["DATASET.NUM_SHOTS", "16"]
+    assert directory(*shots) == f"{usual}/seed3"
+    assert directory("--recipe", "OPTIM.MAX_EPOCH 200", *shots, "DATASET.ROOT", "x") == f"{usual}/seed3"
+    assert directory(*shots, "OPTIM.LR", "0.01") == f"{usual}_OPTIM.LR0.01/seed3"
+    assert directory(*shots, "TRAINER.PLOT.N", "1").endswith("n1_nctx16_cscFalse_ctpend/seed3")
+    one, two = directory("TRAINER.PLOT.CTX_INIT", "a b"), directory("TRAINER.PLOT.CTX_INIT", "a_b")
+    assert one != two and "/".join(one.split("/")[:-2]) == "/".join(two.split("/")[:-2])
+    assert len(Path(directory("TRAINER.PLOT.CTX_INIT", "x" * 300, "MODEL.HEAD.NAME", "y" * 300)).parts[-2]) < 255
+
+
+def test_grey_pictures_load_as_rgb(tmp_path: Path) -> None:
+    Image.new("L", (8, 8), 100).save(tmp_path / "grey.png")
+    assert read_image(str(tmp_path / "grey.png")).mode == "RGB"

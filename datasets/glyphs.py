@@ -145,7 +145,7 @@ def _background(rng: np.random.Generator, base: Colour) -> Image.Image:
 def _clutter(image: Image.Image, theme: str, rng: np.random.Generator, base: Colour) -> None:
     """Draws lines, arcs, blobs, fragments and a few small glyphs of other themes."""
     pen = ImageDraw.Draw(image)
-    for _ in range(int(rng.integers(4, 10))):
+    for _ in range(int(rng.integers(3, 8))):
         x, y, dx, dy = (int(v) for v in rng.integers((0, 0, -45, -45), (SIZE, SIZE, 46, 46)))
         box = (min(x, x + dx), min(y, y + dy), max(x, x + dx), max(y, y + dy))
         colour, width, kind = random_colour(rng), int(rng.integers(1, 4)), rng.integers(4)
@@ -159,7 +159,7 @@ def _clutter(image: Image.Image, theme: str, rng: np.random.Generator, base: Col
         else:
             pen.polygon([(x + int(a), y + int(b)) for a, b in rng.integers(-16, 17, (3, 2))], colour)
     others = [name for name in THEMES if name != theme]
-    for _ in range(int(rng.integers(1, 4))):
+    for _ in range(int(rng.integers(1, 3))):
         char = str(rng.choice(THEMES[str(rng.choice(others))]))
         mask = glyph_mask(char, int(rng.integers(12, 20)), float(rng.uniform(-40, 40)))
         x, y = (int(v) for v in rng.integers(0, SIZE - 16, 2))
@@ -206,7 +206,7 @@ def draw(theme: str, rng: np.random.Generator, style: str = "plain") -> Image.Im
     centres = _arranged(rng) if style == "layout" else []
     count = len(centres) or int(rng.integers(2, 6))
     for i, char in enumerate(rng.choice(THEMES[theme], count, replace=count > len(THEMES[theme]))):
-        side = int(rng.integers(24, 31)) if centres else int(rng.integers(30, 59 - 3 * count))
+        side = int(rng.integers(24, 31)) if centres else int(rng.integers(36, 63 - 3 * count))
         angle, bold = float(rng.uniform(-35, 35)), int(rng.integers(0, 2))
         mask = glyph_mask(str(char), side, angle, bold, style == "outline")
         if centres:

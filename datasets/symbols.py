@@ -5,9 +5,9 @@
 
 from pathlib import Path
 
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 
-from .base import FewShotDataset
+from .base import FewShotDataset, UserError
 from .glyphs import write_symbols
 
 
@@ -19,13 +19,26 @@ class Symbols(FewShotDataset):
     template = "a photo of {}."
 
     def prepare(self, root: Path) -> None:
-        if not (root / self.dataset_dir / self.split_file).is_file():
-            print(f"Drawing the symbols dataset into '{root / self.dataset_dir}' (once)")
+        folder = root / self.dataset_dir
+        if not folder.exists():
+            print(f"Drawing the symbols dataset into '{folder}': once, it takes half a minute", flush=True)
             write_symbols(root)
+        elif not (folder / self.split_file).is_file():
+            raise UserError(f"'{folder}' has no '{self.split_file}'; remove the folder, and it is drawn anew")
+
+
+class ShiftedSymbols(Symbols):
+    """A shifted test set; it stands in the place of a training set too, as in CoOp's sets for testing only."""
+
+    test_only = True
+
+    def read(self, root: Path) -> tuple[list[Datum], list[Datum], list[Datum]]:
+        test = super().read(root)[2]
+        return test, [], test
 
 
 @DATASET_REGISTRY.register()
-class SymbolsLayout(Symbols):
+class SymbolsLayout(ShiftedSymbols):
     """New layouts, in the place of ImageNetV2."""
 
     image_dir = "images_layout"
@@ -33,7 +46,7 @@ class SymbolsLayout(Symbols):
 
 
 @DATASET_REGISTRY.register()
-class SymbolsOutline(Symbols):
+class SymbolsOutline(ShiftedSymbols):
     """Outlines only, in the place of ImageNet-Sketch."""
 
     image_dir = "images_outline"
@@ -41,7 +54,7 @@ class SymbolsOutline(Symbols):
 
 
 @DATASET_REGISTRY.register()
-class SymbolsTexture(Symbols):
+class SymbolsTexture(ShiftedSymbols):
     """Textured renditions, in the place of ImageNet-R."""
 
     image_dir = "images_texture"
@@ -49,7 +62,7 @@ class SymbolsTexture(Symbols):
 
 
 @DATASET_REGISTRY.register()
-class SymbolsOcclusion(Symbols):
+class SymbolsOcclusion(ShiftedSymbols):
     """Heavy occlusion, in the place of ImageNet-A."""
 
     image_dir = "images_occlusion"

@@ -23,7 +23,7 @@ format: .venv/installed
 .venv/installed: setup.py
 	@echo "Installing into .venv; PyTorch is large, this takes a few minutes"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
 	@touch $@
 
 clean:

@@ -14,6 +14,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
 from .prompts import Layout
@@ -29,11 +30,12 @@ class ImageEncoder(nn.Module):
     ``pooled`` is what ``model.encode_image`` gives. ``local`` is, for a ResNet, the output of the attention pooling
     queried at each of the M grid positions, and for a ViT each patch token through ``ln_post`` and ``proj``
     (PLOT, section 3.3). With ``local=False`` only the pooled feature is computed, and ``local`` has M = 0.
+    A ResNet is copied, with its batch norms folded into the convolutions; ``visual`` itself stays as it is.
     """
 
     def __init__(self, visual: nn.Module, local: bool = True) -> None:
         super().__init__()
-        self.visual = visual
+        self.visual = _fold_batch_norms(visual) if hasattr(visual, "attnpool") else visual
         self.local = local
 
     @torch.no_grad()
@@ -81,6 +83,22 @@ class ImageEncoder(nn.Module):
         x = visual.transformer(x.transpose(0, 1)).transpose(0, 1)
         x = visual.ln_post(x if self.local else x[:, :1])
         return x if visual.proj is None else x @ visual.proj
+
+
+def _fold_batch_norms(visual: Any) -> Any:
+    """A copy of a ResNet tower in channels-last order whose frozen batch norms are part of the convolutions.
+
+    In half precision the folded weights would round the features differently, so there the batch norms stay.
+    """
+    visual = copy.deepcopy(visual, {id(visual.attnpool): visual.attnpool}).eval()
+    if visual.conv1.weight.dtype.itemsize >= 4:
+        for block in list(visual.modules()):
+            layers = dict(block.named_children())
+            for conv, norm in (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1")):
+                if isinstance(layers.get(norm), nn.BatchNorm2d):
+                    setattr(block, conv, fuse_conv_bn_eval(layers[conv], layers[norm]))
+                    setattr(block, norm, nn.Identity())
+    return visual.to(memory_format=torch.channels_last)
 
 
 class TextEncoder(nn.Module):
@@ -176,8 +194,8 @@ def _out(block: Any, x: Tensor) -> Tensor:
 
 
 def _mlp(block: Any, x: Tensor) -> Tensor:
-    mlp = block.mlp
-    return mlp.c_proj(_QuickGELU.apply(mlp.c_fc(block.ln_2(x))))
+    fc, proj = block.mlp.c_fc, block.mlp.c_proj
+    return _FrozenMLP.apply(block.ln_2(x), fc.weight, fc.bias, proj.weight, proj.bias)
 
 
 def _suffix_attention(block: Any, query: Tensor, h: Tensor, prefix: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
@@ -206,16 +224,27 @@ def _suffix_attention(block: Any, query: Tensor, h: Tensor, prefix: tuple[Tensor
     return _out(block, x).unflatten(0, (G, R))
 
 
-class _QuickGELU(torch.autograd.Function):
-    """CLIP's x * sigmoid(1.702 x), keeping only x for the backward pass."""
+class _FrozenMLP(torch.autograd.Function):
+    """CLIP's MLP with frozen weights, which keeps only the hidden layer for the backward pass.
+
+    QuickGELU, x * sigmoid(1.702 x), is SiLU(1.702 x) / 1.702: the products take the two factors along, and in the
+    backward pass they cancel.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * torch.sigmoid(1.702 * x)
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            rows, w1, b1, w2, b2 = (t.to(dtype) for t in (rows, w1, b1, w2, b2))
+        hidden = torch.addmm(b1, rows, w1.t(), beta=1.702, alpha=1.702)
+        ctx.save_for_backward(hidden, w1, w2)
+        ctx.dtype = x.dtype
+        return torch.addmm(b2, F.silu(hidden), w2.t(), alpha=1 / 1.702).view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        s = torch.sigmoid(1.702 * x)
-        return grad * (s + 1.702 * x * s * (1 - s))
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, w1, w2 = ctx.saved_tensors
+        grad_hidden = grad.flatten(0, -2).to(hidden.dtype) @ w2
+        grad_x = torch.ops.aten.silu_backward(grad_hidden, hidden) @ w1
+        return grad_x.to(ctx.dtype).view(*grad.shape[:-1], -1), None, None, None, None

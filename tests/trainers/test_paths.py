@@ -94,3 +94,15 @@ def test_bfloat16_autocast_is_near_float32(trainer: str) -> None:
     (reference, grad), (logits, half_grad) = results
     assert 1e-4 < (logits - reference).abs().max() < 0.02 * 20
     assert F.cosine_similarity(half_grad.flatten(), grad.flatten(), dim=0) > 0.9
+
+
+def test_batch_norms_are_folded_in_a_copy() -> None:
+    oracle = get_oracle("RN")
+    before = {k: v.clone() for k, v in oracle.clip.visual.state_dict().items()}
+    encoder = trainers.encoders.ImageEncoder(oracle.clip.visual)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in encoder.modules())
+    pooled, local = encoder(oracle.image)
+    assert error(pooled, oracle.clip.encode_image(oracle.image)) < 1e-12
+    assert error(local, oracle.local) < 1e-12
+    after = oracle.clip.visual.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)

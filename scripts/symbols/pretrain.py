@@ -193,16 +193,16 @@ def train_towers(model: CLIP, pools: Pools, args: argparse.Namespace) -> None:
 def renew_text_tower(model: CLIP, pools: Pools, args: argparse.Namespace) -> CLIP:
     """A model with the image tower of `model`, locked, and a text tower trained from the start on its features."""
     rng, random = np.random.default_rng((args.seed, 2)), torch.Generator().manual_seed(args.seed)
-    model.eval()
+    renewed = build()
+    renewed.visual.load_state_dict(model.visual.half().state_dict())  # as it will be read from the file
+    renewed.eval()
     features, captions = [], []
     with torch.no_grad():
         for _ in range(80):
-            masks, texts = batch_of_pictures(64, pools, args.theme_share, rng)
-            features.append(model.visual(render(masks, 1.0, random)))
+            masks, texts = batch_of_pictures(64, pools, args.text_theme_share, rng)
+            features.append(renewed.visual(render(masks, 1.0, random)))
             captions += texts
     kept = torch.cat(features)
-    renewed = build()
-    renewed.visual.load_state_dict(model.visual.state_dict())
 
     def batch(step: int) -> Seen:
         chosen = rng.choice(len(kept), args.batch, replace=False)
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("assets/symbols_clip.pt"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tile-steps", type=int, default=1200, help="of batches of tiles, one glyph each")
-    parser.add_argument("--steps", type=int, default=330, help="of batches of whole pictures, after those")
+    parser.add_argument("--steps", type=int, default=1000, help="of batches of whole pictures, after those")
     parser.add_argument("--text-steps", type=int, default=700, help="of the text tower, on the locked image tower")
     parser.add_argument("--image-tower", type=Path, help="a checkpoint whose image tower is taken, not trained")
     parser.add_argument("--batch", type=int, default=64)
@@ -240,6 +240,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--renditions", type=int, default=24, help="of each glyph, drawn once in the beginning")
     parser.add_argument("--theme-share", type=float, default=0.2, help="of the captions that could name a theme")
+    parser.add_argument("--text-theme-share", type=float, default=0.1, help="the same, for the text tower learned anew")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.manual_seed(args.seed)

@@ -1,5 +1,31 @@
 """Importing this package registers every dataset."""
 
-from . import caltech101, symbols
+from . import (
+    caltech101,
+    dtd,
+    eurosat,
+    fgvc_aircraft,
+    food101,
+    imagenet,
+    oxford_flowers,
+    oxford_pets,
+    stanford_cars,
+    sun397,
+    symbols,
+    ucf101,
+)
 
-__all__ = ["caltech101", "symbols"]
+__all__ = [
+    "caltech101",
+    "dtd",
+    "eurosat",
+    "fgvc_aircraft",
+    "food101",
+    "imagenet",
+    "oxford_flowers",
+    "oxford_pets",
+    "stanford_cars",
+    "sun397",
+    "symbols",
+    "ucf101",
+]

@@ -1,20 +1,19 @@
-"""What the few-shot datasets share: split files in CoOp's format, few-shot sampling, base and new classes."""
+"""What the datasets share: a split from its file or from the annotations, few-shot sets, base and new classes."""
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import dassl.utils
 from dassl.data.datasets import DatasetBase, Datum
 
-UserError: type[Exception] = getattr(dassl.utils, "UserError", ValueError)  # upstream Dassl has none
+from .few_shot import few_shot_set
+from .files import UserError, keep, places
+from .splits import Item, Split, check_files, check_labels, digest_of, read_split
 
-MAX_VAL_SHOTS = 4  # CoOp validates on min(shots, 4) images a class
 SUBSAMPLES = ("all", "base", "new")
 
 
@@ -23,86 +22,93 @@ class FewShotDataset(DatasetBase):
 
     Attributes:
         dataset_dir: folder under DATASET.ROOT.
-        image_dir: folder of the images in it.
-        split_file: JSON in CoOp's format in it: {"train"|"val"|"test": [[image, label, class name], ...]}.
+        image_dir: folder of the images in it; "" for the dataset's own.
+        split_file: JSON in CoOp's format in it; "" where the dataset's own annotations are the split.
         template: hand-written zero-shot prompt.
+        test_only: its test images stand in the place of a training set too, as in CoOp's sets for testing only.
+        validate_on_test: it has no validation images, and its test images are used.
     Raises:
-        UserError: the root, the folder, the split file or a listed part of it is missing.
+        UserError: the root, the folder, the split file or a listed part of it is missing or damaged.
     """
 
     dataset_dir: str
     image_dir: str = "images"
-    split_file: str
+    split_file: str = ""
     template: str = "a photo of a {}."
+    test_only: bool = False
+    validate_on_test: bool = False
 
     def __init__(self, cfg: Any) -> None:
         root = Path(cfg.DATASET.ROOT or "data").expanduser().absolute()
         self.prepare(root)
-        train, val, test = self.read(root)
-        if (shots := cfg.DATASET.NUM_SHOTS) >= 1:
-            rng = random.Random(cfg.SEED if cfg.SEED >= 0 else None)
-            train = few_shot(train, shots, rng)
-            val = few_shot(val, min(shots, MAX_VAL_SHOTS), rng)
-        train, val, test = subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
-        super().__init__(train_x=train, val=val, test=test)
+        folder = root / self.dataset_dir
+        images = folder / self.image_dir
+        self._check_folders(root, folder, images)
+        split, digest = self.read(folder, cfg.SEED)
+        train, val, test = split
+        if cfg.DATASET.NUM_SHOTS >= 1 and not self.test_only:
+            train, val = few_shot_set(split, digest or digest_of(split), folder, cfg.DATASET.NUM_SHOTS, cfg.SEED)
+        if self.validate_on_test:
+            val = test
+        parts = subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
+        train_x, val_x, test_x = (to_datums(part, images) for part in parts)
+        super().__init__(train_x=train_x, val=val_x, test=test_x)
 
     def prepare(self, root: Path) -> None:
         """Called before reading; a dataset that makes its own pictures does so here."""
 
-    def read(self, root: Path) -> tuple[list[Datum], list[Datum], list[Datum]]:
-        """The whole training, validation and test sets."""
-        folder = root / self.dataset_dir
-        images, split = folder / self.image_dir, folder / self.split_file
-        for path, what in (
-            (root, "data root"),
-            (folder, "dataset folder"),
-            (images, "image folder"),
-            (split, "split file"),
-        ):
-            if not path.exists():
+    def make_split(self, folder: Path, rng: random.Random) -> Split:
+        """The split by the original annotations in ``folder``, for want of a split file; it is saved as one.
+
+        ``rng`` starts from the seed, as Python's global generator does in CoOp, where this comes first to draw.
+        """
+        raise UserError(
+            f"no split file for {type(self).__name__}: looked for '{folder / self.split_file}'; "
+            "DATASETS.md says where it comes from"
+        )
+
+    def read(self, folder: Path, seed: int) -> tuple[Split, str]:
+        """The whole split, checked, and the SHA-256 of its file ("" where it has none)."""
+        path = next((p for p in places(folder, self.split_file) if p.is_file()), None) if self.split_file else None
+        split, digest = read_split(path) if path else (self._make_split(folder, seed), "")
+        if self.test_only:
+            split = Split(split.test, [], split.test)
+        where = f"'{path or folder}'"
+        check_labels(split, where)
+        if self.split_file:  # without one, make_split has seen its files
+            check_files(split, folder / self.image_dir, where)
+        if self.split_file and not path:
+            # Of two processes that make a split at once the first to write wins, and both read what is there.
+            path = keep(folder, self.split_file, split.to_json(), replace=False)
+            print(f"Split of {type(self).__name__} made from its annotations: '{path}'")
+            return self.read(folder, seed)
+        return split, digest
+
+    def _make_split(self, folder: Path, seed: int) -> Split:
+        try:
+            return self.make_split(folder, random.Random(seed if seed >= 0 else None))
+        except UserError:
+            raise
+        except (ValueError, LookupError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"the annotations in '{folder}' are damaged or do not fit together: {reason}") from error
+
+    def _check_folders(self, root: Path, folder: Path, images: Path) -> None:
+        for path, what in ((root, "data root"), (folder, "dataset folder"), (images, "image folder")):
+            if not path.is_dir():
                 raise UserError(
                     f"no {what} for {type(self).__name__}: looked for '{path}'; "
                     "name the folder that holds the datasets with --root, or DATA for the scripts"
                 )
-        return read_split(split, images)
 
 
-def read_split(path: Path, images: Path) -> tuple[list[Datum], list[Datum], list[Datum]]:
-    """The three parts of a split file; image paths are relative to ``images``.
-
-    Raises:
-        UserError: the file is not JSON in CoOp's format.
-    """
-    try:
-        split = json.loads(path.read_text(encoding="utf-8"))
-        train, val, test = (
-            [Datum(impath=f"{images}/{file}", label=int(label), classname=name) for file, label, name in split[part]]
-            for part in ("train", "val", "test")
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"'{path}' is no split file: {type(error).__name__}: {error}; it should be JSON with train, val and test, "
-            "each a list of [image, label, class name]"
-        ) from error
-    return train, val, test
+def to_datums(items: Sequence[Item], images: Path) -> list[Datum]:
+    """What the engine takes. Its files were seen in their folders' listings; ours does not look each up again."""
+    datum = getattr(Datum, "listed", Datum)
+    return [datum(impath=f"{images}/{file}", label=label, classname=name) for file, label, name in items]
 
 
-def few_shot(data: Sequence[Datum], shots: int, rng: random.Random) -> list[Datum]:
-    """``shots`` images of each class, or all where there are fewer.
-
-    Classes in the order in which they first appear, each drawn by ``rng.sample``: with ``Random(seed)``, and the
-    training set drawn before the validation set, the sets that CoOp draws.
-    """
-    by_class: dict[int, list[Datum]] = {}
-    for item in data:
-        by_class.setdefault(item.label, []).append(item)
-    chosen: list[Datum] = []
-    for items in by_class.values():
-        chosen += rng.sample(items, shots) if len(items) >= shots else items
-    return chosen
-
-
-def subsample_classes(*parts: Sequence[Datum], subsample: str = "all") -> list[list[Datum]]:
+def subsample_classes(*parts: Sequence[Item], subsample: str = "all") -> list[list[Item]]:
     """Each part reduced to the first half of the classes (base) or the second (new), relabelled from 0.
 
     Raises:
@@ -116,11 +122,4 @@ def subsample_classes(*parts: Sequence[Datum], subsample: str = "all") -> list[l
     half = math.ceil(len(labels) / 2)
     selected = labels[:half] if subsample == "base" else labels[half:]
     relabel = {label: i for i, label in enumerate(selected)}
-    return [
-        [
-            Datum(impath=item.impath, label=relabel[item.label], classname=item.classname)
-            for item in part
-            if item.label in relabel
-        ]
-        for part in parts
-    ]
+    return [[item._replace(label=relabel[item.label]) for item in part if item.label in relabel] for part in parts]

@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from dassl.data.datasets import DATASET_REGISTRY, Datum
+from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset, UserError
 from .glyphs import write_symbols
@@ -28,13 +28,7 @@ class Symbols(FewShotDataset):
 
 
 class ShiftedSymbols(Symbols):
-    """A shifted test set; it stands in the place of a training set too, as in CoOp's sets for testing only."""
-
     test_only = True
-
-    def read(self, root: Path) -> tuple[list[Datum], list[Datum], list[Datum]]:
-        test = super().read(root)[2]
-        return test, [], test
 
 
 @DATASET_REGISTRY.register()

@@ -1,0 +1,168 @@
+"""Files of a dataset: listed, read with errors that name them, and kept beside the data or in the user's cache.
+
+What a loader makes (a split, a few-shot set, a listing) belongs beside the data, where every user of it finds it. A
+data folder that cannot be written is no reason to stop: its things are then kept under the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dassl.utils
+
+UserError: type[Exception] = getattr(dassl.utils, "UserError", ValueError)  # upstream Dassl has none
+
+
+def places(folder: Path, name: str) -> tuple[Path, Path]:
+    """Where ``name`` may be kept for the dataset in ``folder``: beside the data, or in the user's cache folder."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "plot" / "datasets"
+    key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]  # two copies of a dataset share nothing
+    return folder / name, cache / f"{folder.name}-{key}" / name
+
+
+def write_whole(path: Path, text: str, replace: bool = True) -> None:
+    """Writes a file that is there whole or not at all; without ``replace``, one that is there already stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        if not replace:
+            with suppress(OSError):  # there already, or a file system without hard links
+                os.link(temporary, path)
+            if path.exists():
+                return
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def keep(folder: Path, name: str, text: str, replace: bool = True) -> Path:
+    """Writes ``text`` to the first of the two ``places`` that takes it, and returns that.
+
+    Raises:
+        OSError: neither does.
+    """
+    beside, cached = places(folder, name)
+    try:
+        write_whole(beside, text, replace)
+        return beside
+    except OSError:
+        write_whole(cached, text, replace)
+        return cached
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of an annotation file that are not empty.
+
+    Raises:
+        UserError: it is missing or no text.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except FileNotFoundError:
+        raise UserError(f"no annotation file '{path}'; DATASETS.md says how the dataset is laid out") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"'{path}' is no text file: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError where the file is missing or no JSON."""
+    try:
+        return json.loads("\n".join(read_lines(path)))
+    except json.JSONDecodeError as error:
+        raise UserError(f"'{path}' is no JSON: {error}") from error
+
+
+def read_mat(path: Path, variable: str) -> Any:
+    """A 1 x n variable of a MATLAB file, as an array of length n.
+
+    Raises:
+        UserError: the file is missing, no MATLAB file or without that variable; or scipy is not installed.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise UserError(f"'{path}' is read with scipy: pip install scipy") from None
+    if not path.is_file():
+        raise UserError(f"no annotation file '{path}'; DATASETS.md says how the dataset is laid out")
+    try:
+        return loadmat(path)[variable][0]
+    except Exception as error:  # scipy raises whatever a damaged file happens to lead to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"'{path}' is no MATLAB file with '{variable}' in it: {reason}") from error
+
+
+def missing_files(images: Path, files: Iterable[str]) -> list[str]:
+    """Those of ``files``, paths relative to ``images``, that are not there. Each folder is listed once."""
+    listed: dict[str, set[str]] = {}
+    absent = []
+    for file in files:
+        folder, _, name = file.rpartition("/")
+        if folder not in listed:
+            try:
+                with os.scandir(images / folder) as entries:
+                    listed[folder] = {entry.name for entry in entries if entry.is_file()}
+            except OSError:
+                listed[folder] = set()
+        if name not in listed[folder]:
+            absent.append(file)
+    # A file system may spell a name otherwise than it is asked for: case, or the composition of accents.
+    return [file for file in absent if not (images / file).is_file()]
+
+
+def list_classes(images: Path, ignored: Iterable[str] = ()) -> dict[str, list[str]]:
+    """Class folders in ``images`` and the files in each, both sorted, hidden ones left out.
+
+    Raises:
+        UserError: there is no folder, or an empty one.
+    """
+    folders = _class_folders(images, ignored)
+    return {folder: _list_folder(images / folder) for folder in folders}
+
+
+def list_classes_once(images: Path, dataset: Path, name: str, ignored: Iterable[str] = ()) -> dict[str, list[str]]:
+    """``list_classes``, kept as ``name`` for the dataset; only folders that changed since are listed again."""
+    kept: dict[str, list[Any]] = {}
+    for place in places(dataset, name):
+        with suppress(OSError, ValueError):
+            kept = json.loads(place.read_text(encoding="utf-8"))
+            break
+    listing, changed = {}, False
+    for folder in _class_folders(images, ignored):
+        modified = (images / folder).stat().st_mtime_ns
+        if kept.get(folder, [None])[0] != modified:
+            kept[folder] = [modified, _list_folder(images / folder)]
+            changed = True
+        listing[folder] = kept[folder][1]
+    if changed:
+        with suppress(OSError):  # it can be listed again
+            keep(dataset, name, json.dumps({folder: kept[folder] for folder in listing}))
+    return listing
+
+
+def _class_folders(images: Path, ignored: Iterable[str]) -> list[str]:
+    if not images.is_dir():
+        raise UserError(f"no image folder '{images}'; DATASETS.md says how the dataset is laid out")
+    with os.scandir(images) as entries:
+        folders = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    folders = [folder for folder in folders if folder not in set(ignored)]
+    if not folders:
+        raise UserError(f"'{images}' holds no class folders; it should have one for each class, with its pictures")
+    return folders
+
+
+def _list_folder(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        files = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
+    if not files:
+        raise UserError(f"the class folder '{folder}' is empty; fill it or remove it")
+    return files

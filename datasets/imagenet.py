@@ -1,0 +1,106 @@
+"""ImageNet (Deng et al., 2009; 1,281,167 training images, tested on its 50,000 validation images) and its variants.
+
+The folders are the split; ``classnames.txt``, a line "n01440764 tench", names them (CLIP's names, as CoOp has them).
+The variants are for testing only: -V2 (Recht et al., 2019) has folders 0 to 999 in that file's order, -Sketch (Wang
+et al., 2019) all thousand, -A (Hendrycks et al., 2021) and -R (Hendrycks et al., 2021) two hundred of them each.
+On -A and -R a model chooses between those 200 classes, labelled 0 to 199 in the order of their folders, as in CoOp.
+CoOp takes a folder's images in the order in which the file system lists them; here they are sorted.
+"""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .base import FewShotDataset
+from .files import UserError, list_classes_once, read_lines
+from .splits import Item, Split
+
+
+class ImageNetFolders(FewShotDataset):
+    """Folders that are classes, named by ``classnames.txt``."""
+
+    def read_names(self, folder: Path) -> dict[str, str]:
+        """Names by class folder, in the file's order."""
+        return dict(line.split(" ", 1) for line in read_lines(folder / "classnames.txt"))
+
+    def items(self, folder: Path, part: str = "") -> list[Item]:
+        """The images of the class folders in the image folder, or in the folder ``part`` of it."""
+        images = folder / self.image_dir / part
+        listing = list_classes_once(images, folder, f"listing{part and '_' + part}.json")
+        return self.label(listing, self.read_names(folder), images, f"{part}/" if part else "")
+
+    def label(self, listing: Mapping[str, list[str]], names: dict[str, str], images: Path, prefix: str) -> list[Item]:
+        """Labels count the folders there are, in their sorted order."""
+        if unnamed := [name for name in listing if name not in names]:
+            shown = ", ".join(f"'{name}'" for name in unnamed[:3])
+            raise UserError(f"{len(unnamed)} folders in '{images}' are not in classnames.txt: {shown}")
+        return [
+            Item(f"{prefix}{name}/{file}", label, names[name])
+            for label, (name, files) in enumerate(listing.items())
+            for file in files
+        ]
+
+
+@DATASET_REGISTRY.register()
+class ImageNet(ImageNetFolders):
+    dataset_dir = "imagenet"
+    image_dir = "images"
+    template = "a photo of a {}."
+    validate_on_test = True
+
+    def make_split(self, folder: Path, rng: random.Random) -> Split:
+        split = Split(self.items(folder, "train"), [], self.items(folder, "val"))
+        train, val = ({item.file.split("/")[1] for item in part} for part in (split.train, split.test))
+        if odd := sorted(train ^ val):
+            raise UserError(
+                f"'{folder / self.image_dir}': train and val should have the same class folders; "
+                f"{len(odd)} are in one of them only, '{odd[0]}' the first"
+            )
+        return split
+
+
+class ImageNetVariant(ImageNetFolders):
+    template = "a photo of a {}."
+    test_only = True
+
+    def make_split(self, folder: Path, rng: random.Random) -> Split:
+        return Split([], [], self.items(folder))
+
+
+@DATASET_REGISTRY.register()
+class ImageNetV2(ImageNetVariant):
+    dataset_dir = "imagenetv2"
+    image_dir = "imagenetv2-matched-frequency-format-val"
+
+    def label(self, listing: Mapping[str, list[str]], names: dict[str, str], images: Path, prefix: str) -> list[Item]:
+        """Folder 0 is the first class of classnames.txt, and so on to the last."""
+        if missing := [str(label) for label in range(len(names)) if str(label) not in listing]:
+            raise UserError(
+                f"'{images}' should have the folders 0 to {len(names) - 1}, one for each line of classnames.txt; "
+                f"{len(missing)} are missing, '{missing[0]}' the first"
+            )
+        return [
+            Item(f"{label}/{file}", label, name)
+            for label, name in enumerate(names.values())
+            for file in listing[str(label)]
+        ]
+
+
+@DATASET_REGISTRY.register()
+class ImageNetSketch(ImageNetVariant):
+    dataset_dir = "imagenet-sketch"
+    image_dir = "images"
+
+
+@DATASET_REGISTRY.register()
+class ImageNetA(ImageNetVariant):
+    dataset_dir = "imagenet-adversarial"
+    image_dir = "imagenet-a"
+
+
+@DATASET_REGISTRY.register()
+class ImageNetR(ImageNetVariant):
+    dataset_dir = "imagenet-rendition"
+    image_dir = "imagenet-r"

@@ -1,0 +1,29 @@
+"""Oxford Flowers-102 (Nilsback and Zisserman, 2008) with CoOp's split: 4,093 / 1,633 / 2,463 images.
+
+Without it: ``imagelabels.mat`` has the labels, from 1, of image_00001.jpg and on; ``cat_to_name.json`` their names.
+"""
+
+import random
+from pathlib import Path
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .base import FewShotDataset
+from .files import read_json, read_mat
+from .splits import Item, Split, split_classes
+
+
+@DATASET_REGISTRY.register()
+class OxfordFlowers(FewShotDataset):
+    dataset_dir = "oxford_flowers"
+    image_dir = "jpg"
+    split_file = "split_zhou_OxfordFlowers.json"
+    template = "a photo of a {}, a type of flower."
+
+    def make_split(self, folder: Path, rng: random.Random) -> Split:
+        names = read_json(folder / "cat_to_name.json")
+        classes: dict[int, list[Item]] = {}  # in the order in which they first appear, as CoOp draws them
+        for number, label in enumerate(map(int, read_mat(folder / "imagelabels.mat", "labels")), start=1):
+            item = Item(f"image_{number:05d}.jpg", label - 1, names[str(label)])
+            classes.setdefault(label, []).append(item)
+        return split_classes(classes.values(), rng)

@@ -1,0 +1,161 @@
+"""Splits of a dataset into training, validation and test images: CoOp's JSON files, and how CoOp makes them.
+
+{"train"|"val"|"test": [[image, label, class name], ...]}, images relative to the dataset's image folder. Where CoOp
+draws from Python's global generator, these draw from the one they are given, in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from .files import UserError, list_classes, missing_files
+
+PARTS = ("train", "val", "test")
+
+
+class Item(NamedTuple):
+    """An image, by its path relative to the image folder."""
+
+    file: str
+    label: int
+    classname: str
+
+
+class Split(NamedTuple):
+    train: list[Item]
+    val: list[Item]
+    test: list[Item]
+
+    def to_json(self) -> str:
+        return json.dumps(self._asdict(), indent=1)
+
+
+def read_split(path: Path) -> tuple[Split, str]:
+    """A split file, and its SHA-256.
+
+    Raises:
+        UserError: the file is not JSON in CoOp's format.
+    """
+    raw = path.read_bytes()
+    try:
+        content = json.loads(raw)
+        parts = [items_of(content[part]) for part in PARTS]
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"'{path}' is no split file: {reason}; it should be JSON with train, val and test, "
+            "each a list of [image, label, class name]"
+        ) from error
+    return Split(*parts), hashlib.sha256(raw).hexdigest()
+
+
+def items_of(rows: Iterable[tuple[str, int, str]]) -> list[Item]:
+    """Raises TypeError or ValueError where a row is no [image, label, class name]."""
+    items = [Item(file, int(label), name) for file, label, name in rows]
+    if not all(isinstance(item.file, str) and isinstance(item.classname, str) for item in items):
+        raise TypeError("an image or a class name is no text")
+    return items
+
+
+def digest_of(split: Split) -> str:
+    """What stands for the SHA-256 of a split file where a dataset has none."""
+    return hashlib.sha256(json.dumps(split).encode()).hexdigest()
+
+
+def check_labels(split: Split, where: str) -> None:
+    """Labels count from 0 without gaps, have one name each, and images to train on.
+
+    Raises:
+        UserError: they do not; ``where`` says what was read.
+    """
+    names: dict[int, str] = {}
+    for part in split:
+        for item in part:
+            if names.setdefault(item.label, item.classname) != item.classname:
+                first, second = names[item.label], item.classname
+                raise UserError(f"{where}: label {item.label} has two names, '{first}' and '{second}'")
+    if not names:
+        raise UserError(f"{where}: it lists no images")
+    n_cls = len(names)
+    gap = next((label for label in range(n_cls) if label not in names), None)
+    if gap is not None:
+        raise UserError(f"{where}: the labels have gaps: {n_cls} classes, but none has the label {gap}")
+    empty = sorted(set(names) - {item.label for item in split.train})
+    if empty:
+        shown = ", ".join(f"'{names[label]}'" for label in empty[:3])
+        raise UserError(f"{where}: {len(empty)} of {n_cls} classes have no training images: {shown}")
+
+
+def check_files(split: Split, images: Path, where: str) -> None:
+    """Raises UserError where images of the split are not there: how many, and the first three."""
+    files = dict.fromkeys(item.file for part in split for item in part)
+    if missing := missing_files(images, files):
+        shown = ", ".join(f"'{file}'" for file in missing[:3])
+        raise UserError(f"{where}: {len(missing)} of {len(files)} files are not in '{images}': {shown}")
+
+
+def split_by_folder(
+    images: Path,
+    rng: random.Random,
+    ignored: Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
+    p_train: float = 0.5,
+    p_val: float = 0.2,
+) -> Split:
+    """One folder a class, split at random, class by class in the folders' sorted order; the rest is for testing.
+
+    CoOp shuffles a folder's unsorted listing; here it is sorted first, so that the split does not depend on the file
+    system. ``names`` renames classes.
+
+    Raises:
+        UserError: a folder has too few images for three parts.
+    """
+    grouped = {}
+    for label, (folder, files) in enumerate(list_classes(images, ignored).items()):
+        name = (names or {}).get(folder, folder)
+        grouped[folder] = [Item(f"{folder}/{file}", label, name) for file in files]
+    return split_classes(grouped.values(), rng, p_train, p_val)
+
+
+def split_classes(classes: Iterable[list[Item]], rng: random.Random, p_train: float = 0.5, p_val: float = 0.2) -> Split:
+    """Each class shuffled and cut in three, in the order in which the classes come.
+
+    Raises:
+        UserError: a class has too few images for three parts.
+    """
+    split = Split([], [], [])
+    for items in classes:
+        items = list(items)
+        rng.shuffle(items)
+        n_train, n_val = round(len(items) * p_train), round(len(items) * p_val)
+        if not (n_train and n_val and n_train + n_val < len(items)):
+            raise UserError(f"class '{items[0].classname}' has {len(items)} images, too few to split in three")
+        split.train.extend(items[:n_train])
+        split.val.extend(items[n_train : n_train + n_val])
+        split.test.extend(items[n_train + n_val :])
+    return split
+
+
+def split_train_val(trainval: Iterable[Item], test: list[Item], rng: random.Random, p_val: float = 0.2) -> Split:
+    """Where the annotations fix the test images: a fifth of each class's others, at random, is for validation.
+
+    Raises:
+        UserError: a class has too few images.
+    """
+    by_class: dict[int, list[Item]] = {}
+    for item in trainval:
+        by_class.setdefault(item.label, []).append(item)
+    split = Split([], [], test)
+    for items in by_class.values():
+        n_val = round(len(items) * p_val)
+        if not n_val:
+            raise UserError(f"class '{items[0].classname}' has {len(items)} images, too few to split in two")
+        rng.shuffle(items)
+        split.val.extend(items[:n_val])
+        split.train.extend(items[n_val:])
+    return split

@@ -1,0 +1,36 @@
+"""Stanford Cars (Krause, Stark, Deng and Fei-Fei, 2013) with CoOp's split: 6,509 / 1,635 / 8,041 images.
+
+Without it: the devkit's ``cars_train_annos.mat`` and ``cars_meta.mat``, and ``cars_test_annos_withlabels.mat``. The
+year, last in a class's name, comes first: "AM General Hummer SUV 2000" is "2000 AM General Hummer SUV".
+"""
+
+import random
+from pathlib import Path
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .base import FewShotDataset
+from .files import read_mat
+from .splits import Item, Split, split_train_val
+
+
+@DATASET_REGISTRY.register()
+class StanfordCars(FewShotDataset):
+    dataset_dir = "stanford_cars"
+    image_dir = ""
+    split_file = "split_zhou_StanfordCars.json"
+    template = "a photo of a {}."
+
+    def make_split(self, folder: Path, rng: random.Random) -> Split:
+        names = []
+        for name in read_mat(folder / "devkit" / "cars_meta.mat", "class_names"):
+            model, _, year = name[0].rpartition(" ")
+            names.append(f"{year} {model}")
+
+        def items(images: str, annotations: str) -> list[Item]:
+            rows = read_mat(folder / annotations, "annotations")
+            labelled = [(row["fname"][0], int(row["class"][0, 0]) - 1) for row in rows]
+            return [Item(f"{images}/{file}", label, names[label]) for file, label in labelled]
+
+        trainval = items("cars_train", "devkit/cars_train_annos.mat")
+        return split_train_val(trainval, items("cars_test", "cars_test_annos_withlabels.mat"), rng)

@@ -27,6 +27,7 @@ setup(
         "tensorboard",
         "scikit-learn",
         "matplotlib",
+        "gdown",  # datasets.prepare: CoOp's split files are on Google Drive
     ],
     extras_require={
         "dev": ["pytest", "hypothesis", "pot", "ruff", "mypy", "types-PyYAML", "types-tabulate", "types-tqdm"]

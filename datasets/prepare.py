@@ -1,0 +1,190 @@
+"""Gets datasets and checks them, so that a run does not find out: python -m datasets.prepare NAME... [--root DATA]
+
+    python -m datasets.prepare caltech101 dtd             # download, unpack, lay out as CoOp's users have them, check
+    python -m datasets.prepare --check                    # a table of all fifteen: ready, incomplete or absent
+    python -m datasets.prepare dtd --check --decode       # decodes every picture, and names every bad file
+
+Exit code: 0 what was named is ready, 1 it is not, 2 an error, 130 interrupted; the same command goes on. --check also
+takes the datasets that are not downloaded: image_folder (--root is then its folder) and symbols.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from .archives import unpack
+from .checks import check, registered
+from .download import DISK_FULL, download
+from .files import UserError
+from .layout import File, Source
+from .sources import SOURCES
+
+WORK = ".prepare"  # in the dataset's folder: what is not laid out yet
+THE_USERS_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message}; see python -m datasets.prepare --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m datasets.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SOURCES))
+    parser.add_argument(
+        "--root",
+        default=os.environ.get("DATA") or "data",
+        help="the folder that holds the datasets (default: $DATA, else data)",
+    )
+    parser.add_argument("--check", action="store_true", help="download nothing")
+    parser.add_argument("--decode", action="store_true", help="decode every picture, not only a few")
+    parser.add_argument("--mirror", default="", metavar="URL", help="take every file from URL/<its name>")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        return run(build_parser().parse_args(argv))
+    except UserError as error:
+        return fail(str(error))
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            return fail(
+                f"the disk or a quota is full: {error.strerror}: '{error.filename}'; nothing half-written is left"
+            )
+        if error.errno not in THE_USERS_DISK:
+            raise
+        return fail(f"{error.strerror}: '{error.filename}'")
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from what was downloaded", file=sys.stderr)
+        return 130
+
+
+def fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def run(args: argparse.Namespace) -> int:
+    root = Path(args.root).expanduser().absolute()
+    names = list(dict.fromkeys(args.names))
+    for name in names:
+        check_name(name, args.check)
+    if args.mirror and not args.mirror.startswith(("http://", "https://")):
+        raise UserError(f"--mirror '{args.mirror}' is no address; it should start with http:// or https://")
+    if not names and not args.check:
+        raise UserError(f"name a dataset ({', '.join(SOURCES)}), or give --check for a table of all")
+    failed = 0
+    if not args.check:
+        for name in names:
+            try:
+                prepare(name, SOURCES[name], root, args.mirror)
+            except UserError as error:  # the others may still be had
+                failed = fail(f"{name}: {error}")
+    statuses = {name: check(name, root, args.decode) for name in names or SOURCES}
+    print(f"\nData root: {root}" if root.is_dir() else f"\nData root: {root}, which does not exist")
+    print(tabulate([(name, *status[:2]) for name, status in statuses.items()], headers=["dataset", "state", ""]))
+    for status in statuses.values():
+        for line in status.bad:
+            print(line)
+    return failed or int(bool(names) and any(status.state != "ready" for status in statuses.values()))
+
+
+def check_name(name: str, only_check: bool) -> None:
+    """Raises UserError for what is no dataset, or none that can be downloaded."""
+    if name in SOURCES or (only_check and registered(name)):
+        return
+    if registered(name):
+        raise UserError(f"'{name}' is not downloaded; --check alone takes it")
+    nearest = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0)[0]
+    raise UserError(f"no dataset '{name}'; the nearest is '{nearest}', and there are {', '.join(SOURCES)}")
+
+
+def prepare(name: str, source: Source, root: Path, mirror: str = "") -> None:
+    """Fetches and lays out what is not there yet.
+
+    Raises:
+        UserError: a file that the dataset needs cannot be had; the others are laid out nevertheless.
+    """
+    folder = root / source.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    refusals = []
+    with locked(folder):
+        for file in source.files:
+            if all((folder / place).exists() for place in file.places):
+                continue
+            try:
+                fetch(name, file, folder, root, mirror)
+            except UserError as error:
+                if not file.optional:
+                    refusals.append(str(error))
+                print(f"{name}: {file.name} cannot be had" + (", nor is it needed" if file.optional else ""))
+        with contextlib.suppress(OSError):
+            (folder / WORK).rmdir()  # unless it holds something to go on from
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # unless something came
+    if source.steps and source.missing(root):
+        print(f"\n{source.steps.format(folder=folder)}\n")
+    if refusals:
+        raise UserError("; ".join(refusals))
+
+
+def fetch(name: str, file: File, folder: Path, root: Path, mirror: str) -> None:
+    """One file of a dataset, downloaded, checked and laid out."""
+    work = folder / WORK
+    target = work / file.name
+    urls = (f"{mirror.rstrip('/')}/{file.name}",) if mirror else file.urls
+    elsewhere = root / "imagenet" / file.name  # ImageNet and its four test sets share one list of class names
+    if file.name == "classnames.txt" and elsewhere.is_file():
+        work.mkdir(exist_ok=True)
+        shutil.copyfile(elsewhere, target)
+    else:
+        print(f"{name}: fetching {file.name} from {urls[0]}", flush=True)
+    download(urls, target, file.checksum)
+    if file.unpacks:
+        print(f"{name}: unpacking {file.name}", flush=True)
+        unpack(target, file.unpacks, folder, file.inner)
+        target.unlink()
+        return
+    if target.suffix == ".json":
+        try:
+            json.loads(target.read_bytes())
+        except ValueError:
+            target.unlink()
+            raise UserError(f"{urls[0]} gives something else than '{file.name}': it is no JSON") from None
+    target.replace(folder / file.name)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Raises UserError while another process prepares the same dataset."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"another process is preparing '{folder}'") from None
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +41,24 @@ class FewShotDataset(DatasetBase):
     validate_on_test: bool = False
 
     def __init__(self, cfg: Any) -> None:
-        root = Path(cfg.DATASET.ROOT or "data").expanduser().absolute()
+        with collector_paused():
+            root = Path(cfg.DATASET.ROOT or "data").expanduser().absolute()
+            parts = self._load(root, cfg)
+            train_x, val, test = (to_datums(part, root / self.dataset_dir / self.image_dir) for part in parts)
+            super().__init__(train_x=train_x, val=val, test=test)
+
+    def _load(self, root: Path, cfg: Any) -> list[list[Item]]:
+        """The images of the run: those of its few-shot set, and of its classes."""
         self.prepare(root)
         folder = root / self.dataset_dir
-        images = folder / self.image_dir
-        self._check_folders(root, folder, images)
+        self._check_folders(root, folder, folder / self.image_dir)
         split, digest = self.read(folder, cfg.SEED)
         train, val, test = split
         if cfg.DATASET.NUM_SHOTS >= 1 and not self.test_only:
             train, val = few_shot_set(split, digest or digest_of(split), folder, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         if self.validate_on_test:
             val = test
-        parts = subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
-        train_x, val_x, test_x = (to_datums(part, images) for part in parts)
-        super().__init__(train_x=train_x, val=val_x, test=test_x)
+        return subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
 
     def prepare(self, root: Path) -> None:
         """Called before reading; a dataset that makes its own pictures does so here."""
@@ -102,10 +108,23 @@ class FewShotDataset(DatasetBase):
                 )
 
 
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """For ImageNet's million images: looking for garbage among them again and again takes longer than reading them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def to_datums(items: Sequence[Item], images: Path) -> list[Datum]:
     """What the engine takes. Its files were seen in their folders' listings; ours does not look each up again."""
     datum = getattr(Datum, "listed", Datum)
-    return [datum(impath=f"{images}/{file}", label=label, classname=name) for file, label, name in items]
+    prefix = f"{images}/"
+    return [datum(impath=prefix + file, label=label, classname=name) for file, label, name in items]
 
 
 def subsample_classes(*parts: Sequence[Item], subsample: str = "all") -> list[list[Item]]:

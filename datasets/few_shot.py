@@ -84,8 +84,8 @@ def _read(path: Path, split: Split, digest: str) -> tuple[list[Item], list[Item]
         train, val = items_of(content["train"]), items_of(content["val"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    whole = train and set(train) <= set(split.train) and set(val) <= set(split.val)
-    return (train, val) if whole else None
+    strangers = set(train).difference(split.train) | set(val).difference(split.val)
+    return (train, val) if train and not strangers else None
 
 
 class _Datum:

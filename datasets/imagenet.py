@@ -17,56 +17,56 @@ from .base import FewShotDataset
 from .files import UserError, list_classes_once, read_lines
 from .splits import Item, Split
 
+Listing = Mapping[str, list[str]]  # the files in each class folder
+
 
 class ImageNetFolders(FewShotDataset):
     """Folders that are classes, named by ``classnames.txt``."""
+
+    template = "a photo of a {}."
 
     def read_names(self, folder: Path) -> dict[str, str]:
         """Names by class folder, in the file's order."""
         return dict(line.split(" ", 1) for line in read_lines(folder / "classnames.txt"))
 
-    def items(self, folder: Path, part: str = "") -> list[Item]:
-        """The images of the class folders in the image folder, or in the folder ``part`` of it."""
-        images = folder / self.image_dir / part
-        listing = list_classes_once(images, folder, f"listing{part and '_' + part}.json")
-        return self.label(listing, self.read_names(folder), images, f"{part}/" if part else "")
+    def list_part(self, folder: Path, part: str = "") -> Listing:
+        """The class folders in the image folder, or in the folder ``part`` of it."""
+        return list_classes_once(folder / self.image_dir / part, folder, f"listing{part and '_' + part}.json")
 
-    def label(self, listing: Mapping[str, list[str]], names: dict[str, str], images: Path, prefix: str) -> list[Item]:
-        """Labels count the folders there are, in their sorted order."""
+    def label(self, listing: Listing, names: Mapping[str, str], prefix: str = "") -> list[Item]:
+        """Labels count the folders that are there, in their sorted order."""
         if unnamed := [name for name in listing if name not in names]:
             shown = ", ".join(f"'{name}'" for name in unnamed[:3])
-            raise UserError(f"{len(unnamed)} folders in '{images}' are not in classnames.txt: {shown}")
-        return [
-            Item(f"{prefix}{name}/{file}", label, names[name])
-            for label, (name, files) in enumerate(listing.items())
-            for file in files
-        ]
+            raise UserError(f"{self.dataset_dir}: {len(unnamed)} class folders are not in classnames.txt: {shown}")
+        items: list[Item] = []
+        for label, (folder, files) in enumerate(listing.items()):
+            path, name = f"{prefix}{folder}/", names[folder]
+            items += [Item(path + file, label, name) for file in files]
+        return items
 
 
 @DATASET_REGISTRY.register()
 class ImageNet(ImageNetFolders):
     dataset_dir = "imagenet"
     image_dir = "images"
-    template = "a photo of a {}."
     validate_on_test = True
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
-        split = Split(self.items(folder, "train"), [], self.items(folder, "val"))
-        train, val = ({item.file.split("/")[1] for item in part} for part in (split.train, split.test))
-        if odd := sorted(train ^ val):
+        names = self.read_names(folder)
+        train, val = self.list_part(folder, "train"), self.list_part(folder, "val")
+        if odd := sorted(train.keys() ^ val.keys()):
             raise UserError(
                 f"'{folder / self.image_dir}': train and val should have the same class folders; "
                 f"{len(odd)} are in one of them only, '{odd[0]}' the first"
             )
-        return split
+        return Split(self.label(train, names, "train/"), [], self.label(val, names, "val/"))
 
 
 class ImageNetVariant(ImageNetFolders):
-    template = "a photo of a {}."
     test_only = True
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
-        return Split([], [], self.items(folder))
+        return Split([], [], self.label(self.list_part(folder), self.read_names(folder)))
 
 
 @DATASET_REGISTRY.register()
@@ -74,12 +74,12 @@ class ImageNetV2(ImageNetVariant):
     dataset_dir = "imagenetv2"
     image_dir = "imagenetv2-matched-frequency-format-val"
 
-    def label(self, listing: Mapping[str, list[str]], names: dict[str, str], images: Path, prefix: str) -> list[Item]:
+    def label(self, listing: Listing, names: Mapping[str, str], prefix: str = "") -> list[Item]:
         """Folder 0 is the first class of classnames.txt, and so on to the last."""
         if missing := [str(label) for label in range(len(names)) if str(label) not in listing]:
             raise UserError(
-                f"'{images}' should have the folders 0 to {len(names) - 1}, one for each line of classnames.txt; "
-                f"{len(missing)} are missing, '{missing[0]}' the first"
+                f"'{self.image_dir}' should have the folders 0 to {len(names) - 1}, one for each line of "
+                f"classnames.txt; {len(missing)} are missing, '{missing[0]}' the first"
             )
         return [
             Item(f"{label}/{file}", label, name)

@@ -75,6 +75,9 @@ def unpack(archive: Path, unpacks: Mapping[str, str], folder: Path, inner: str =
         raise UserError(
             f"'{archive.name}' is damaged or no archive ({reason}); it was removed, the same command fetches it anew"
         ) from error
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -148,7 +148,7 @@ def _transfer(url: str, part: Path) -> bool:
             open(part, "ab" if have else "wb") as out,
             tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
         ):
-            while chunk := response.read(CHUNK):
+            while chunk := response.read1(CHUNK):
                 out.write(chunk)
                 bar.update(len(chunk))
     return total is None or _size(part) == total

@@ -67,9 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         return fail(str(error))
     except OSError as error:
         if error.errno in DISK_FULL:
-            return fail(
-                f"the disk or a quota is full: {error.strerror}: '{error.filename}'; nothing half-written is left"
-            )
+            return fail(f"the disk is full: {error.strerror}: '{error.filename}'; nothing half-written is left")
         if error.errno not in THE_USERS_DISK:
             raise
         return fail(f"{error.strerror}: '{error.filename}'")

@@ -1,0 +1,296 @@
+"""A user's own pictures, and the examples of DATASETS.md run as they stand there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import datasets
+import train
+import trainers
+from dassl.config import get_cfg_default
+from dassl.data import DataManager
+from dassl.data.datasets import DATASET_REGISTRY, build_dataset
+from dassl.utils import UserError
+from datasets import prepare
+from datasets.image_folder import SPLIT_FILE
+
+REPOSITORY = Path(datasets.__file__).resolve().parents[1]
+
+
+def config(root: Path, name: str = "ImageFolder", seed: int = 1, **dataset: object):
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.SEED, cfg.VERBOSE = str(root), name, seed, False
+    for key, value in dataset.items():
+        cfg.DATASET[key] = value
+    return cfg
+
+
+def fill(folder: Path, n: int = 10, ending: str = ".png") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        Image.new("RGB", (8, 6), (i, 90, 200)).save(folder / f"{i}{ending}")
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "pictures"
+
+
+def files(items: list) -> set[str]:
+    return {item.impath for item in items}
+
+
+def test_one_folder_a_class(root: Path) -> None:
+    for name in ("sea_horse", "Crème brûlée", "a b"):
+        fill(root / name)
+    (root / "notes.txt").write_text("not a class")
+    (root / "sea_horse" / "Thumbs.db").write_text("not a picture")
+    (root / ".git").mkdir()
+    dataset = build_dataset(config(root))
+    assert dataset.classnames == ["Crème brûlée", "a b", "sea horse"]
+    parts = (dataset.train_x, dataset.val, dataset.test)
+    assert [Counter(item.label for item in part) for part in parts] == [dict.fromkeys(range(3), n) for n in (5, 2, 3)]
+    assert len(set().union(*map(files, parts))) == 30
+    split = json.loads((root / SPLIT_FILE).read_text())
+    assert sorted(split) == ["test", "train", "val"] and sorted(row[0] for row in split["val"])[0].count("/") == 1
+    again = build_dataset(config(root, seed=2, NUM_SHOTS=4))
+    assert files(again.test) == files(dataset.test)  # whatever the seed
+    assert len(again.train_x) == 12 and files(again.train_x) <= files(dataset.train_x)
+    assert build_dataset(config(root, seed=3)).classnames == dataset.classnames  # split_fewshot/ is no class
+
+
+def test_the_split_follows_the_seed_that_makes_it(root: Path) -> None:
+    fill(root / "a", 30)
+    fill(root / "b", 30)
+    tests = []
+    for seed in (1, 2, 1):
+        tests.append(files(build_dataset(config(root, seed=seed)).test))
+        (root / SPLIT_FILE).unlink()
+    assert tests[0] == tests[2] != tests[1]
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(2, (1, 0, 1)), (3, (2, 0, 1)), (4, (2, 1, 1)), (5, (2, 1, 2))])
+def test_small_classes_have_something_to_train_and_to_test_on(n: int, sizes: tuple[int, ...], root: Path) -> None:
+    fill(root / "a", n)
+    dataset = build_dataset(config(root))
+    assert (len(dataset.train_x), len(dataset.val), len(dataset.test)) == sizes
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".JPEG", ".Png", ".bmp", ".webp", ".gif", ".tif", ".TIFF"])
+def test_kinds_of_pictures(ending: str, root: Path) -> None:
+    fill(root / "a", 4, ending)
+    data = DataManager(config(root)).train_loader_x.dataset
+    assert data[0]["img"].shape[0] == 3 and data[0]["impath"].endswith(ending)
+
+
+def test_parts_of_your_own(root: Path) -> None:
+    for part, n in (("train", 4), ("val", 2), ("test", 3)):
+        fill(root / part / "sea_horse", n)
+        fill(root / part / "crab", n)
+    dataset = build_dataset(config(root))
+    assert dataset.classnames == ["crab", "sea horse"]
+    assert (len(dataset.train_x), len(dataset.val), len(dataset.test)) == (8, 4, 6)
+    assert not list(root.glob("*.json"))
+    assert len(build_dataset(config(root, NUM_SHOTS=1)).train_x) == 2
+    fill(root / "train" / "extra", 4)  # listed anew at each start: nothing is saved
+    assert build_dataset(config(root)).num_classes == 3
+    new = build_dataset(config(root, SUBSAMPLE_CLASSES="new"))
+    assert new.classnames == ["sea horse"]
+
+
+@pytest.mark.parametrize(("given", "sizes"), [("test", (4, 0, 2)), ("val", (4, 2, 2))])
+def test_parts_that_are_left_out(given: str, sizes: tuple[int, ...], root: Path) -> None:
+    fill(root / "train" / "a", 4)
+    fill(root / given / "a", 2)
+    manager = DataManager(config(root))
+    dataset = manager.dataset
+    assert (len(dataset.train_x), len(dataset.val), len(dataset.test)) == sizes
+    assert (manager.val_loader is None) == (sizes[1] == 0)
+
+
+def test_a_class_called_train(root: Path) -> None:
+    for name in ("bus", "plane", "train"):
+        fill(root / name)
+    assert build_dataset(config(root)).classnames == ["bus", "plane", "train"]
+
+
+def test_names_of_your_own(root: Path) -> None:
+    fill(root / "n01")
+    fill(root / "n02")
+    assert build_dataset(config(root, NUM_SHOTS=2)).classnames == ["n01", "n02"]
+    (root / "classnames.json").write_text('{"n02": "électric ray"}', encoding="utf-8")
+    first = build_dataset(config(root, NUM_SHOTS=2))
+    assert first.classnames == ["n01", "électric ray"]
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ("{", r"classnames.json' is no JSON"),
+        ('["a"]', r"classnames.json' should be a JSON object"),
+        ('{"a": 3}', r"classnames.json' should be a JSON object"),
+        ('{"c": "crab"}', r"classnames.json' names 'c', which is no class folder; there are a, b_b"),
+        ('{"a": "b b"}', r"the classes 'a' and 'b_b' in '.*' have one name, 'b b'"),
+    ],
+)
+def test_mistakes_in_the_names(names: str, says: str, root: Path) -> None:
+    fill(root / "a")
+    fill(root / "b_b")
+    (root / "classnames.json").write_text(names)
+    with pytest.raises(UserError, match=says):
+        build_dataset(config(root))
+
+
+def test_mistakes_in_the_folders(root: Path) -> None:
+    def fails(says: str) -> None:
+        with pytest.raises(UserError, match=says) as error:
+            build_dataset(config(root))
+        assert "\n" not in str(error.value)
+
+    fails("no data root for ImageFolder: looked for")
+    root.mkdir()
+    fails("holds no class folders")
+    fill(root / "crab")
+    empty = fill(root / "sea horse", 0)
+    fails(f"class folder '{empty}' is empty")
+    (empty / "a.txt").touch()
+    fails(f"class folder '{empty}' has no pictures in it")
+    fill(empty, 1)
+    fails("the class folder 'sea horse' has one picture; two are needed")
+    assert not (root / SPLIT_FILE).exists()
+
+
+def test_mistakes_in_the_parts(root: Path) -> None:
+    fill(root / "train" / "crab")
+    with pytest.raises(UserError, match=r"has train/ but no test/ \(nor val/\) beside it"):
+        build_dataset(config(root))
+    fill(root / "test" / "crap")
+    with pytest.raises(UserError, match="test/crap' is no class of train/: crab"):
+        build_dataset(config(root))
+    empty = fill(root / "test" / "crab", 0)
+    with pytest.raises(UserError, match=f"class folder '{empty}' is empty"):
+        build_dataset(config(root))
+
+
+def test_pictures_that_come_and_go(root: Path) -> None:
+    fill(root / "crab")
+    build_dataset(config(root))
+    fill(root / "crab", 12)
+    with pytest.raises(UserError, match=r"2 pictures have come to .*'crab/10.png' the first; remove 'split_zhou_Image"):
+        build_dataset(config(root))
+    for i in (3, 10, 11):
+        (root / "crab" / f"{i}.png").unlink()
+    with pytest.raises(UserError, match=r"1 of 10 files are not in .*'crab/3.png'"):
+        build_dataset(config(root))
+    (root / SPLIT_FILE).unlink()
+    assert len(build_dataset(config(root)).test) == 9 - 4 - 2
+
+
+@pytest.fixture
+def read_only(root: Path) -> Iterator[Path]:
+    fill(root / "crab")
+    fill(root / "sea horse")
+    mounted = os.geteuid() == 0  # whom permissions do not stop
+    if mounted:
+        for options in ("bind", "remount,ro,bind"):
+            done = subprocess.run(["mount", "-o", options, str(root), str(root)], capture_output=True)
+            if done.returncode:
+                pytest.skip("no file system can be mounted here")
+    else:
+        root.chmod(0o555)
+    yield root
+    subprocess.run(["umount", "-l", str(root)], check=True) if mounted else root.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be_written(read_only: Path, tmp_path: Path) -> None:
+    first = build_dataset(config(read_only, NUM_SHOTS=2))
+    assert sorted(os.listdir(read_only)) == ["crab", "sea horse"]
+    (kept,) = (tmp_path / "cache").rglob(SPLIT_FILE)
+    assert len(json.loads(kept.read_text())["train"]) == 10
+    second = build_dataset(config(read_only, NUM_SHOTS=2))
+    assert [files(first.train_x), files(first.test)] == [files(second.train_x), files(second.test)]
+
+
+def test_bad_pictures_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(root / "crab")
+    assert prepare.main(["image_folder", "--root", str(root), "--check", "--decode"]) == 0
+    assert "1 classes, 5 / 2 / 3 images, all decoded" in capsys.readouterr().out
+    (root / "crab" / "4.png").write_bytes(b"")
+    assert prepare.main(["image_folder", "--root", str(root), "--check", "--decode"]) == 1
+    assert f"cannot decode image {root / 'crab' / '4.png'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["truncated", "zero bytes", "text"])
+def test_a_training_run_names_a_bad_picture(
+    damage: str, root: Path, run_args: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for part in ("train", "test"):
+        fill(root / part / "crab", 3, ".jpg")
+        fill(root / part / "sea horse", 3, ".jpg")
+    bad = root / "train" / "sea horse" / "1.jpg"
+    bad.write_bytes({"truncated": bad.read_bytes()[:200], "zero bytes": b"", "text": b"no picture"}[damage])
+    configs = ("--dataset-config-file", str(REPOSITORY / "configs/datasets/image_folder.yaml"))
+    trainer = ("--trainer", "CoOp", "--config-file", str(REPOSITORY / "configs/trainers/CoOp/rn50_ep50.yaml"))
+    options = ("INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "6")
+    assert train.main([*run_args, "--root", str(root), *configs, *trainer, *options]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: cannot decode image {bad}") and err.count("\n") == 1
+    assert not list(tmp_path.rglob("result.json"))
+
+
+# --- DATASETS.md
+
+
+def blocks(heading: str) -> list[tuple[str, str]]:
+    """(language, text) of the code blocks below a heading of DATASETS.md."""
+    text = (REPOSITORY / "DATASETS.md").read_text(encoding="utf-8")
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"^```(\w*)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+
+
+def test_the_worked_example(tmp_path: Path) -> None:
+    code = {language: text for language, text in blocks("Your own pictures") if language}
+    for name in ("scripts", "configs", "datasets", "assets"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    env = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run(sys.executable, "-c", code["python"])
+    check, train, zero_shot = code["bash"].strip().splitlines()
+    promised = re.search(r"The first says `(.*?)`", (REPOSITORY / "DATASETS.md").read_text(encoding="utf-8"))
+    assert promised and promised[1].split() == run("bash", "-ec", check).splitlines()[-1].split()[1:]
+    assert "PLOT on image_folder, 4 shots" in run("bash", "-ec", train)
+    assert "Prompt: a drawing of a {}." in run("bash", "-ec", zero_shot)
+    (result,) = (tmp_path / "output").glob("image_folder/PLOT/symbols_4shots/*/seed1/result.json")
+    assert json.loads(result.read_text())["counts"] == {"classes": 3, "train": 12, "val": 12, "test": 18}
+
+
+def test_a_dataset_in_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ((language, code),) = [block for block in blocks("A dataset of your own in code") if block[0]]
+    assert language == "python" and len(code[code.index("@") :].splitlines()) < 15
+    fill(tmp_path / "birds" / "images" / "hen", ending=".jpg")
+    fill(tmp_path / "birds" / "images" / "owl", ending=".jpg")
+    monkeypatch.setattr(DATASET_REGISTRY, "_objects", dict(DATASET_REGISTRY._objects))
+    exec(code, {"__name__": "birds"})
+    dataset = build_dataset(config(tmp_path, "Birds", NUM_SHOTS=2, SUBSAMPLE_CLASSES="new"))
+    assert prepare.main(["birds", "--root", str(tmp_path), "--check", "--decode"]) == 0
+    assert dataset.classnames == ["owl"] and (len(dataset.train_x), len(dataset.test)) == (2, 3)
+    assert (tmp_path / "birds" / "split_zhou_Birds.json").is_file()

@@ -85,7 +85,12 @@ class FewShotDataset(DatasetBase):
             check_files(split, folder / self.image_dir, where)
         if self.split_file and not path:
             # Of two processes that make a split at once the first to write wins, and both read what is there.
-            path = keep(folder, self.split_file, split.to_json(), replace=False)
+            try:
+                path = keep(folder, self.split_file, split.to_json(), replace=False)
+            except OSError as error:
+                where = " nor ".join(f"'{place.parent}'" for place in places(folder, self.split_file))
+                reason = f"{error.strerror}; XDG_CACHE_HOME names another cache folder"
+                raise UserError(f"the split that was made can be saved neither in {where}: {reason}") from error
             print(f"Split of {type(self).__name__} made from its annotations: '{path}'")
             return self.read(folder, seed)
         return split, digest

@@ -85,7 +85,11 @@ def _read(path: Path, split: Split, digest: str) -> tuple[list[Item], list[Item]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     strangers = set(train).difference(split.train) | set(val).difference(split.val)
-    return (train, val) if train and not strangers else None
+    return None if strangers or _classes(train) != _classes(split.train) else (train, val)
+
+
+def _classes(items: list[Item]) -> set[int]:
+    return {item.label for item in items}
 
 
 class _Datum:
@@ -125,12 +129,14 @@ def read_pickle(path: Path, split: Split) -> tuple[list[Item], list[Item]]:
         matches = [(row, _by_tail(row[0], known)) for row in rows]
         unknown += [row[0] for row, item in matches if item is None or item[1:] != row[1:]]
         found.append([item for _, item in matches if item is not None])
-    if unknown or not found[0]:
-        shown = ", ".join(f"'{file}'" for file in unknown[:3]) or "it is empty"
+    if unknown:
+        shown = ", ".join(f"'{file}'" for file in unknown[:3])
         raise UserError(
             f"'{path}': {len(unknown)} of its {sum(map(len, parts))} images are not the split's here, "
             f"by the end of their paths, label and class name: {shown}; {remedy}"
         )
+    if absent := _classes(split.train) - _classes(found[0]):
+        raise UserError(f"'{path}': it has no training images of {len(absent)} of the split's classes; {remedy}")
     return found[0], found[1]
 
 

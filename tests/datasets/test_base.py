@@ -1,117 +1,233 @@
-"""Few-shot sets are CoOp's; base and new classes; mistakes in the data folder."""
+"""Split files and what can be wrong with them, base and new classes, pictures of every kind."""
 
 import json
 import os
-import random
-from collections.abc import Sequence
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
-import datasets  # noqa: F401 - registers them
-import trainers
-from dassl.config import get_cfg_default
-from dassl.data.datasets import Datum, build_dataset
-from dassl.utils import UserError
-from datasets.base import few_shot, subsample_classes
+import train
+from dassl.data.datasets import DATASET_REGISTRY, Datum, base_dataset
+from dassl.utils import UserError, read_image
+from datasets.base import FewShotDataset, subsample_classes
+from datasets.splits import Item
 
-REAL = Path(os.environ.get("PLOT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from .trees import build, dtd
 
-
-def config(root: Path, **dataset: object):
-    cfg = get_cfg_default()
-    trainers.extend_cfg(cfg)
-    cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.SEED = str(root), "Caltech101", 1
-    for key, value in dataset.items():
-        cfg.DATASET[key] = value
-    return cfg
+SPLIT = "split_zhou_DescribableTextures.json"
 
 
-def as_coop_draws(items: list[list], val: list[list], shots: int, seed: int) -> list[list[str]]:
-    """CoOp's procedure, spelled out: Python's own generator, seeded; training first, then validation."""
-    random.seed(seed)
-    drawn = []
-    for part, n in ((items, shots), (val, min(shots, 4))):
-        by_label: dict[int, list[str]] = {}
-        for path, label, _ in part:
-            by_label.setdefault(label, []).append(path)
-        drawn.append(
-            [p for paths in by_label.values() for p in (random.sample(paths, n) if len(paths) >= n else paths)]
-        )
-    return drawn
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """dtd, with its split file."""
+    folder = dtd(tmp_path / "data")
+    build(folder.parent, "dtd")
+    return folder
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("shots", [1, 2, 4, 16])
-def test_few_shot_sets_are_coops(data_root: Path, shots: int, seed: int) -> None:
-    cfg = config(data_root, NUM_SHOTS=shots)
-    cfg.SEED = seed
-    random.seed(99)  # what others drew before does not matter
-    dataset = build_dataset(cfg)
-    split = json.loads((data_root / "caltech-101/split_zhou_Caltech101.json").read_text())
-    images = data_root / "caltech-101" / "101_ObjectCategories"
-    train, val = as_coop_draws(split["train"], split["val"], shots, seed)
-    assert [d.impath for d in dataset.train_x] == [f"{images}/{p}" for p in train]
-    assert [d.impath for d in dataset.val] == [f"{images}/{p}" for p in val]
-    assert [d.impath for d in dataset.test] == [f"{images}/{p}" for p, _, _ in split["test"]]
+def change(folder: Path, **parts: Any) -> None:
+    """Replaces parts of the split file; None removes one."""
+    split = {**json.loads((folder / SPLIT).read_text()), **parts}
+    (folder / SPLIT).write_text(json.dumps({part: rows for part, rows in split.items() if rows is not None}))
 
 
-@pytest.mark.skipif(not (REAL / "caltech-101").is_dir(), reason="the real Caltech-101 is not there; set PLOT_DATA")
-def test_the_real_caltech101() -> None:
-    whole = build_dataset(config(REAL))
-    assert [len(whole.train_x), len(whole.val), len(whole.test), whole.num_classes] == [4128, 1649, 2465, 100]
-    few = build_dataset(config(REAL, NUM_SHOTS=16))
-    split = json.loads((REAL / "caltech-101/split_zhou_Caltech101.json").read_text())
-    train, val = as_coop_draws(split["train"], split["val"], 16, 1)
-    assert [d.impath.split("101_ObjectCategories/")[1] for d in few.train_x] == train
-    assert [d.impath.split("101_ObjectCategories/")[1] for d in few.val] == val
-
-
-def datums(folder: Path, labels: Sequence[int]) -> list[Datum]:
-    """An item for each label, with an empty file as its image."""
-    for i in range(len(labels)):
-        (folder / str(i)).touch()
-    return [Datum(impath=str(folder / str(i)), label=k, classname=f"c{k}") for i, k in enumerate(labels)]
-
-
-def test_a_class_with_too_few_images_gives_all_of_them(tmp_path: Path) -> None:
-    data = datums(tmp_path, [0, 0, 0])
-    assert few_shot(data, 5, random.Random(1)) == data
-
-
-def test_base_and_new_are_halves_relabelled(tmp_path: Path) -> None:
-    data = datums(tmp_path, [4, 2, 0, 1, 3])
+def test_base_and_new_are_halves_relabelled() -> None:
+    data = [Item(str(i), label, f"c{label}") for i, label in enumerate([4, 2, 0, 1, 3])]
     (base,) = subsample_classes(data, subsample="base")
     (new,) = subsample_classes(data, subsample="new")
-    files = {str(tmp_path / str(i)): i for i in range(5)}
-    assert [(files[d.impath], d.label, d.classname) for d in base] == [(1, 2, "c2"), (2, 0, "c0"), (3, 1, "c1")]
-    assert [(files[d.impath], d.label, d.classname) for d in new] == [(0, 1, "c4"), (4, 0, "c3")]
+    assert base == [("1", 2, "c2"), ("2", 0, "c0"), ("3", 1, "c1")]
+    assert new == [("0", 1, "c4"), ("4", 0, "c3")]
     with pytest.raises(UserError, match="'old' is none of all, base, new"):
         subsample_classes(data, subsample="old")
 
 
+def test_a_dataset_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class MyFlags(FewShotDataset):
+        dataset_dir = "flags"
+        split_file = "split.json"
+
+    monkeypatch.setitem(DATASET_REGISTRY._objects, "MyFlags", MyFlags)
+    (tmp_path / "flags/images").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no split file for MyFlags: looked for '.*flags/split.json'"):
+        build(tmp_path, "dtd", NAME="MyFlags")
+    (tmp_path / "flags/images/a.png").touch()
+    split = {"train": [["a.png", 0, "flag"]], "val": [], "test": [["a.png", 0, "flag"]]}
+    (tmp_path / "flags/split.json").write_text(json.dumps(split))
+    dataset = build(tmp_path, "dtd", NAME="MyFlags", NUM_SHOTS=1)
+    assert dataset.train_x == [Datum(str(tmp_path / "flags/images/a.png"), 0, classname="flag")]
+
+
+# The user's mistakes: one line on standard error, exit code 2, nothing written.
+
+
+def run(folder: Path, run_args: list[str], capsys: pytest.CaptureFixture[str], *options: str) -> str:
+    before = sorted(folder.rglob("*"))
+    argv = [*run_args, "--root", str(folder.parent), "--trainer", "CoOp", "DATASET.NAME", "DescribableTextures"]
+    assert train.main([*argv, *options]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert sorted(folder.rglob("*")) == before and not Path("output").exists()
+    return err
+
+
 @pytest.mark.parametrize(
-    ("missing", "what"),
+    ("text", "says"),
     [
-        ("", "data root"),
-        ("caltech-101", "dataset folder"),
-        ("caltech-101/101_ObjectCategories", "image folder"),
-        ("caltech-101/split_zhou_Caltech101.json", "split file"),
+        ("", "JSONDecodeError"),
+        ("[1]", "TypeError"),
+        ('{"train": [', "JSONDecodeError"),
+        ('{"train": [1], "val": [], "test": []}', "TypeError"),
+        ('{"train": [["a.jpg", 0]], "val": [], "test": []}', "ValueError"),
+        ('{"train": [["a.jpg", "zero", "a"]], "val": [], "test": []}', "ValueError"),
+        ('{"train": [[1, 0, "a"]], "val": [], "test": []}', "TypeError"),
     ],
 )
-def test_what_is_missing_is_named(tmp_path: Path, missing: str, what: str) -> None:
-    root = tmp_path / "data"
+def test_a_split_file_that_is_none(
+    text: str, says: str, folder: Path, run_args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / SPLIT).write_text(text)
+    err = run(folder, run_args, capsys)
+    assert f"{SPLIT}' is no split file: {says}" in err and "train, val and test" in err
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"val": None}, "is no split file: it has no 'val'"),
+        ({"train": [], "val": [], "test": []}, "it lists no images"),
+        ({"test": [["zigzagged/zigzagged_0000.jpg", 4, "odd"]]}, "4 classes, but none has the label 3"),
+        ({"test": [["zigzagged/zigzagged_0000.jpg", -1, "odd"]]}, "4 classes, but none has the label 3"),
+        (
+            {"test": [["zigzagged/zigzagged_0000.jpg", 1, "zigzagged"]]},
+            "label 1 has two names, 'polka-dotted' and 'zigzagged'",
+        ),
+        (
+            {"test": [["zigzagged/zigzagged_0000.jpg", 3, "veined"]]},
+            "1 of 4 classes have no training images: 'veined'",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit(
+    parts: dict[str, Any], says: str, folder: Path, run_args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(folder, **parts)
+    err = run(folder, run_args, capsys, "DATASET.NUM_SHOTS", "2")
+    assert says in err and SPLIT in err
+
+
+def test_files_that_are_not_there(folder: Path, run_args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(folder / "images/zigzagged")
+    (folder / "images/banded/banded_0003.jpg").unlink()
+    listed = [row[0] for part in json.loads((folder / SPLIT).read_text()).values() for row in part]
+    first = [file for file in listed if not (folder / "images" / file).exists()][:3]
+    err = run(folder, run_args, capsys)
+    assert f"11 of 30 files are not in '{folder}/images': " in err
+    assert err.rstrip().endswith(", ".join(f"'{file}'" for file in first))
+
+
+def test_an_empty_class_folder(folder: Path, run_args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / SPLIT).unlink()
+    (folder / "images/veined").mkdir()
+    assert f"the class folder '{folder}/images/veined' is empty" in run(folder, run_args, capsys)
+
+
+@pytest.mark.parametrize(
+    ("missing", "what"),
+    [("", "data root"), ("dtd", "dataset folder"), ("dtd/images", "image folder")],
+)
+def test_what_is_missing_is_named(
+    missing: str, what: str, tmp_path: Path, run_args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "root"
     if missing:
         (root / missing).parent.mkdir(parents=True)
-    if what == "split file":
-        (root / "caltech-101/101_ObjectCategories").mkdir()
-    with pytest.raises(UserError, match=f"no {what} for Caltech101: looked for '{(root / missing)}'"):
-        build_dataset(config(root))
+    err = run(root / "dtd", run_args, capsys)
+    assert f"no {what} for DescribableTextures: looked for '{root / missing}'" in err and "--root" in err
 
 
-@pytest.mark.parametrize("text", ["", "[1]", '{"train": [], "val": []}', '{"train": [1], "val": [], "test": []}'])
-def test_a_damaged_split_file_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "caltech-101/101_ObjectCategories").mkdir(parents=True)
-    (tmp_path / "caltech-101/split_zhou_Caltech101.json").write_text(text)
-    with pytest.raises(UserError, match=r"split_zhou_Caltech101.json' is no split file"):
-        build_dataset(config(tmp_path))
+def test_a_pickle_with_something_else_in_it(
+    folder: Path, run_args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "split_fewshot").mkdir()
+    (folder / "split_fewshot/shot_2-seed_1.pkl").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
+    assert "it holds a posix.system; remove it" in run(folder, run_args, capsys, "DATASET.NUM_SHOTS", "2")
+
+
+# Pictures
+
+
+def test_each_image_is_not_looked_up_by_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+    monkeypatch.setattr(base_dataset.osp, "isfile", lambda path: looked_up.append(path) or True)
+    assert len(build(folder.parent, "dtd").train_x) == 15
+    assert not looked_up
+    assert Datum(impath="x") and looked_up == ["x"]  # by itself, one still is
+
+
+def test_names_with_spaces_and_letters_of_every_kind(tmp_path: Path) -> None:
+    images = tmp_path / "dtd" / "images"
+    folders = ("crème brûlée", "наука и жизнь", "線 と 点", "100% 'quoted'")
+    for name in folders:
+        (images / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (5, 4), (i, 0, 0)).save(images / name / f"a picture № {i} (é).png")
+    for _ in ("made", "read"):
+        dataset = build(tmp_path, "dtd", NUM_SHOTS=2)
+        assert dataset.classnames == sorted(folders)
+        assert len(dataset.train_x) == 8 and all(read_image(d.impath).size == (5, 4) for d in dataset.train_x)
+
+
+def test_a_link_to_a_picture_is_a_picture_and_a_broken_one_is_none(folder: Path) -> None:
+    image = folder / "images/banded/banded_0003.jpg"
+    image.rename(folder.parent / "elsewhere.jpg")
+    image.symlink_to(folder.parent / "elsewhere.jpg")
+    assert len(build(folder.parent, "dtd").train_x) == 15
+    (folder.parent / "elsewhere.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of 30 files are not in .*: 'banded/banded_0003.jpg'"):
+        build(folder.parent, "dtd")
+
+
+KINDS = {
+    "grey.jpg": ("L", 90),
+    "grey_alpha.png": ("LA", (90, 40)),
+    "palette.gif": ("P", 3),
+    "palette.png": ("P", 3),
+    "bits.png": ("1", 1),
+    "cmyk.jpg": ("CMYK", (10, 20, 30, 40)),
+    "sixteen.png": ("I;16", 300),
+    "alpha.png": ("RGBA", (200, 100, 50, 0)),
+    "float.tiff": ("F", 70.0),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_pictures_of_every_kind_load_as_rgb(name: str, tmp_path: Path) -> None:
+    mode, colour = KINDS[name]
+    path = tmp_path / name
+    Image.new(mode, (7, 5), colour).save(path)
+    with Image.open(path) as image:
+        assert image.mode == mode
+        expected = image.convert("RGB")  # CoOp's loader: no more than this
+    loaded = read_image(str(path))
+    assert loaded.mode == "RGB" and loaded.size == (7, 5)
+    assert loaded.tobytes() == expected.tobytes()
+
+
+def test_alpha_is_dropped_and_exif_does_not_turn_a_picture(tmp_path: Path) -> None:
+    Image.new("RGBA", (7, 5), (200, 100, 50, 0)).save(tmp_path / "alpha.png")
+    assert read_image(str(tmp_path / "alpha.png")).getpixel((0, 0)) == (200, 100, 50)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: a quarter turn
+    Image.new("RGB", (7, 5)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_image(str(tmp_path / "turned.jpg")).size == (7, 5)
+
+
+def test_root_may_be_relative_or_a_users_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent.parent)
+    monkeypatch.setenv("HOME", os.getcwd())
+    expected = [d.impath for d in build(folder.parent, "dtd").test]
+    for root in ("data", "~/data"):
+        assert [d.impath for d in build(Path(root), "dtd").test] == expected

@@ -1,19 +1,29 @@
 """Small trees in each dataset's layout on disk, annotation files included: LAYOUTS[config name](root) lays one out.
 
 Each returns the dataset's folder, without a split file and with PER_CLASS images a class, or as many as said below.
+``build`` loads one; ``as_coop_draws`` is what its few-shot sets are held against.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
+import datasets  # noqa: F401 - registers them
+import trainers
+from dassl.config import get_cfg_default
+from dassl.data.datasets import build_dataset
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "datasets"
 PER_CLASS = 10
 WNIDS = ("n01440764", "n01443537", "n01484850", "n01491361", "n01494475", "n01496331")
 NAMES = ("tench", "goldfish", "great white shark", "tiger shark", "hammerhead shark", "electric ray")
@@ -193,3 +203,32 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
         *(ucf101, imagenet, imagenetv2, imagenet_sketch, imagenet_a, imagenet_r),
     )
 }
+
+
+def build(root: Path, name: str, seed: int = 1, **dataset: object) -> Any:
+    """The dataset of configs/datasets/NAME.yaml, as a run builds it; ``dataset`` sets keys of cfg.DATASET."""
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    cfg.merge_from_file(str(CONFIGS / f"{name}.yaml"))
+    cfg.DATASET.ROOT, cfg.SEED = str(root), seed
+    cfg.DATASET.update(dataset)
+    return build_dataset(cfg)
+
+
+def rows(data: Sequence[Any] | None, images: Path) -> list[list[Any]]:
+    """[image, label, class name] of each, as a split file has them."""
+    return [[os.path.relpath(d.impath, images), d.label, d.classname] for d in data or ()]
+
+
+def as_coop_draws(split: dict[str, list[list[Any]]], shots: int, seed: int) -> list[list[list[Any]]]:
+    """CoOp's procedure, spelled out: Python's own generator, seeded; training first, then validation."""
+    random.seed(seed)
+    drawn = []
+    for part, n in (("train", shots), ("val", min(shots, 4))):
+        by_label: dict[int, list[list[Any]]] = {}
+        for row in split[part]:
+            by_label.setdefault(row[1], []).append(row)
+        drawn.append(
+            [r for group in by_label.values() for r in (random.sample(group, n) if len(group) >= n else group)]
+        )
+    return drawn

@@ -1,0 +1,278 @@
+"""All fifteen datasets from small trees in their real layout, without and with a split file."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import UserError, read_image
+
+from .trees import CONFIGS, LAYOUTS, WNIDS, as_coop_draws, build, lines, picture, rows
+
+# config: folder, image folder in it, class names, images in training, validation and test (scipy's .mat included)
+EXPECTED: dict[str, tuple[str, str, list[str], tuple[int, int, int]]] = {
+    "caltech101": (
+        "caltech-101",
+        "101_ObjectCategories",
+        ["face", "leopard", "airplane", "sea_horse"],
+        (20, 8, 12),
+    ),
+    "dtd": ("dtd", "images", ["banded", "polka-dotted", "zigzagged"], (15, 6, 9)),
+    "eurosat": ("eurosat", "2750", ["Annual Crop Land", "Forest", "River", "Sea or Lake"], (24, 8, 16)),
+    "food101": ("food-101", "images", ["apple_pie", "crème_brûlée", "waffles"], (15, 6, 9)),
+    "fgvc_aircraft": ("fgvc_aircraft", "images", ["707-320", "Boeing 717", "DC-3", "A340-300"], (20, 20, 16)),
+    "oxford_flowers": (
+        "oxford_flowers",
+        "jpg",
+        ["pink primrose", "hard-leaved pocket orchid", "canterbury bells"],
+        (18, 8, 10),
+    ),
+    "oxford_pets": ("oxford_pets", "images", ["abyssinian", "american_bulldog", "maine_coon"], (24, 6, 30)),
+    "stanford_cars": (
+        "stanford_cars",
+        "",
+        ["2000 AM General Hummer SUV", "2012 Acura RL Sedan", "2012 smart fortwo Convertible"],
+        (24, 6, 30),
+    ),
+    "sun397": (
+        "sun397",
+        "SUN397",
+        ["abbey", "outdoor apartment_building", "carrousel", "barrel_storage wine_cellar"],
+        (32, 8, 40),
+    ),
+    "ucf101": ("ucf101", "UCF-101-midframes", ["Apply_Eye_Makeup", "Handstand_Pushups", "Yo_Yo"], (24, 6, 21)),
+    "imagenet": (
+        "imagenet",
+        "images",
+        ["tench", "goldfish", "great white shark", "tiger shark", "hammerhead shark", "electric ray"],
+        (60, 18, 18),
+    ),
+    "imagenetv2": (
+        "imagenetv2",
+        "imagenetv2-matched-frequency-format-val",
+        ["tench", "goldfish", "great white shark", "tiger shark", "hammerhead shark", "electric ray"],
+        (18, 0, 18),
+    ),
+    "imagenet_sketch": (
+        "imagenet-sketch",
+        "images",
+        ["tench", "goldfish", "great white shark", "tiger shark", "hammerhead shark", "electric ray"],
+        (24, 0, 24),
+    ),
+    "imagenet_a": ("imagenet-adversarial", "imagenet-a", ["goldfish", "hammerhead shark"], (8, 0, 8)),
+    "imagenet_r": ("imagenet-rendition", "imagenet-r", ["tench", "tiger shark", "electric ray"], (12, 0, 12)),
+}
+WITHOUT_SPLIT_FILE = ("fgvc_aircraft", "imagenet", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+WITH_SPLIT_FILE = sorted(set(EXPECTED) - set(WITHOUT_SPLIT_FILE))
+
+
+def parts(dataset: Any, images: Path) -> dict[str, list[list[Any]]]:
+    return {
+        "train": rows(dataset.train_x, images),
+        "val": rows(dataset.val, images),
+        "test": rows(dataset.test, images),
+    }
+
+
+def test_there_are_fifteen() -> None:
+    assert sorted(EXPECTED) == sorted(LAYOUTS) and len(LAYOUTS) == 15
+    symbols = {"symbols", "symbols_layout", "symbols_occlusion", "symbols_outline", "symbols_texture"}
+    assert set(LAYOUTS) | symbols <= {path.stem for path in CONFIGS.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_from_the_original_annotations(name: str, tmp_path: Path) -> None:
+    folder, image_dir, classnames, sizes = EXPECTED[name]
+    assert LAYOUTS[name](tmp_path) == tmp_path / folder
+    images = tmp_path / folder / image_dir
+    dataset = build(tmp_path, name)
+    assert dataset.classnames == classnames
+    assert (len(dataset.train_x), len(dataset.val), len(dataset.test)) == sizes
+    made = parts(dataset, images)
+    assert all((images / file).is_file() for part in made.values() for file, _, _ in part)
+    assert read_image(dataset.test[0].impath).size == (8, 6)
+    files = [{file for file, _, _ in part} for part in made.values()]
+    if sizes[1] and name != "imagenet":
+        assert not files[0] & files[1] and not files[0] & files[2] and not files[1] & files[2]
+    assert made == parts(build(tmp_path, name, seed=2), images)  # made once; another seed reads the same
+
+
+@pytest.mark.parametrize("name", WITH_SPLIT_FILE)
+def test_the_split_made_is_saved_and_depends_on_the_seed(name: str, tmp_path: Path) -> None:
+    folder, image_dir, _, _ = EXPECTED[name]
+    LAYOUTS[name](tmp_path)
+    saved = []
+    for seed in (1, 1, 2):
+        made = parts(build(tmp_path, name, seed=seed), tmp_path / folder / image_dir)
+        (file,) = (tmp_path / folder).glob("split_zhou_*.json")
+        saved.append(json.loads(file.read_text()))
+        assert saved[-1] == made
+        file.unlink()
+    assert saved[0] == saved[1] != saved[2]
+
+
+@pytest.mark.parametrize("name", WITH_SPLIT_FILE)
+def test_a_split_file_decides(name: str, tmp_path: Path) -> None:
+    folder, image_dir, classnames, _ = EXPECTED[name]
+    LAYOUTS[name](tmp_path)
+    images = tmp_path / folder / image_dir
+    made = parts(build(tmp_path, name), images)
+    (file,) = (tmp_path / folder).glob("split_zhou_*.json")
+    other = {"train": made["test"][::-1], "val": made["train"], "test": made["val"]}
+    file.write_text(json.dumps(other, indent=4))
+    dataset = build(tmp_path, name)
+    assert parts(dataset, images) == other
+    assert dataset.classnames == classnames
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_few_shot_sets_and_base_and_new(name: str, tmp_path: Path) -> None:
+    folder, image_dir, classnames, sizes = EXPECTED[name]
+    LAYOUTS[name](tmp_path)
+    images = tmp_path / folder / image_dir
+    whole = parts(build(tmp_path, name), images)
+    few = parts(build(tmp_path, name, seed=3, NUM_SHOTS=2), images)
+    if sizes[1]:
+        train, val = as_coop_draws(whole, 2, 3)
+        # ImageNet validates on its whole test set, as CoOp does
+        assert few == {"train": train, "val": whole["test"] if name == "imagenet" else val, "test": whole["test"]}
+    else:
+        assert few == whole  # for testing only: nothing is drawn
+    half = (len(classnames) + 1) // 2
+    for subsample, labels in (("base", range(half)), ("new", range(half, len(classnames)))):
+        if labels:
+            part = parts(build(tmp_path, name, seed=3, NUM_SHOTS=2, SUBSAMPLE_CLASSES=subsample), images)
+            for key in part:  # drawn first, subsampled after
+                assert part[key] == [[f, y - labels[0], c] for f, y, c in few[key] if y in labels]
+
+
+def test_dtds_split_is_coops_by_the_book(tmp_path: Path) -> None:
+    """Python's generator, seeded; a class's sorted files shuffled, cut at a half and at seven tenths."""
+    LAYOUTS["dtd"](tmp_path)
+    random.seed(7)
+    split: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
+    for label, name in enumerate(("banded", "polka-dotted", "zigzagged")):
+        files = [f"{name}/{name}_{i:04d}.jpg" for i in range(10)]
+        random.shuffle(files)
+        for part, chosen in (("train", files[:5]), ("val", files[5:7]), ("test", files[7:])):
+            split[part] += [[file, label, name] for file in chosen]
+    assert parts(build(tmp_path, "dtd", seed=7), tmp_path / "dtd/images") == split
+
+
+def test_pets_split_is_coops_by_the_book(tmp_path: Path) -> None:
+    """A fifth of each class's trainval images, shuffled by index, for validation; classes as they first appear."""
+    LAYOUTS["oxford_pets"](tmp_path)
+    random.seed(7)
+    by_label: dict[str, list[str]] = {}
+    trainval = (tmp_path / "oxford_pets/annotations/trainval.txt").read_text().split("\n")[:-1]
+    for line in trainval:
+        by_label.setdefault(line.split()[1], []).append(f"{line.split()[0]}.jpg")
+    train, val = [], []
+    for files in by_label.values():
+        random.shuffle(files)
+        val += files[:2]
+        train += files[2:]
+    dataset = build(tmp_path, "oxford_pets", seed=7)
+    assert [Path(d.impath).name for d in dataset.train_x] == train
+    assert [Path(d.impath).name for d in dataset.val] == val
+
+
+def test_imagenet_does_not_depend_on_the_order_on_disk(tmp_path: Path) -> None:
+    LAYOUTS["imagenet"](tmp_path)
+    dataset = build(tmp_path, "imagenet")
+    files = [d.impath for d in dataset.train_x]
+    assert files == sorted(files)
+    assert dataset.val == dataset.test
+
+
+def test_imagenets_listing_is_kept_until_a_folder_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = LAYOUTS["imagenet"](tmp_path)
+    before = build(tmp_path, "imagenet")
+    listed: list[str] = []
+
+    def count(path: Path) -> Any:
+        listed.append(Path(path).name)
+        return scandir(path)
+
+    from datasets import files
+
+    scandir = files.os.scandir
+    monkeypatch.setattr(files.os, "scandir", count)
+    assert build(tmp_path, "imagenet").train_x == before.train_x
+    assert listed == ["train", "val"]  # their class folders, but nothing in those
+    listed.clear()
+    picture(folder / "images/train" / WNIDS[2] / "a new one.JPEG")
+    assert len(build(tmp_path, "imagenet").train_x) == len(before.train_x) + 1
+    assert listed == ["train", WNIDS[2], "val"]
+
+
+def test_mistakes_in_imagenets_folders(tmp_path: Path) -> None:
+    folder = LAYOUTS["imagenet"](tmp_path)
+    (folder / "images/val/n09999999").mkdir()
+    with pytest.raises(UserError, match=r"class folder '.*val/n09999999' is empty"):
+        build(tmp_path, "imagenet")
+    picture(folder / "images/val/n09999999/x.JPEG")
+    with pytest.raises(UserError, match=r"same class folders; 1 are in one of them only, 'n09999999'"):
+        build(tmp_path, "imagenet")
+    picture(folder / "images/train/n09999999/x.JPEG")
+    with pytest.raises(UserError, match=r"1 class folders are not in classnames.txt: 'n09999999'"):
+        build(tmp_path, "imagenet")
+    (folder / "classnames.txt").unlink()
+    with pytest.raises(UserError, match=r"no annotation file '.*imagenet/classnames.txt'"):
+        build(tmp_path, "imagenet")
+    flat = tmp_path / "flat" / "imagenet"
+    lines(flat / "classnames.txt", ["n01440764 tench"])
+    picture(flat / "images/train/x.JPEG")
+    with pytest.raises(UserError, match="holds no class folders"):
+        build(tmp_path / "flat", "imagenet")
+    v2 = LAYOUTS["imagenetv2"](tmp_path)
+    lines(v2 / "classnames.txt", [f"n{i:08d} class {i}" for i in range(8)])
+    with pytest.raises(UserError, match=r"should have the folders 0 to 7, .* 2 are missing, '6' the first"):
+        build(tmp_path, "imagenetv2")
+
+
+@pytest.mark.parametrize(
+    ("name", "damaged", "content", "says"),
+    [
+        ("oxford_pets", "annotations/test.txt", None, "no annotation file '.*annotations/test.txt'"),
+        ("oxford_pets", "annotations/test.txt", b"Abyssinian_1\n", "damaged or do not fit together: IndexError"),
+        ("oxford_flowers", "imagelabels.mat", None, "no annotation file '.*imagelabels.mat'"),
+        ("oxford_flowers", "imagelabels.mat", b"MATLAB 5.0 MAT-file, cut", "is no MATLAB file with 'labels' in it"),
+        ("oxford_flowers", "cat_to_name.json", b"{", "cat_to_name.json' is no JSON"),
+        ("oxford_flowers", "cat_to_name.json", b"{}", "do not fit together: KeyError: '3'"),
+        ("stanford_cars", "devkit/cars_meta.mat", b"", "is no MATLAB file with 'class_names' in it"),
+        ("sun397", "ClassName.txt", b"/a/abbey\n", "do not fit together: KeyError: 'w/wine_cellar"),
+        ("sun397", "ClassName.txt", b"\xff\xfe\x00", "is no text file"),
+        ("ucf101", "ucfTrainTestlist/classInd.txt", b"one ApplyEyeMakeup\n", "ValueError"),
+        ("fgvc_aircraft", "variants.txt", b"DC-3\n", "KeyError: 'Boeing 717'"),
+    ],
+)
+def test_damaged_annotations_are_named(
+    name: str, damaged: str, content: bytes | None, says: str, tmp_path: Path
+) -> None:
+    folder = LAYOUTS[name](tmp_path)
+    (folder / damaged).unlink() if content is None else (folder / damaged).write_bytes(content)
+    with pytest.raises(UserError, match=says) as error:
+        build(tmp_path, name)
+    assert "\n" not in str(error.value)
+    assert not list(folder.glob("split_*"))
+
+
+def test_a_class_too_small_to_split(tmp_path: Path) -> None:
+    LAYOUTS["dtd"](tmp_path)
+    for i in range(2):
+        picture(tmp_path / f"dtd/images/veined/{i}.jpg")
+    with pytest.raises(UserError, match="class 'veined' has 2 images, too few to split in three"):
+        build(tmp_path, "dtd")
+
+
+def test_each_has_the_template_of_the_paper() -> None:
+    expected = {
+        "DescribableTextures": "{} texture.",
+        "UCF101": "a photo of a person doing {}.",
+        "ImageNetR": "a photo of a {}.",
+    }
+    assert {name: DATASET_REGISTRY.get(name).template for name in expected} == expected

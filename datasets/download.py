@@ -35,8 +35,11 @@ class Unavailable(Exception):
     """An address does not give the file; the next one may."""
 
 
-def download(urls: Sequence[str], target: Path, checksum: str = "") -> None:
+def download(urls: Sequence[str], target: Path, checksum: str = "", by_hand: Path | None = None) -> None:
     """Fetches ``target`` from the first of ``urls`` that has it; one that is there already is only checked.
+
+    Args:
+        by_hand: where the user may save what Google Drive gives to browsers only.
 
     Raises:
         UserError: no address has it, or its checksum is another; what was fetched is then removed.
@@ -46,7 +49,7 @@ def download(urls: Sequence[str], target: Path, checksum: str = "") -> None:
         part = target.with_name(target.name + ".part")
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _first_available(urls, part, target)
+            _first_available(urls, part, by_hand or target)
         except OSError as error:
             if error.errno in DISK_FULL:
                 remove(part)
@@ -83,12 +86,12 @@ def require_room(folder: Path, size: int) -> None:
         raise UserError(f"the disk is full: '{folder}' needs {need} more, {have} are free; nothing was written")
 
 
-def _first_available(urls: Sequence[str], part: Path, target: Path) -> None:
+def _first_available(urls: Sequence[str], part: Path, by_hand: Path) -> None:
     refusals = []
     for url in urls:
         try:
             if url.startswith("drive:"):
-                _fetch_from_drive(url.removeprefix("drive:"), part, target)
+                _fetch_from_drive(url.removeprefix("drive:"), part, by_hand)
             else:
                 _fetch(url, part)
             return
@@ -119,7 +122,8 @@ def _fetch(url: str, part: Path) -> None:
         tries = tries + 1 if _size(part) <= had else 1
         had = max(had, _size(part))
         if tries == TRIES:
-            raise Unavailable(f"{url} cannot be fetched: {reason}; {had:,} bytes are kept, the same command goes on")
+            kept = f"; {had:,} bytes are kept, the same command goes on" if had else ""
+            raise Unavailable(f"{url} cannot be fetched: {reason}{kept}")
         time.sleep(tries - 1)
 
 
@@ -178,25 +182,24 @@ def _write_origin(part: Path, url: str, headers: Any) -> None:
     _origin(part).write_text(f"{url}\n{tag or headers.get('Last-Modified', '')}", encoding="utf-8")
 
 
-def _fetch_from_drive(ident: str, part: Path, target: Path) -> None:
-    by_hand = f"open https://drive.google.com/file/d/{ident}/view in a browser and save it as '{target}'"
+def _fetch_from_drive(ident: str, part: Path, by_hand: Path) -> None:
+    name = by_hand.name
+    remedy = f"open https://drive.google.com/file/d/{ident}/view in a browser and save it as '{by_hand}'"
     try:
         import gdown
     except ImportError:
-        raise Unavailable(
-            f"'{target.name}' is on Google Drive, which takes gdown: pip install gdown, or {by_hand}"
-        ) from None
+        raise Unavailable(f"'{name}' is on Google Drive, which takes gdown: pip install gdown, or {remedy}") from None
     try:
         # It keeps a part of its own beside the output, and goes on with that.
-        output = part.with_name(f"{target.name}.drive")
+        output = part.with_name(f"{name}.drive")
         fetched = gdown.download(id=ident, output=str(output), quiet=True, resume=True)
     except Exception as error:  # gdown's own types differ from version to version
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            for its_part in part.parent.glob(f"{target.name}.drive*"):
+            for its_part in part.parent.glob(f"{name}.drive*"):
                 its_part.unlink()
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Unavailable(f"Google Drive does not give '{target.name}' ({reason}); {by_hand}") from error
+        raise Unavailable(f"Google Drive does not give '{name}' ({reason}); {remedy}") from error
     if not fetched:  # how old versions say it
-        raise Unavailable(f"Google Drive does not give '{target.name}'; {by_hand}")
+        raise Unavailable(f"Google Drive does not give '{name}'; {remedy}")
     output.replace(part)

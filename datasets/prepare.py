@@ -93,10 +93,8 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     if not args.check:
         for name in names:
-            try:
-                prepare(name, SOURCES[name], root, args.mirror)
-            except UserError as error:  # the others may still be had
-                failed = fail(f"{name}: {error}")
+            for refusal in prepare(name, SOURCES[name], root, args.mirror):
+                failed = fail(refusal)
     statuses = {name: check(name, root, args.decode) for name in names or SOURCES}
     print(f"\nData root: {root}" if root.is_dir() else f"\nData root: {root}, which does not exist")
     print(tabulate([(name, *status[:2]) for name, status in statuses.items()], headers=["dataset", "state", ""]))
@@ -116,11 +114,11 @@ def check_name(name: str, only_check: bool) -> None:
     raise UserError(f"no dataset '{name}'; the nearest is '{nearest}', and there are {', '.join(SOURCES)}")
 
 
-def prepare(name: str, source: Source, root: Path, mirror: str = "") -> None:
-    """Fetches and lays out what is not there yet.
+def prepare(name: str, source: Source, root: Path, mirror: str = "") -> list[str]:
+    """Fetches and lays out what is not there yet; returns a line for each file that is needed and cannot be had.
 
     Raises:
-        UserError: a file that the dataset needs cannot be had; the others are laid out nevertheless.
+        UserError: another process is at it.
     """
     folder = root / source.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,32 +129,44 @@ def prepare(name: str, source: Source, root: Path, mirror: str = "") -> None:
                 continue
             try:
                 fetch(name, file, folder, root, mirror)
-            except UserError as error:
-                if not file.optional:
-                    refusals.append(str(error))
-                print(f"{name}: {file.name} cannot be had" + (", nor is it needed" if file.optional else ""))
-        with contextlib.suppress(OSError):
-            (folder / WORK).rmdir()  # unless it holds something to go on from
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # unless something came
+            except UserError as error:  # the others may still be had
+                if file.optional:
+                    print(f"{name}: {file.name} cannot be had, nor is it needed: {error}")
+                else:
+                    refusals.append(f"{name}: {error}")
+        for empty in (folder / WORK, folder):
+            with contextlib.suppress(OSError):  # unless it holds something, perhaps to go on from
+                empty.rmdir()
     if source.steps and source.missing(root):
         print(f"\n{source.steps.format(folder=folder)}\n")
-    if refusals:
-        raise UserError("; ".join(refusals))
+    return refusals
 
 
 def fetch(name: str, file: File, folder: Path, root: Path, mirror: str) -> None:
-    """One file of a dataset, downloaded, checked and laid out."""
+    """One file of a dataset, downloaded, checked and laid out; an archive that lies in the folder already is tried."""
     work = folder / WORK
-    target = work / file.name
+    work.mkdir(exist_ok=True)
+    target, given = work / file.name, folder / file.name
     urls = (f"{mirror.rstrip('/')}/{file.name}",) if mirror else file.urls
+    if file.unpacks and given.is_file():
+        target.unlink(missing_ok=True)
+        target.symlink_to(given)  # so that what is removed here is ours
+        try:
+            return lay_out(name, file, folder, urls)
+        except UserError as error:
+            print(f"{name}: '{given}' is of no use, it is left alone and {file.name} fetched: {error}")
+            target.unlink(missing_ok=True)
     elsewhere = root / "imagenet" / file.name  # ImageNet and its four test sets share one list of class names
     if file.name == "classnames.txt" and elsewhere.is_file():
-        work.mkdir(exist_ok=True)
         shutil.copyfile(elsewhere, target)
-    else:
-        print(f"{name}: fetching {file.name} from {urls[0]}", flush=True)
-    download(urls, target, file.checksum)
+    lay_out(name, file, folder, urls)
+
+
+def lay_out(name: str, file: File, folder: Path, urls: tuple[str, ...]) -> None:
+    target = folder / WORK / file.name
+    if not target.exists():
+        print(f"{name}: fetching {file.name} from {urls[0].replace('drive:', 'Google Drive, ')}", flush=True)
+    download(urls, target, file.checksum, by_hand=folder / file.name)
     if file.unpacks:
         print(f"{name}: unpacking {file.name}", flush=True)
         unpack(target, file.unpacks, folder, file.inner)

@@ -32,7 +32,7 @@ Where you have ImageNet already, link its folders: ln -s /your/imagenet/train '{
 CARS_STEPS = """\
 Stanford's server has not given the pictures out since 2023. Copies of the three archives and of
 cars_test_annos_withlabels.mat are kept by others (one on Kaggle, for which you need an account); take one, and
-  - give the address of its folder as --mirror, or save the archives in '{folder}/.prepare' and repeat the command;
+  - give the address of its folder as --mirror, or save the archives in '{folder}' and repeat the command;
   - or lay cars_train/, cars_test/ and devkit/ out in '{folder}' yourself."""
 
 

@@ -179,6 +179,20 @@ def test_an_optional_file_may_be_missing(
     assert "annotations.tar.gz cannot be had, nor is it needed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_archive_in_the_folder_is_tried_and_left_alone(
+    whole: bool, server: Server, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small("fgvc_aircraft", tmp_path / "origin", server.folder, monkeypatch)
+    archive = server.folder / "fgvc-aircraft-2013b.tar.gz"
+    given = root / "fgvc_aircraft" / archive.name
+    given.parent.mkdir(parents=True)
+    given.write_bytes(archive.read_bytes()[: None if whole else 500])
+    assert prepare.main(["fgvc_aircraft", "--root", str(root), "--mirror", server.url]) == 0
+    assert given.is_file() and not (given.parent / ".prepare").exists()
+    assert len(server.requests) == (0 if whole else 1)
+
+
 # --- connections
 
 
@@ -335,7 +349,9 @@ def test_a_web_page_in_the_place_of_a_split_file(
 ) -> None:
     (server.folder / "split_zhou_DescribableTextures.json").write_text("<html>too many users</html>")
     assert prepare.main(["dtd", "--root", str(root), "--mirror", server.url]) == 2
-    assert "it is no JSON" in one_line(capsys)
+    err = capsys.readouterr().err.splitlines()  # a line for each file
+    assert len(err) == 2 and all(line.startswith("error: dtd: ") for line in err)
+    assert "it is no JSON" in err[0] and "answers 404" in err[1]
     assert not (root / "dtd").exists()
 
 

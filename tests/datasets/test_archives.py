@@ -1,0 +1,130 @@
+"""Archives: refused whole where they reach out, removed where they are damaged, never half unpacked."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from datasets import prepare
+from datasets.archives import unpack
+from datasets.files import UserError
+from tests.datasets.loopback import Server, serve
+from tests.datasets.serving import pack, run_command, small, whatever_is_there
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "served").mkdir()
+    with serve(tmp_path / "served") as server:
+        yield server
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def tar_with(folder: Path, *members: tuple[str, bytes, str]) -> Path:
+    archive = folder / "a.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        for name, kind, content in (("x/fine.txt", tarfile.REGTYPE, "fine"), *members):
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            if kind == tarfile.REGTYPE:
+                info.size = len(content)
+            else:
+                info.linkname = content
+            file.addfile(info, io.BytesIO(content.encode()))
+    return archive
+
+
+ESCAPES: dict[str, tuple[tuple[str, bytes, str], ...]] = {
+    "up": (("../evil.txt", tarfile.REGTYPE, "evil"),),
+    "up inside": (("x/../../evil.txt", tarfile.REGTYPE, "evil"),),
+    "absolute": (("/tmp/evil.txt", tarfile.REGTYPE, "evil"),),
+    "a link out": (("x/out", tarfile.SYMTYPE, "../../.."),),
+    "an absolute link": (("x/out", tarfile.SYMTYPE, "/etc"),),
+    "through a link": (("x/in", tarfile.SYMTYPE, "."), ("x/in/evil.txt", tarfile.REGTYPE, "evil")),
+    "a link over a link": (("x/up", tarfile.SYMTYPE, ".."), ("out", tarfile.SYMTYPE, "x/up/..")),
+    "a hard link": (("x/passwd", tarfile.LNKTYPE, "../../../../etc/passwd"),),
+    "a device": (("x/null", tarfile.CHRTYPE, ""),),
+    "a pipe": (("x/pipe", tarfile.FIFOTYPE, ""),),
+}
+
+
+@pytest.mark.parametrize("kind", ESCAPES)
+def test_an_archive_that_reaches_out_is_refused_whole(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    archive = tar_with(tmp_path, *ESCAPES[kind])
+    before = whatever_is_there(tmp_path)
+    with pytest.raises(UserError, match=r"'a.tar.gz' is refused, nothing was unpacked: the (member|link) "):
+        unpack(archive, {"x": "x"}, tmp_path / "data")
+    assert whatever_is_there(tmp_path) == before
+
+
+def test_links_that_stay_inside_are_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    members = [("x/same", tarfile.SYMTYPE, "fine.txt"), ("x/y/up", tarfile.SYMTYPE, "../fine.txt")]
+    unpack(tar_with(tmp_path, *members, ("x/hard", tarfile.LNKTYPE, "x/fine.txt")), {"x": "x"}, tmp_path / "data")
+    assert [(tmp_path / "data/x" / name).read_text() for name in ("same", "y/up", "hard")] == ["fine"] * 3
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "/tmp/evil.txt", "x/../../evil.txt", "link"])
+def test_a_zip_that_reaches_out_is_refused_whole(name: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("x/fine.txt", "fine")
+        info = zipfile.ZipInfo(name)
+        info.external_attr = (0o120777 if name == "link" else 0o100644) << 16
+        file.writestr(info, "/etc/passwd")
+    (tmp_path / "data").mkdir()
+    before = whatever_is_there(tmp_path)
+    with pytest.raises(UserError, match="is refused, nothing was unpacked"):
+        unpack(tmp_path / "a.zip", {"x": "x"}, tmp_path / "data")
+    assert whatever_is_there(tmp_path) == before
+
+
+def test_the_command_refuses_an_archive_that_reaches_out(server: Server, tmp_path: Path, root: Path) -> None:
+    evil = {"fgvc-aircraft-2013b/data/variants.txt": b"707", "../../../evil.txt": b"evil"}
+    pack(server.folder / "fgvc-aircraft-2013b.tar.gz", evil)
+    done = run_command("fgvc_aircraft", "--root", str(root), "--mirror", server.url)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "'../../../evil.txt' leaves the folder" in done.stderr
+    assert not list(tmp_path.rglob("evil.txt")) and not list(root.rglob("variants.txt"))
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
+def test_a_damaged_archive_is_removed(name: str, tmp_path: Path) -> None:
+    pack(tmp_path / name, {"x/a.bin": os.urandom(50_000)})
+    whole = (tmp_path / name).read_bytes()
+    for damaged in (whole[:20_000], b"<html>not found</html>", b""):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(UserError, match=f"'{name}' is damaged or no archive .* it was removed"):
+            unpack(tmp_path / name, {"x": "x"}, tmp_path)
+        assert whatever_is_there(tmp_path) == []
+
+
+def test_an_archive_of_something_else(tmp_path: Path) -> None:
+    pack(tmp_path / "a.zip", {"y/a.txt": b"a"})
+    with pytest.raises(UserError, match=r"'a\.zip' has no x in it"):
+        unpack(tmp_path / "a.zip", {"x": "x"}, tmp_path)
+    assert whatever_is_there(tmp_path) == ["a.zip"]
+
+
+def test_what_a_killed_process_unpacked_does_not_count(
+    server: Server, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small("fgvc_aircraft", tmp_path / "origin", server.folder, monkeypatch)
+    work = root / "fgvc_aircraft" / ".prepare"
+    left = work / "fgvc-aircraft-2013b.tar.gz.unpacking" / "outer" / "fgvc-aircraft-2013b" / "data" / "images"
+    left.mkdir(parents=True)
+    (left / "half.jpg").write_bytes(b"half")
+    assert prepare.main(["fgvc_aircraft", "--root", str(root), "--check"]) == 1
+    assert "absent" in capsys.readouterr().out
+    assert prepare.main(["fgvc_aircraft", "--root", str(root), "--mirror", server.url]) == 0
+    assert not work.exists() and not list(root.rglob("half.jpg"))

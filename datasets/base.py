@@ -127,9 +127,9 @@ def collector_paused() -> Iterator[None]:
 
 def to_datums(items: Sequence[Item], images: Path) -> list[Datum]:
     """What the engine takes. Its files were seen in their folders' listings; ours does not look each up again."""
-    datum = getattr(Datum, "listed", Datum)
+    make = getattr(Datum, "listed", lambda file, label, name: Datum(impath=file, label=label, classname=name))
     prefix = f"{images}/"
-    return [datum(impath=prefix + file, label=label, classname=name) for file, label, name in items]
+    return [make(prefix + file, label, name) for file, label, name in items]
 
 
 def subsample_classes(*parts: Sequence[Item], subsample: str = "all") -> list[list[Item]]:

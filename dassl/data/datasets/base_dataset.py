@@ -10,7 +10,7 @@ from typing import Any
 from dassl.utils import UserError
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)  # meant to stay as it is made; frozen, ImageNet's million would take twice as long
 class Datum:
     """UserError: `impath` is no file."""
 
@@ -27,7 +27,7 @@ class Datum:
     def listed(cls, impath: str, label: int, classname: str) -> "Datum":
         """One whose file the caller has seen in its folder's listing: a million are not looked up one by one."""
         datum = object.__new__(cls)
-        datum.__dict__.update(impath=impath, label=label, domain=0, classname=classname)
+        datum.impath, datum.label, datum.domain, datum.classname = impath, label, 0, classname
         return datum
 
 

@@ -1,7 +1,8 @@
 """A run's directory: where it is, whether it is finished, and its ``result.json``.
 
 OUT/<dataset>/<trainer>/<config>_<shots>shots/<settings>/seed<S>/ follows from the merged config alone. A run is
-finished when its ``result.json`` is there and whole; tables are made from these files, never from logs.
+finished when its ``result.json`` is there and whole; tables are made from these files, never from logs. Beside it lies
+``predictions.json``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from yacs.config import CfgNode
 
@@ -66,18 +68,19 @@ def run_directory(cfg: Any, base: Any, config: str, out: str | Path) -> Path:
         config: the name of the trainer's config file, without its ending.
     """
     name, options = method_options(cfg)
-    settings = [short + _spell(options[key]) for key, short in SPELLED if key in options]
-    spelled = {f"TRAINER.{name}.{key}" for key, _ in SPELLED} | ELSEWHERE | IN_PATH
-    before = dict(flatten(base))
-    for key, value in flatten(cfg):
-        if key not in spelled and before.get(key) != value:
-            settings.append(f"{key}{_spell(value)}")
-    folder = "_".join(settings) or "default"
-    if len(folder) > 200:
-        folder = f"{folder[:190]}_{_hash(folder)}"
+    settings = [short + spell(options[key]) for key, short in SPELLED if key in options]
+    spelled = {f"TRAINER.{name}.{key}" for key, _ in SPELLED}
+    settings += [key + spell(value) for key, value in overrides(cfg, base).items() if key not in spelled]
+    folder = shorten("_".join(settings) or "default")
     shots = max(0, cfg.DATASET.NUM_SHOTS)
     dataset = snake_case(cfg.DATASET.NAME)
     return Path(out) / dataset / cfg.TRAINER.NAME / f"{config}_{shots}shots" / folder / f"seed{cfg.SEED}"
+
+
+def overrides(cfg: Any, base: Any) -> dict[str, Any]:
+    """What the user has set that may change a run's outcome: the keys in which the config differs from its base."""
+    before = dict(flatten(base))
+    return {key: v for key, v in flatten(cfg) if key not in ELSEWHERE | IN_PATH and before.get(key) != v}
 
 
 def snake_case(name: str) -> str:
@@ -88,10 +91,16 @@ def snake_case(name: str) -> str:
     return name.lower()
 
 
-def _spell(value: Any) -> str:
+def spell(value: Any) -> str:
+    """A value as part of a file's name."""
     text = str(value)
     safe = re.sub(r"[^A-Za-z0-9.+-]+", "-", text)[:60]
     return safe if safe == text else f"{safe}-{_hash(text)}"
+
+
+def shorten(name: str) -> str:
+    """A name that every file system takes."""
+    return name if len(name) <= 200 else f"{name[:190]}_{_hash(name)}"
 
 
 def _hash(text: str) -> str:
@@ -105,6 +114,51 @@ def read_result(directory: str | Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return result if isinstance(result, dict) and "accuracy" in result else None
+
+
+# What every result.json has, for those who make tables of them.
+REQUIRED = {
+    "accuracy": (int, float),
+    "seed": int,
+    "shots": int,
+    "dataset": str,
+    "trainer": str,
+    "epochs": int,
+    "backbone": dict,
+    "counts": dict,
+    "seconds": dict,
+}
+
+
+def load_result(path: Path) -> dict[str, Any]:
+    """A result.json that has to be whole.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        wrong = "it is no mapping" if not isinstance(result, dict) else None
+    except (OSError, ValueError) as error:
+        result, wrong = {}, " ".join(str(error).split())
+    for key, kind in REQUIRED.items():
+        if wrong is None and not isinstance(result.get(key), kind):
+            wrong = f"its '{key}' is {result.get(key)!r}"
+    if wrong is None and not 0 <= result["accuracy"] <= 100:
+        wrong = f"its 'accuracy' is {result['accuracy']!r}"
+    if wrong is not None:
+        raise UserError(f"'{path}' is damaged ({wrong}); remove it and give the run's command again")
+    return result
+
+
+def predictions(trainer: Any) -> dict[str, Any]:
+    """What ``predictions.json`` holds: the tested images, in order, with label and prediction."""
+    root = Path(trainer.cfg.DATASET.ROOT or "data").expanduser().absolute()
+    return {
+        "image": [Path(os.path.relpath(path, root)).as_posix() for path in trainer.tested],  # under the data root
+        "label": trainer.evaluator.y_true,
+        "prediction": trainer.evaluator.y_pred,
+    }
 
 
 def check_config(directory: Path, cfg: Any) -> None:
@@ -145,8 +199,13 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def describe(trainer: Any, seconds: float) -> dict[str, Any]:
-    """What ``result.json`` holds, of a trainer that has been tested."""
+def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What ``result.json`` holds, of a trainer that has been tested.
+
+    Args:
+        config: the name of the trainer's config file.
+        overrides: what the user has set beyond the config files and the recipe.
+    """
     cfg = trainer.cfg
     _, options = method_options(cfg)
     split = cfg.TEST.SPLIT if cfg.TEST.SPLIT in trainer.results else "test"
@@ -167,14 +226,21 @@ def describe(trainer: Any, seconds: float) -> dict[str, Any]:
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
         "trainer": cfg.TRAINER.NAME,
         "N": options.get("N", 1),
+        "config": config,
+        "options": dict(flatten(options)),
+        "overrides": overrides,
+        "batch_size": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
         "parameters": parameters,
         "backbone": {"name": cfg.MODEL.BACKBONE.NAME, "sha256": getattr(trainer, "weights_sha256", None)},
         "epochs": cfg.OPTIM.MAX_EPOCH if parameters else 0,
         "seconds": {"total": round(seconds, 3), **trainer.timing},
         "peak_memory_bytes": peak_memory(),
+        "peak_gpu_memory_bytes": peak_gpu_memory(trainer.device),
         "device": str(trainer.device),
         "versions": versions(),
         "git_commit": git_commit(),
+        "diagnostics": getattr(trainer, "diagnostics", None),
+        "classnames": list(dataset.classnames),
     }
 
 
@@ -182,6 +248,11 @@ def peak_memory() -> int:
     """The largest resident size of this process so far, in bytes, by the operating system."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def peak_gpu_memory(device: torch.device) -> int | None:
+    """The most that tensors have held of a GPU so far, in bytes; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def versions() -> dict[str, str]:

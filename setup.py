@@ -26,6 +26,7 @@ setup(
         "tqdm",
         "tensorboard",
         "scikit-learn",
+        "scipy",
         "matplotlib",
         "gdown",  # datasets.prepare: CoOp's split files are on Google Drive
     ],

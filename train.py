@@ -112,6 +112,19 @@ def setup_cfg(args: argparse.Namespace) -> tuple[Any, Any]:
     return cfg, base
 
 
+def read_cfg(directory: Path) -> Any:
+    """The merged config of a run.
+
+    Raises:
+        UserError: its config.yaml is missing, damaged, or has keys that are unknown.
+    """
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    path = directory / "config.yaml"
+    _merge(cfg, _read_yaml(path), f"'{path}'")
+    return cfg
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         names = sorted(p.stem for p in path.parent.glob("*.yaml"))
@@ -186,7 +199,10 @@ def output_directory(args: argparse.Namespace, cfg: Any, base: Any) -> Path:
     if args.eval_only and args.model_dir:
         subsample = cfg.DATASET.SUBSAMPLE_CLASSES
         name = runs.snake_case(cfg.DATASET.NAME) + ("" if subsample == "all" else f"_{subsample}")
-        return Path(args.model_dir) / "eval" / name
+        head = f"TRAINER.{runs.method_options(cfg)[0]}."  # tested with another head than it was trained with
+        changed = runs.overrides(cfg, base).items()
+        name += "".join(f"_{k.removeprefix(head)}{runs.spell(v)}" for k, v in changed if k.startswith(head))
+        return Path(args.model_dir) / "eval" / runs.shorten(name)
     config = Path(args.config_file).stem or "default"
     return runs.run_directory(cfg, base, config, os.environ.get("OUT") or "output")
 
@@ -217,7 +233,9 @@ def run(args: argparse.Namespace) -> None:
     trainer.test() if args.eval_only else trainer.train()
     if not trainer.results:  # TEST.NO_TEST
         return
-    result = runs.describe(trainer, time.perf_counter() - start)
+    runs.write_whole(directory / "predictions.json", json.dumps(runs.predictions(trainer)) + "\n")
+    config = Path(args.config_file).stem or "default"
+    result = runs.describe(trainer, time.perf_counter() - start, config, runs.overrides(cfg, base))
     runs.write_whole(directory / "result.json", json.dumps(result, indent=1) + "\n")
     print(f"Result: {directory / 'result.json'} (accuracy {result['accuracy']:.2f}%)")
 

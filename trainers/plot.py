@@ -15,9 +15,10 @@ from torch import Tensor
 
 from dassl.engine import TRAINER_REGISTRY
 
+from .diagnostics import HeadMeter, effective_rank
 from .prompt_trainer import PromptedCLIP, PromptTrainer, prompt_defaults, unit
 from .prompts import PromptBuilder, UserError, initial_contexts
-from .sinkhorn import sinkhorn
+from .sinkhorn import counted_sinkhorn
 
 MATCHES = ("ot", "uniform", "mean", "max")
 
@@ -56,6 +57,7 @@ class CustomCLIP(PromptedCLIP):
         options = cfg.TRAINER.PLOT
         super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model, options.MATCH != "mean")
         self.options = options
+        self.meter: HeadMeter | None = None  # while one is here, it is shown what the head computes
 
     def forward(self, image: Tensor) -> Tensor:
         pooled, local = self.image_encoder(image)
@@ -66,6 +68,8 @@ class CustomCLIP(PromptedCLIP):
             score = pooled_score if mean else self._match(unit(local), unit(text))
             if self.options.GLOBAL_LOGITS:
                 score = score + pooled_score
+            if self.meter is not None:
+                self.meter.see_scores(score, text, self.logit_scale.exp())
             return self.logit_scale.exp() * score
 
     def _match(self, local: Tensor, text: Tensor) -> Tensor:
@@ -81,7 +85,10 @@ class CustomCLIP(PromptedCLIP):
             return similarity.mean(dim=(2, 3))
         if options.MATCH == "max":
             return similarity.amax(dim=2).mean(dim=2)
-        plan = sinkhorn(1 - similarity.detach(), options.EPS, options.MAX_ITER, options.THRESH)
+        cost = 1 - similarity.detach()
+        plan, iterations = counted_sinkhorn(cost, options.EPS, options.MAX_ITER, options.THRESH)
+        if self.meter is not None:
+            self.meter.see_plan(plan, similarity, iterations)
         return (plan * similarity).sum(dim=(2, 3))
 
 
@@ -103,3 +110,24 @@ class PLOT(PromptTrainer):
         ):
             if not fits:
                 raise UserError(f"TRAINER.PLOT.{key} is {value}; it must be positive")
+
+    def forward_backward(self, batch: Any) -> dict[str, float]:
+        """At the last batch of an epoch, the plans and the prompts also go to TensorBoard."""
+        last = self.batch_idx + 1 == self.num_batches
+        self.model.meter = HeadMeter() if last else None
+        summary = super().forward_backward(batch)
+        if last:
+            for name, value in self._take_diagnostics().items():
+                if value is not None:
+                    self.write_scalar(f"diagnostics/{name}", value, self.epoch)
+        return summary
+
+    def before_test(self, split: str) -> None:
+        self.model.meter = HeadMeter()
+
+    def after_test(self, split: str) -> None:
+        self.diagnostics = self._take_diagnostics()
+
+    def _take_diagnostics(self) -> dict[str, float | None]:
+        meter, self.model.meter = self.model.meter, None
+        return {**meter.summary(), "context_effective_rank": effective_rank(self.model.prompt_learner.ctx)}

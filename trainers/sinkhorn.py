@@ -18,7 +18,6 @@ LOG_DOMAIN_BELOW = 0.025
 CHECK_EVERY = 4
 
 
-@torch.no_grad()
 def sinkhorn(cost: Tensor, eps: float = 0.1, max_iter: int = 100, thresh: float = 1e-2) -> Tensor:
     """Transport plans between the uniform measures on M rows and N columns.
 
@@ -32,44 +31,55 @@ def sinkhorn(cost: Tensor, eps: float = 0.1, max_iter: int = 100, thresh: float 
         plan [..., M, N] = diag(r) K diag(c), float32 or wider, without gradient. Columns sum to 1/N to
         rounding, rows to 1/M to the tolerance.
     """
+    return counted_sinkhorn(cost, eps, max_iter, thresh)[0]
+
+
+@torch.no_grad()
+def counted_sinkhorn(cost: Tensor, eps: float, max_iter: int, thresh: float) -> tuple[Tensor, Tensor]:
+    """The plans of ``sinkhorn``, and the iterations that each problem took [...]."""
     cost = cost.to(torch.promote_types(cost.dtype, torch.float32))
     problems = cost.reshape(-1, *cost.shape[-2:])
     scale = _scale_log if eps < LOG_DOMAIN_BELOW else _scale
     with torch.autocast(cost.device.type, enabled=False):
-        return scale(problems / -eps, max_iter, thresh).reshape(cost.shape)
+        plan, iterations = scale(problems / -eps, max_iter, thresh)
+    return plan.reshape(cost.shape), iterations.reshape(cost.shape[:-2])
 
 
-def _scale(log_kernel: Tensor, max_iter: int, thresh: float) -> Tensor:
+def _scale(log_kernel: Tensor, max_iter: int, thresh: float) -> tuple[Tensor, Tensor]:
     n_problems, M, N = log_kernel.shape
     kernel = log_kernel.exp()
     r, c = kernel.new_ones(n_problems, M, 1), kernel.new_ones(n_problems, 1, N)
     active = torch.ones(n_problems, 1, 1, dtype=torch.bool, device=kernel.device)
+    iterations = torch.zeros_like(active, dtype=torch.int32)
     for i in range(max_iter):
         r_new = (1 / M) / (kernel @ c.mT)
         c_new = (1 / N) / (r_new.mT @ kernel)
         change = (r_new - r).abs().mean(dim=1, keepdim=True)
         r, c = torch.where(active, r_new, r), torch.where(active, c_new, c)
+        iterations += active
         active = active & ~(change < thresh)
         if _all_stopped(active, i):
             break
-    return r * kernel * c
+    return r * kernel * c, iterations
 
 
-def _scale_log(log_kernel: Tensor, max_iter: int, thresh: float) -> Tensor:
+def _scale_log(log_kernel: Tensor, max_iter: int, thresh: float) -> tuple[Tensor, Tensor]:
     """The same iteration on log r and log c: finite for every eps > 0."""
     n_problems, M, N = log_kernel.shape
     log_M, log_N = torch.tensor([M, N], dtype=log_kernel.dtype).log().tolist()
     r, c = log_kernel.new_zeros(n_problems, M, 1), log_kernel.new_zeros(n_problems, 1, N)
     active = torch.ones(n_problems, 1, 1, dtype=torch.bool, device=log_kernel.device)
+    iterations = torch.zeros_like(active, dtype=torch.int32)
     for i in range(max_iter):
         r_new = -log_M - torch.logsumexp(log_kernel + c, dim=2, keepdim=True)
         c_new = -log_N - torch.logsumexp(log_kernel + r_new, dim=1, keepdim=True)
         change = (r_new.exp() - r.exp()).abs().mean(dim=1, keepdim=True)
         r, c = torch.where(active, r_new, r), torch.where(active, c_new, c)
+        iterations += active
         active = active & ~(change < thresh)
         if _all_stopped(active, i):
             break
-    return (r + log_kernel + c).exp()
+    return (r + log_kernel + c).exp(), iterations
 
 
 def _all_stopped(active: Tensor, i: int) -> bool:

@@ -1,7 +1,7 @@
 """The generic trainer: models with their optimizers and schedulers by name, checkpoints, and the loop.
 
-Its hooks (`before_train`, `run_epoch`, `after_epoch`, ...) are Dassl's. `set_epoch` and `trainer_state` are
-ours: by them a resumed run ends at the same bits as one that was never interrupted.
+Its hooks (`before_train`, `run_epoch`, `after_epoch`, ...) are Dassl's. `before_test`, `after_test`, `set_epoch`
+and `trainer_state` are ours: by the last two a resumed run ends at the same bits as one that was never interrupted.
 """
 
 import os.path as osp
@@ -185,6 +185,12 @@ class TrainerBase:
         pass
 
     def after_epoch(self) -> None:
+        pass
+
+    def before_test(self, split: str) -> None:
+        pass
+
+    def after_test(self, split: str) -> None:
         pass
 
     def run_epoch(self) -> None:

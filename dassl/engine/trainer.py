@@ -26,7 +26,8 @@ from .base import TrainerBase
 class SimpleTrainer(TrainerBase):
     """After `train()` and `test()`: `results` holds the evaluator's numbers by split, and `timing`
     `train_seconds` (all epochs, earlier sessions of a resumed run included), `step_seconds` (the median step
-    of this session, loading apart) and `test_images_per_second`.
+    of this session, loading apart) and `test_images_per_second`; `tested` the images' paths, in the order of the
+    evaluator's predictions.
     """
 
     model: nn.Module
@@ -42,6 +43,7 @@ class SimpleTrainer(TrainerBase):
         self.results: dict[str, dict[str, float]] = {}
         self.timing: dict[str, float] = {}
         self.step_times: list[float] = []
+        self.tested: list[str] = []
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
@@ -145,12 +147,16 @@ class SimpleTrainer(TrainerBase):
         if loader is None:
             split, loader = "test", self.test_loader
         print(f"Evaluate on the *{split}* set")
+        self.tested = []
+        self.before_test(split)
         start, images = time.perf_counter(), 0
         for batch in _with_progress(loader):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
+            self.tested += batch.get("impath", [])
             images += len(label)
         self.timing["test_images_per_second"] = images / (time.perf_counter() - start)
+        self.after_test(split)
         results = self.results[split] = dict(self.evaluator.evaluate())
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)

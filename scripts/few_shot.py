@@ -11,6 +11,8 @@ import re
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +33,50 @@ def positive_integers(text: str, name: str) -> list[int]:
     return list(dict.fromkeys(int(word) for word in words))
 
 
-def train_arguments(args: argparse.Namespace, seed: int) -> list[str]:
-    """The command line of ``train.py`` for one seed."""
-    configs = REPOSITORY / "configs"
-    prompts = positive_integers(os.environ.get("N") or "4", "N")[0]
-    zero_shot = args.trainer == "ZeroshotCLIP"
-    return [
-        *("--seed", str(seed)),
-        *("--trainer", args.trainer),
-        *("--dataset-config-file", str(configs / "datasets" / f"{args.dataset}.yaml")),
-        *("--config-file", str(configs / "trainers" / args.trainer / f"{args.config}.yaml")),
-        *(("--recipe", args.recipe) if args.recipe else ()),
-        *("DATASET.NUM_SHOTS", "0" if zero_shot else str(args.shots)),
-        *(("TRAINER.PLOT.N", str(prompts)) if args.trainer == "PLOT" else ()),
-        *args.opts,
-    ]
+@dataclass(frozen=True)
+class Job:
+    """One method on one dataset and shot count, by one config and recipe, with the user's KEY VALUE pairs."""
+
+    trainer: str
+    dataset: str
+    shots: int
+    config: str
+    recipe: str = ""
+    opts: Sequence[str] = ()
+
+    @property
+    def seeds(self) -> list[int]:
+        """Zero-shot CLIP has no seeds: one run."""
+        zero_shot = self.trainer == "ZeroshotCLIP"
+        return [1] if zero_shot else positive_integers(os.environ.get("SEEDS") or "1 2 3", "SEEDS")
+
+    def arguments(self, seed: int) -> list[str]:
+        """The command line of ``train.py`` for one seed."""
+        configs = REPOSITORY / "configs"
+        prompts = positive_integers(os.environ.get("N") or "4", "N")[0]
+        shots = 0 if self.trainer == "ZeroshotCLIP" else self.shots
+        return [
+            *("--seed", str(seed)),
+            *("--trainer", self.trainer),
+            *("--dataset-config-file", str(configs / "datasets" / f"{self.dataset}.yaml")),
+            *("--config-file", str(configs / "trainers" / self.trainer / f"{self.config}.yaml")),
+            *(("--recipe", self.recipe) if self.recipe else ()),
+            *("DATASET.NUM_SHOTS", str(shots)),
+            *(("TRAINER.PLOT.N", str(prompts)) if self.trainer == "PLOT" else ()),
+            *self.opts,
+        ]
+
+    def directories(self) -> list[Path]:
+        """By seed; every mistake in the arguments is found here, before anything runs."""
+        return [directory_of(self.arguments(seed)) for seed in self.seeds]
+
+
+class Failed(Exception):
+    """A process of ours has failed, and has said why; ``code`` is its exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 def directory_of(arguments: list[str]) -> Path:
@@ -78,21 +109,48 @@ def run_to_its_end(command: list[str]) -> int:
                 continue
 
 
-def run(args: argparse.Namespace) -> int:
-    zero_shot = args.trainer == "ZeroshotCLIP"
-    seeds = [1] if zero_shot else positive_integers(os.environ.get("SEEDS") or "1 2 3", "SEEDS")
-    commands = [train_arguments(args, seed) for seed in seeds]
-    directories = [directory_of(command) for command in commands]
-    for i, (seed, command, directory) in enumerate(zip(seeds, commands, directories, strict=True)):
+def finish(job: Job) -> list[Path]:
+    """Runs what is not yet finished of a job; the directories of its seeds.
+
+    Raises:
+        UserError: a mistake in the arguments, found before anything runs.
+        Failed: a run failed.
+    """
+    directories = job.directories()
+    for i, (seed, directory) in enumerate(zip(job.seeds, directories, strict=True)):
+        place = f"[{i + 1}/{len(directories)}] seed {seed}"
         if (result := runs.read_result(directory)) is not None:
-            print(f"[{i + 1}/{len(seeds)}] seed {seed}: finished before, {result['accuracy']:.2f}%, {directory}")
+            print(f"{place}: finished before, {result['accuracy']:.2f}%, {directory}", flush=True)
             continue
-        print(f"[{i + 1}/{len(seeds)}] seed {seed}: {directory}", flush=True)
-        if code := run_to_its_end([sys.executable, str(REPOSITORY / "train.py"), *command]):
-            return code
-    what = "" if zero_shot else f", {args.shots} shots"
-    print(f"\n{args.trainer} on {args.dataset}{what}, config {args.config}\n\n{table(directories)}")
-    return 0
+        print(f"{place}: {directory}", flush=True)
+        run_train(job.arguments(seed))
+    return directories
+
+
+def run_train(arguments: list[str]) -> None:
+    """``train.py`` in a process of its own; raises Failed."""
+    if code := run_to_its_end([sys.executable, str(REPOSITORY / "train.py"), *arguments]):
+        raise Failed(code)
+
+
+def run(args: argparse.Namespace) -> None:
+    job = Job(**vars(args))
+    directories = finish(job)
+    what = "" if job.trainer == "ZeroshotCLIP" else f", {job.shots} shots"
+    print(f"\n{job.trainer} on {job.dataset}{what}, config {job.config}\n\n{table(directories)}")
+
+
+def guarded(main: Callable[[], int | None]) -> int:
+    """The exit code of a program: its own or 0, 2 for the user's mistake, a failed process's, 130 if interrupted."""
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except Failed as failed:
+        return failed.code
+    except KeyboardInterrupt:
+        return 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,13 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shots", type=int, required=True)
     parser.add_argument("--recipe", default="")
     parser.add_argument("opts", nargs=argparse.REMAINDER)
-    try:
-        return run(parser.parse_args(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    return guarded(lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the four main.sh have in common: run.sh TRAINER DATASET SHOTS [KEY VALUE]...
-# From the environment: DATA (data), OUT (output), SEEDS ("1 2 3"), CFG (by the recipe), N (4, PLOT only).
+# From the environment: DATA (data), OUT (output), SEEDS ("1 2 3"), CFG or BACKBONE (by the recipe), N (4, PLOT only).
 set -euo pipefail
 
 fail() { echo "error: $1" >&2; exit 2; }
@@ -12,11 +12,8 @@ dataset=$1 shots=$2
 shift 2
 [[ $shots =~ ^[1-9][0-9]{0,5}$ ]] || fail "SHOTS is '$shots'; it must be a positive integer"
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-source "$here/scripts/recipe.sh"
+here=$(dirname "${BASH_SOURCE[0]}")
+source "$here/recipe.sh"
 recipe "$trainer" "$dataset" "$shots"
-
-python=${PYTHON:-python}
-[ -n "${PYTHON:-}" ] || [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
-PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m scripts.few_shot \
+exec bash "$here/python.sh" -m scripts.few_shot \
     --trainer "$trainer" --dataset "$dataset" --shots "$shots" --config "$CFG" --recipe "$RECIPE" "$@"

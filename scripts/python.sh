@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Runs the project's Python, wherever it is called from: python.sh -m MODULE ARGUMENT...
+# $PYTHON, else the one of .venv, else the system's.
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=${PYTHON:-python}
+[ -n "${PYTHON:-}" ] || [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
+PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} exec "$python" "$@"

@@ -117,7 +117,7 @@ def read_result(directory: str | Path) -> dict[str, Any] | None:
 
 
 # What every result.json has, for those who make tables of them.
-REQUIRED = {
+REQUIRED: dict[str, Any] = {
     "accuracy": (int, float),
     "seed": int,
     "shots": int,

@@ -29,7 +29,8 @@ def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str 
     code = 'source "$1"; recipe "$2" "$3" "$4"; printf "%s\\n%s" "$CFG" "$RECIPE"'
     command = ["bash", "-euc", code, "bash", str(REPOSITORY / "scripts" / "recipe.sh"), trainer, dataset, str(shots)]
     env = {**os.environ, "CFG": cfg, "BACKBONE": backbone}
-    config, _, pairs = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.partition("\n")
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    config, _, pairs = done.stdout.partition("\n")
     return config, pairs
 
 
@@ -61,7 +62,9 @@ def methods(text: str) -> list[str]:
 
 
 def own_options(trainer: str, opts: list[str]) -> list[str]:
-    """KEY VALUE pairs without those that belong to another method: TRAINER.PLOT.N means nothing to CoOp."""
+    """KEY VALUE pairs without those that mean nothing to a method: TRAINER.PLOT.N to CoOp, epochs to zero-shot CLIP."""
     others = tuple(f"TRAINER.{name.upper()}." for name in METHODS if name != trainer)
+    if trainer == "ZeroshotCLIP":
+        others += ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.")
     pairs = [opts[i : i + 2] for i in range(0, len(opts), 2)]
     return [word for pair in pairs if not pair[0].startswith(others) for word in pair]

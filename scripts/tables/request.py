@@ -1,0 +1,99 @@
+"""What is asked of a table, and the commands that would fill its blank cells."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scripts.recipes import BACKBONES, ENTRY
+from trainers.weights import OPENAI_URLS
+
+from .published import Figure
+from .render import Table, mean_std, number
+from .results import Cell, Run, check_unique, check_unmixed, shared_settings
+
+
+def command(script: str, *arguments: str, **environment: str) -> str:
+    """A shell command; of the environment, what is not empty."""
+    given = [f"{key}={shlex.quote(value)}" for key, value in environment.items() if value]
+    return " ".join([*given, "bash", script, *map(shlex.quote, arguments)])
+
+
+@dataclass
+class Request:
+    """``found`` are the finished runs under ``out``, on one backbone if ``backbone`` (a config's prefix) is given."""
+
+    out: Path
+    found: Sequence[Run]
+    datasets: Sequence[str]
+    shots: Sequence[int]
+    seeds: Sequence[int] = (1, 2, 3)
+    backbone: str = ""
+    mixed: bool = False
+    cells: list[tuple[Cell, str, str, list[str], dict[str, str]]] = field(default_factory=list)
+
+    def cell(
+        self, cell: Cell, trainer: str, script: str, arguments: list[str], environment: dict[str, str] | None = None
+    ) -> Cell:
+        """A cell of the table, with the command that fills it (its seeds, OUT and backbone are added)."""
+        check_unique(cell, self.mixed)
+        self.cells.append((cell, trainer, script, arguments, environment or {}))
+        return cell
+
+    def main_sh(
+        self, cell: Cell, trainer: str, dataset: str, shots: int, opts: Sequence[str] = (), n: int | None = None
+    ) -> Cell:
+        """A cell that one method's own script fills."""
+        arguments = [dataset, *([] if trainer == "ZeroshotCLIP" else [str(shots)]), *opts]
+        environment = {"N": str(n)} if n is not None else {}
+        return self.cell(cell, trainer, f"scripts/{ENTRY[trainer]}/main.sh", arguments, environment)
+
+    def close(self, table: Table) -> Table:
+        """Checks the runs behind the table and lists the commands of its blank cells.
+
+        Raises:
+            UserError: the runs are mixed.
+        """
+        used = list({run.path: run for cell, *_ in self.cells for run in cell.runs}.values())
+        table.notes += [f"Mixed, as asked for: {text}." for text in check_unmixed(used, self.mixed)]
+        settings = shared_settings(used)
+        commands: dict[str, None] = {}
+        for cell, trainer, script, arguments, environment in self.cells:
+            wanted = [1] if trainer == "ZeroshotCLIP" else self.seeds
+            absent = [seed for seed in wanted if seed not in cell.by_seed]
+            if absent:
+                seeds = "" if absent == [1, 2, 3] or trainer == "ZeroshotCLIP" else " ".join(map(str, absent))
+                out = "" if str(self.out) == "output" else str(self.out)
+                place = {"OUT": out, "SEEDS": seeds, "BACKBONE": self._backbone(trainer, arguments[0])}
+                commands[command(script, *arguments, *settings, **place, **environment)] = None
+        table.missing = list(commands)
+        return table
+
+    def _backbone(self, trainer: str, dataset: str) -> str:
+        """The papers' CoCoOp is on another backbone than their PLOT; a table is on one."""
+        if dataset.startswith("symbols") or (trainer != "CoCoOp" and self.backbone in ("", "rn50")):
+            return ""
+        return self.backbone or "rn50"
+
+
+def ours(cell: Cell) -> str:
+    return mean_std(cell.mean, cell.std)
+
+
+def against(cell: Cell, figure: Figure | None) -> list[str]:
+    """[ours, published, difference], as text."""
+    text = "" if figure is None else mean_std(figure.mean, figure.std)
+    return [ours(cell), text, number(difference(cell, figure), signed=True)]
+
+
+def difference(cell: Cell, figure: Figure | None) -> float | None:
+    """Ours minus published, unless it is known that the backbones differ."""
+    if cell.mean is None or figure is None:
+        return None
+    names = {run.backbone_name for run in cell.runs}
+    return None if names & set(OPENAI_URLS) - {figure.backbone} else cell.mean - figure.mean
+
+
+__all__ = ["BACKBONES", "Request", "against", "command", "difference", "ours"]

@@ -18,6 +18,7 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -240,22 +241,32 @@ def run(args: argparse.Namespace) -> None:
     print(f"Result: {directory / 'result.json'} (accuracy {result['accuracy']:.2f}%)")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 2 the user's mistake, 130 interrupted."""
+def guarded(program: Callable[[], int | None], interrupted: str = "") -> int:
+    """The exit code of a program: its own or 0, 2 for the user's mistake, 130 if it was interrupted."""
     try:
-        run(build_parser().parse_args(argv))
+        return program() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno not in THE_USERS_DISK:
             raise
         print(f"error: {error.strerror}: '{error.filename}'; nothing more was written", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command resumes the run from its last epoch", file=sys.stderr)
+        if interrupted:
+            print(f"\n{interrupted}", file=sys.stderr)
         return 130
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    return guarded(
+        lambda: run(build_parser().parse_args(argv)),
+        "interrupted; the same command resumes the run from its last epoch",
+    )
 
 
 if __name__ == "__main__":

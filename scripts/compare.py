@@ -15,7 +15,7 @@ from typing import Any
 import runs
 import train
 from dassl.utils import UserError
-from scripts.few_shot import Job, finish, guarded, positive_integers
+from scripts.few_shot import Job, finish, positive_integers
 from scripts.recipes import BACKBONES, METHODS, methods, own_options, recipe
 from scripts.tables import cost, significance
 from scripts.tables.render import Section, Table, number
@@ -80,9 +80,9 @@ def build(jobs: Sequence[Job], directories: Sequence[Sequence[Path]], mixed: boo
     seeds = " ".join(str(seed) for seed in max((job.seeds for job in jobs), key=len))
     table.notes.append(
         f"Seeds {seeds}. Standard deviation with n - 1; the 95% interval is Student's, for the mean. Tests are "
-        "two-sided, against CoOp: paired t over the seeds; McNemar over the test images, one p a seed (exact below 25 discordant "
-        "images, else chi-squared with continuity correction). Step: median, loading apart. Memory: the most that the "
-        "process has held or, on a GPU, its tensors; compare only what ran on one machine."
+        "two-sided, against CoOp: paired t over the seeds; McNemar over the test images, one p a seed (exact below 25 "
+        "discordant images, else chi-squared with continuity correction). Step: median, loading apart. Memory: the "
+        "most that the process has held or, on a GPU, its tensors; compare only what ran on one machine."
     )
     return table
 
@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("dataset", metavar="DATASET")
     parser.add_argument("shots", metavar="SHOTS")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    return guarded(lambda: run(parser.parse_args(argv)))
+    return train.guarded(lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

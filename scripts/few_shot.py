@@ -11,7 +11,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,6 @@ class Job:
         return [directory_of(self.arguments(seed)) for seed in self.seeds]
 
 
-class Failed(Exception):
-    """A process of ours has failed, and has said why; ``code`` is its exit code."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
 def directory_of(arguments: list[str]) -> Path:
     """The run's directory; every mistake in the arguments is found here, before anything runs."""
     parsed = train.build_parser().parse_args(arguments)
@@ -114,7 +106,7 @@ def finish(job: Job) -> list[Path]:
 
     Raises:
         UserError: a mistake in the arguments, found before anything runs.
-        Failed: a run failed.
+        SystemExit: a run failed, and has said why.
     """
     directories = job.directories()
     for i, (seed, directory) in enumerate(zip(job.seeds, directories, strict=True)):
@@ -128,9 +120,9 @@ def finish(job: Job) -> list[Path]:
 
 
 def run_train(arguments: list[str]) -> None:
-    """``train.py`` in a process of its own; raises Failed."""
+    """``train.py`` in a process of its own; raises SystemExit with its exit code if that is not 0."""
     if code := run_to_its_end([sys.executable, str(REPOSITORY / "train.py"), *arguments]):
-        raise Failed(code)
+        raise SystemExit(code)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -140,19 +132,6 @@ def run(args: argparse.Namespace) -> None:
     print(f"\n{job.trainer} on {job.dataset}{what}, config {job.config}\n\n{table(directories)}")
 
 
-def guarded(main: Callable[[], int | None]) -> int:
-    """The exit code of a program: its own or 0, 2 for the user's mistake, a failed process's, 130 if interrupted."""
-    try:
-        return main() or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Failed as failed:
-        return failed.code
-    except KeyboardInterrupt:
-        return 130
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = train.Parser(prog="scripts.few_shot", allow_abbrev=False)
     for name in ("trainer", "dataset", "config"):
@@ -160,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shots", type=int, required=True)
     parser.add_argument("--recipe", default="")
     parser.add_argument("opts", nargs=argparse.REMAINDER)
-    return guarded(lambda: run(parser.parse_args(argv)))
+    return train.guarded(lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

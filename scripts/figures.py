@@ -15,7 +15,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from scripts.few_shot import guarded
+import train
 from scripts.tables.__main__ import parser, request_of
 from scripts.tables.few_shot import Cells, cells_of, complete_mean
 from scripts.tables.published import published
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return guarded(lambda: run(parser("scripts.figures", __doc__).parse_args(argv)))
+    return train.guarded(lambda: run(parser("scripts.figures", __doc__).parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import runs
 import train
 from dassl.utils import UserError
 from scripts.compare import finished, jobs_of
-from scripts.few_shot import Job, finish, guarded, positive_integers, run_train
+from scripts.few_shot import Job, finish, positive_integers, run_train
 from scripts.recipes import METHODS, methods
 from scripts.tables import significance
 from scripts.tables.render import Section, Table, mean_std, number
@@ -44,7 +44,7 @@ def test(job: Job, directories: Sequence[Path], dataset: str, extra: Sequence[st
     """A job's trained prompts on another dataset or other classes, with the KEY VALUE pairs in ``extra``.
 
     Raises:
-        UserError, Failed: as for a run.
+        UserError, SystemExit: as for a run.
     """
     if job.trainer == "ZeroshotCLIP":
         opts = [*_without(job.opts, SUBSAMPLE), *extra]
@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("dataset", metavar="DATASET")
     parser.add_argument("shots", metavar="SHOTS")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    return guarded(lambda: run(parser.parse_args(argv)))
+    return train.guarded(lambda: run(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

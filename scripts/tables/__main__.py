@@ -17,7 +17,7 @@ from pathlib import Path
 
 import train
 from dassl.utils import UserError
-from scripts.few_shot import guarded, positive_integers
+from scripts.few_shot import positive_integers
 from scripts.recipes import BACKBONES
 
 from . import cost, domain, few_shot, variants
@@ -93,7 +93,7 @@ def show(table: Table, out: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     parsed = parser("scripts.tables", __doc__)
     parsed.add_argument("table", choices=list(TABLES))
-    return guarded(lambda: run(parsed.parse_args(argv)))
+    return train.guarded(lambda: run(parsed.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -36,24 +36,26 @@ def cells_of(request: Request) -> Cells:
 def build(request: Request) -> Table:
     cells = cells_of(request)
     table = Table(_name("few_shot", request), f"Few-shot: accuracy in percent{_of(request)}")
-    heads = [text for shots in request.shots for text in (f"{shots}-shot", "published", "diff.")]
+    shown = any(published("few-shot", dataset, "PLOT", 16) for dataset in request.datasets)
+    beside = ["published", "diff."] if shown else []
+    heads = [text for shots in request.shots for text in (f"{shots}-shot", *beside)]
     rows = []
     for dataset in request.datasets:
         for method in METHODS:
             row = [dataset, SHOWN.get(method, method)]
             for shots in request.shots:
                 cell, figure = cells[dataset, method, shots], published("few-shot", dataset, method, shots)
-                row += against(cell, figure)
+                row += against(cell, figure, shown)
                 table.records.append(record("few-shot", dataset, method, shots, cell, figure))
             rows.append(row)
     if len(request.datasets) > 1:
-        rows += _averages(request, cells, table)
+        rows += _averages(request, cells, table, shown)
     table.sections.append(Section("", ["dataset", "method", *heads], rows))
     table.sections.append(_tests(request, cells, table))
     table.notes += [
         "Mean and standard deviation (n - 1) over the seeds; zero-shot CLIP is one run, the same at every number of "
         "shots. Averages are over all datasets, blank until all are there.",
-        NOTE,
+        *([NOTE] if shown else []),
     ]
     return request.close(table)
 
@@ -83,7 +85,7 @@ def complete_mean(values: Sequence[float | None]) -> float | None:
     return significance.mean(whole) if len(whole) == len(values) else None
 
 
-def _averages(request: Request, cells: Cells, table: Table) -> list[list[str]]:
+def _averages(request: Request, cells: Cells, table: Table, shown: bool) -> list[list[str]]:
     rows = []
     for method in METHODS:
         row = ["average", SHOWN.get(method, method)]
@@ -96,7 +98,7 @@ def _averages(request: Request, cells: Cells, table: Table) -> list[list[str]]:
                 for dataset, figure in zip(request.datasets, figures, strict=True)
             ]
             diff = complete_mean(diffs)
-            row += [number(mean), number(theirs), number(diff, signed=True)]
+            row += [number(mean), *([number(theirs), number(diff, signed=True)] if shown else [])]
             numbers = {"mean": mean, "published_mean": theirs, "difference": diff}
             table.records.append(
                 {"table": "few-shot", "dataset": "average", "method": method, "shots": shots, **numbers}

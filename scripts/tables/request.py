@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.recipes import BACKBONES, ENTRY
+from scripts.recipes import ENTRY, own_options
 from trainers.weights import OPENAI_URLS
 
 from .published import Figure
@@ -67,7 +67,7 @@ class Request:
                 seeds = "" if absent == [1, 2, 3] or trainer == "ZeroshotCLIP" else " ".join(map(str, absent))
                 out = "" if str(self.out) == "output" else str(self.out)
                 place = {"OUT": out, "SEEDS": seeds, "BACKBONE": self._backbone(trainer, arguments[0])}
-                commands[command(script, *arguments, *settings, **place, **environment)] = None
+                commands[command(script, *arguments, *own_options(trainer, settings), **place, **environment)] = None
         table.missing = list(commands)
         return table
 
@@ -82,8 +82,10 @@ def ours(cell: Cell) -> str:
     return mean_std(cell.mean, cell.std)
 
 
-def against(cell: Cell, figure: Figure | None) -> list[str]:
-    """[ours, published, difference], as text."""
+def against(cell: Cell, figure: Figure | None, shown: bool) -> list[str]:
+    """[ours, published, difference], as text; ours alone where no published figures are ``shown``."""
+    if not shown:
+        return [ours(cell)]
     text = "" if figure is None else mean_std(figure.mean, figure.std)
     return [ours(cell), text, number(difference(cell, figure), signed=True)]
 
@@ -94,6 +96,3 @@ def difference(cell: Cell, figure: Figure | None) -> float | None:
         return None
     names = {run.backbone_name for run in cell.runs}
     return None if names & set(OPENAI_URLS) - {figure.backbone} else cell.mean - figure.mean
-
-
-__all__ = ["BACKBONES", "Request", "against", "command", "difference", "ours"]

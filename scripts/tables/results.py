@@ -243,10 +243,11 @@ def discordant(first: Run, second: Run) -> tuple[int, int] | None:
 
 
 def shared_settings(used: Sequence[Run]) -> list[str]:
-    """KEY VALUE pairs, on epochs and backbone, that all runs of a table have in common, for its commands."""
-    if not used:
-        return []
-    keys = ("INPUT.SIZE", "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.ALLOW_TORCHSCRIPT", "OPTIM.MAX_EPOCH")
-    first = used[0].overrides
-    common = [k for k in keys if k in first and all(run.overrides.get(k) == first[k] for run in used)]
-    return [word for key in common for word in (key, str(first[key]))]
+    """KEY VALUE pairs, on epochs and backbone, that the runs of a table have in common, for its commands."""
+    common: list[str] = []
+    for key in ("INPUT.SIZE", "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.ALLOW_TORCHSCRIPT", "OPTIM.MAX_EPOCH"):
+        concerned = [run for run in used if run.epochs > 0 or key != "OPTIM.MAX_EPOCH"]
+        values = {str(run.overrides.get(key)) for run in concerned}
+        if len(values) == 1 and key in concerned[0].overrides:
+            common += [key, *values]
+    return common

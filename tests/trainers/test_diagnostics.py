@@ -1,0 +1,138 @@
+"""What HeadMeter says, against the definitions written out, and that measuring changes nothing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tests.oracle import random_images
+from tests.trainers.custom_clip import NAMES, build
+from trainers.diagnostics import HeadMeter, effective_rank
+from trainers.sinkhorn import counted_sinkhorn, sinkhorn
+
+NOTHING = {"plan_entropy", "plan_distance", "shift_spread", "predictions_changed", "iterations_mean", "iterations_max"}
+
+
+def test_against_the_definitions() -> None:
+    """On PLOT itself: every number from the plans and features, one image and class after the other."""
+    model = build("PLOT", "RN", N=3).eval()
+    model.meter = HeadMeter()
+    image = random_images(5, 64, 1)
+    with torch.no_grad():
+        logits = model(image)
+        text = F.normalize(model.text_features(), dim=-1)
+        local = F.normalize(model.image_encoder(image)[1], dim=-1)
+    found = model.meter.summary()
+    scale, M, N = model.logit_scale.exp().item(), local.shape[1], 3
+    entropies, distances, changed, spreads = [], [], [], []
+    uniform = torch.zeros_like(logits)
+    for b in range(5):
+        for k in range(len(NAMES)):
+            similarity = local[b] @ text[:, k].t()
+            plan = sinkhorn(1 - similarity)
+            entropies.append(-sum(t * math.log(t) for t in plan.flatten().tolist()) / math.log(M * N))
+            distances.append(0.5 * sum(abs(t - 1 / (M * N)) for t in plan.flatten().tolist()))
+            uniform[b, k] = scale * similarity.mean()
+        shift = logits[b] - uniform[b]
+        spreads.append((shift - shift.mean()).square().mean().sqrt().item())
+        changed.append(100.0 * (logits[b].argmax() != uniform[b].argmax()).item())
+    cosines = [F.cosine_similarity(text[i], text[j]).mean().item() for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert found["plan_entropy"] == pytest.approx(sum(entropies) / len(entropies))
+    assert found["plan_distance"] == pytest.approx(sum(distances) / len(distances))
+    assert found["shift_spread"] == pytest.approx(sum(spreads) / 5)
+    assert found["predictions_changed"] == pytest.approx(sum(changed) / 5)
+    assert found["text_cosine"] == pytest.approx(sum(cosines) / 3)
+
+
+def test_measuring_changes_neither_logits_nor_gradients() -> None:
+    outcomes = []
+    for meter in (None, HeadMeter()):
+        model = build("PLOT", "RN", N=2)
+        model.meter = meter
+        logits = model(random_images(3, 64, 1))
+        logits.square().sum().backward()
+        outcomes.append((logits.detach(), model.prompt_learner.ctx.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
+
+
+def test_predictions_that_the_plan_changes() -> None:
+    """Two images: the plan's shift turns the first's prediction, not the second's."""
+    meter = HeadMeter()
+    plan = torch.tensor([[[0.5], [0.5]], [[0.75], [0.25]]]).expand(2, 2, 2, 1)  # uniform; three to one
+    similarity = torch.tensor([[[[0.5], [0.5]], [[0.8], [0.0]]], [[[0.9], [0.9]], [[0.8], [0.0]]]])
+    score = (plan * similarity).sum(dim=(2, 3))  # 0.5, 0.6; 0.9, 0.6. With the uniform plan 0.5, 0.4; 0.9, 0.4
+    meter.see_plan(plan, similarity, torch.tensor([[2, 5], [3, 4]]))
+    meter.see_scores(score, torch.ones(1, 2, 3), torch.tensor(10.0))
+    found = meter.summary()
+    assert found["predictions_changed"] == 50
+    assert found["shift_spread"] == pytest.approx(1.0)  # shifts of 0 and 10 * 0.2: deviation 1
+    assert found["plan_distance"] == pytest.approx(0.125)
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) / math.log(2)
+    assert found["plan_entropy"] == pytest.approx((1 + entropy) / 2)
+    assert (found["iterations_mean"], found["iterations_max"], found["text_cosine"]) == (3.5, 5.0, None)
+
+
+def test_a_uniform_plan_is_uniform_and_changes_nothing() -> None:
+    """Equal features: every cost is the same, and so is the plan's every entry."""
+    meter = HeadMeter()
+    similarity = torch.full((2, 3, 4, 2), 0.3)
+    plan, iterations = counted_sinkhorn(1 - similarity, 0.1, 100, 0.01)
+    meter.see_plan(plan, similarity, iterations)
+    meter.see_scores(similarity.mean(dim=(2, 3)), torch.ones(2, 3, 5), torch.tensor(100.0))
+    found = meter.summary()
+    assert found["plan_entropy"] == pytest.approx(1) and found["plan_distance"] == pytest.approx(0, abs=1e-6)
+    assert found["predictions_changed"] == 0 and found["shift_spread"] == pytest.approx(0, abs=1e-4)
+    assert found["text_cosine"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("match", ["uniform", "mean", "max"])
+def test_without_a_plan_there_is_nothing_to_say_of_it(match: str) -> None:
+    model = build("PLOT", "RN", N=2, MATCH=match).eval()
+    model.meter = HeadMeter()
+    with torch.no_grad():
+        model(random_images(2, 64, 1))
+    found = model.meter.summary()
+    assert {name for name, value in found.items() if value is None} == NOTHING
+    assert isinstance(found["text_cosine"], float)
+
+
+def test_batches_are_weighted_by_their_images() -> None:
+    model = build("PLOT", "RN", N=2).eval()
+    image = random_images(6, 64, 1)
+    found = []
+    for sizes in ([6], [4, 2], [1] * 6):
+        model.meter = HeadMeter()
+        with torch.no_grad():
+            for part in image.split(sizes):
+                model(part)
+        found.append(model.meter.summary())
+    for name, value in found[0].items():
+        assert found[1][name] == pytest.approx(value) and found[2][name] == pytest.approx(value)
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.02])
+def test_iterations_are_each_problems_own(eps: float) -> None:
+    """With one iteration fewer allowed, the plan is another; with more, the same."""
+    torch.manual_seed(0)
+    cost = torch.rand(5, 7, 3, dtype=torch.float64)
+    plan, iterations = counted_sinkhorn(cost, eps, 1000, 1e-3)
+    assert iterations.shape == (5,) and len(set(iterations.tolist())) > 1
+    for problem, expected, n in zip(cost, plan, iterations.tolist(), strict=True):
+        assert torch.allclose(counted_sinkhorn(problem, eps, n, 1e-3)[0], expected, rtol=1e-12)
+        assert not torch.allclose(counted_sinkhorn(problem, eps, n - 1, 1e-3)[0], expected, rtol=1e-9)
+    assert counted_sinkhorn(cost, eps, 2, 1e-9)[1].tolist() == [2] * 5
+
+
+def test_effective_rank() -> None:
+    """Orthogonal contexts of one length: N. Parallel ones: 1. Lengths 3 and 1: exp of the entropy of 3/4 and 1/4."""
+    eye = torch.eye(4)[:, None]  # [N, 1, d]
+    assert effective_rank(eye) == pytest.approx(4)
+    assert effective_rank(torch.ones(3, 2, 5) * torch.tensor([1.0, 2.0, -3.0])[:, None, None]) == pytest.approx(1)
+    two = torch.tensor([[[3.0, 0.0]], [[0.0, 1.0]]])
+    expected = math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    assert effective_rank(two) == pytest.approx(expected)
+    per_class = torch.stack([eye.expand(4, 1, 4), torch.ones(4, 1, 4)], dim=1)  # [N, n_cls, n_ctx, d]
+    assert effective_rank(per_class) == pytest.approx((4 + 1) / 2)

@@ -91,5 +91,5 @@ def write_table(
                         dataset,
                         n,
                         seed,
-                        60 + d + (2 + 0.3 * d * d) * m + 0.1 * n * (m > 0) + (seed * (m + 1)) % 3,
+                        60 + d + (2 + 0.03 * d * d) * m + 0.1 * n * (m > 0) + (seed * (m + 1)) % 3,
                     )

@@ -16,11 +16,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import train
-from scripts.tables.__main__ import parser, request_of
 from scripts.tables.few_shot import Cells, cells_of, complete_mean
 from scripts.tables.published import published
 from scripts.tables.render import Table
-from scripts.tables.request import Request
+from scripts.tables.request import Request, parser, request_of
 from scripts.tables.suite import DATASETS, METHODS, SHOTS, SHOWN
 
 COLOURS = {"ZeroshotCLIP": "tab:gray", "CoOp": "tab:blue", "CoCoOp": "tab:green", "PLOT": "tab:red"}

@@ -17,26 +17,33 @@ from pathlib import Path
 import runs
 import train
 from dassl.utils import UserError
-from scripts.compare import finished, jobs_of
+from scripts.compare import check_configs, finished, jobs_of
 from scripts.few_shot import Job, finish, positive_integers, run_train
 from scripts.recipes import METHODS, methods
 from scripts.tables import significance
 from scripts.tables.render import Section, Table, mean_std, number
-from scripts.tables.results import Cell
+from scripts.tables.results import Cell, check_unmixed
 from scripts.tables.suite import DATASETS, SHIFTED, SHOWN
 
 HEAD = "TRAINER.PLOT.GLOBAL_LOGITS"
 SUBSAMPLE = "DATASET.SUBSAMPLE_CLASSES"
 
 
-def train_all(jobs: Sequence[Job]) -> list[list[Path]]:
-    """The finished runs of each job, by seed; every mistake in any of them is found before anything runs."""
+def train_all(jobs: Sequence[Job], mixed: bool) -> list[list[Path]]:
+    """The finished runs of each job, by seed; every mistake in any of them is found before anything runs.
+
+    Raises:
+        UserError: the runs are of mixed backbones or epochs, and ``mixed`` is off.
+    """
     for job in jobs:
         job.directories()
+    if not mixed:
+        check_configs(jobs)
     directories = []
     for job in jobs:
         print(f"{job.trainer} on {job.dataset}, config {job.config}", flush=True)
         directories.append(finish(job))
+    check_unmixed([finished(directory) for folders in directories for directory in folders], mixed)
     return directories
 
 
@@ -71,7 +78,7 @@ def few_shot(request: Request) -> Table:
     rows = []
     for shots in request.shots:
         jobs = jobs_of(request.trainers, request.dataset, shots, request.opts)
-        for job, directories in zip(jobs, train_all(jobs), strict=True):
+        for job, directories in zip(jobs, train_all(jobs, request.mixed), strict=True):
             cell = Cell(tuple(map(finished, directories)))
             rows.append([str(shots), SHOWN.get(job.trainer, job.trainer), mean_std(cell.mean, cell.std)])
     section = Section("", ["shots", "method", "accuracy (%)"], rows)
@@ -82,7 +89,7 @@ def base_to_new(request: Request) -> Table:
     opts = [*_without(request.opts, SUBSAMPLE), SUBSAMPLE, "base"]
     jobs = jobs_of(request.trainers, request.dataset, request.shots[0], opts)
     rows, records = [], []
-    for job, directories in zip(jobs, train_all(jobs), strict=True):
+    for job, directories in zip(jobs, train_all(jobs, request.mixed), strict=True):
         base = Cell(tuple(map(finished, directories)))
         new = test(job, directories, request.dataset, (SUBSAMPLE, "new"))
         harmonic = harmonic_mean(base.mean, new.mean)
@@ -135,7 +142,7 @@ def _transfer(request: Request, targets: Sequence[str], name: str, title: str) -
     opts = [*((HEAD, "True") if shifted and HEAD not in request.opts[::2] else ()), *request.opts]
     jobs = jobs_of(request.trainers, request.dataset, request.shots[0], opts)
     rows, records = [], []
-    for job, directories in zip(jobs, train_all(jobs), strict=True):
+    for job, directories in zip(jobs, train_all(jobs, request.mixed), strict=True):
         source = Cell(tuple(map(finished, directories)))
         heads: list[tuple[str, tuple[str, ...]]] = [(SHOWN.get(job.trainer, job.trainer), ())]
         if shifted and job.trainer == "PLOT":
@@ -163,6 +170,7 @@ class Request:
     shots: list[int]
     trainers: list[str]
     opts: list[str]
+    mixed: bool = False
 
 
 PROTOCOLS = {
@@ -180,7 +188,7 @@ def run(args: argparse.Namespace) -> None:
     if len(args.opts) % 2:
         raise UserError(f"KEY VALUE pairs expected, '{args.opts[-1]}' has no value")
     trainers = methods(os.environ.get("TRAINERS") or " ".join(METHODS))
-    table = PROTOCOLS[args.protocol](Request(args.dataset, shots, trainers, args.opts))
+    table = PROTOCOLS[args.protocol](Request(args.dataset, shots, trainers, args.opts, args.mixed))
     print(f"\n{table.markdown()}")
     if table.name:
         paths = table.write(Path(os.environ.get("OUT") or "output"))
@@ -189,6 +197,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = train.Parser(prog="scripts.protocols.run", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--mixed", action="store_true", help="allow different backbones or epochs")
     parser.add_argument("protocol", choices=list(PROTOCOLS))
     parser.add_argument("dataset", metavar="DATASET")
     parser.add_argument("shots", metavar="SHOTS")

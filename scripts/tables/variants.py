@@ -77,9 +77,9 @@ def diagnostics(request: Request) -> Table:
         for n in PROMPTS:
             for kind in MATCHES:
                 cell = select(request.found, "PLOT", dataset, shots, varied=varied, N=n, MATCH=kind)
-                if (n, kind) == (4, "ot"):
-                    request.main_sh(cell, "PLOT", dataset, shots)
                 if cell.runs or (n, kind) == (4, "ot"):
+                    opts = [] if kind == "ot" else ["TRAINER.PLOT.MATCH", kind]
+                    request.main_sh(cell, "PLOT", dataset, shots, opts, None if n == 4 else n)
                     rows.append([dataset, str(shots), str(n), kind, ours(cell), *diagnostics_row(table, cell, ALL)])
                     means = {key: mean for key, (mean, _) in _diagnostics(cell).items()}
                     table.records.append(

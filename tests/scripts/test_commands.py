@@ -100,7 +100,7 @@ def test_every_command_starts_up_to_the_weights(
         if not all((runs.REPOSITORY / f"configs/datasets/{name}.yaml").is_file() for name in datasets):
             continue  # a dataset that has no loader yet
         with monkeypatch.context() as patch:
-            for key, value in environment.items():
+            for key, value in {"SEEDS": "1", **environment}.items():
                 patch.setenv(key, value)
             module = few_shot if arguments[1] == "scripts.few_shot" else protocols
             before = len(up_to_the_weights)

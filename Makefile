@@ -9,7 +9,7 @@ demo: .venv/installed
 	bash scripts/plot/main.sh symbols 16
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed
 	$(BIN)/ruff check .

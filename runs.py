@@ -74,6 +74,9 @@ def run_directory(cfg: Any, base: Any, config: str, out: str | Path) -> Path:
     folder = shorten("_".join(settings) or "default")
     shots = max(0, cfg.DATASET.NUM_SHOTS)
     dataset = snake_case(cfg.DATASET.NAME)
+    if cfg.DATASET.get("ROOT_IS_DATASET", False):  # another folder is another dataset
+        root = Path(cfg.DATASET.ROOT).expanduser().resolve()
+        dataset += f"-{spell(root.name)}-{_hash(str(root))}"
     return Path(out) / dataset / cfg.TRAINER.NAME / f"{config}_{shots}shots" / folder / f"seed{cfg.SEED}"
 
 

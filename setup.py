@@ -31,6 +31,16 @@ setup(
         "gdown",  # datasets.prepare: CoOp's split files are on Google Drive
     ],
     extras_require={
-        "dev": ["pytest", "hypothesis", "pot", "ruff", "mypy", "types-PyYAML", "types-tabulate", "types-tqdm"]
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "pot",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "types-tabulate",
+            "types-tqdm",
+        ]
     },
 )

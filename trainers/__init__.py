@@ -10,6 +10,7 @@ def extend_cfg(cfg: Any) -> None:
     for trainer in (coop, cocoop, plot):
         trainer.extend_cfg(cfg)
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+    cfg.DATASET.ROOT_IS_DATASET = False  # DATASET.ROOT is the dataset itself, not a folder that holds it
     cfg.DATASET.TEMPLATE = ""  # zero-shot CLIP's prompt, in place of the dataset's own
     cfg.MODEL.BACKBONE.CLIP_ROOT = ""  # where OpenAI's weights are kept; empty: ~/.cache/clip
     cfg.MODEL.BACKBONE.ALLOW_TORCHSCRIPT = False  # load a TorchScript archive that is not OpenAI's

@@ -251,6 +251,17 @@ def test_a_training_run_names_a_bad_picture(
     assert not list(tmp_path.rglob("result.json"))
 
 
+def test_two_folders_never_share_a_run(tmp_path: Path) -> None:
+    configs = ("--dataset-config-file", str(REPOSITORY / "configs/datasets/image_folder.yaml"))
+    trainer = ("--trainer", "CoOp", "--config-file", str(REPOSITORY / "configs/trainers/CoOp/rn50_ep50.yaml"))
+    places = []
+    for folder in (tmp_path / "a" / "pictures", tmp_path / "b" / "pictures"):
+        args = train.build_parser().parse_args(["--seed", "1", "--root", str(folder), *configs, *trainer])
+        places.append(train.output_directory(args, *train.setup_cfg(args)))
+    assert places[0] != places[1]
+    assert all("image_folder-pictures-" in str(place) for place in places)
+
+
 # --- DATASETS.md
 
 

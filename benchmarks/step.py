@@ -151,6 +151,7 @@ class Side:
     """A process that takes steps when asked."""
 
     def __init__(self, side: str, method: str, options: argparse.Namespace) -> None:
+        self.name = f"{method} {side}"
         context = multiprocessing.get_context("spawn")  # a fork would count this process's memory
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(side, method, options, theirs), daemon=True)
@@ -164,6 +165,7 @@ class Side:
             self.pipe.send("step")
             seconds, self.peak = self.pipe.recv()
             self.seconds += [seconds] if keep else []
+            print(f"{self.name}: {seconds:.2f} s" + ("" if keep else ", not counted"), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self.pipe.send(None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from dassl.data.datasets import DatasetBase, Datum
 
 from .few_shot import few_shot_set
 from .files import UserError, keep, places
-from .splits import Item, Split, check_files, check_labels, digest_of, read_split
+from .splits import Item, Split, check_files, check_labels, digest_of, items_of, read_split
 
 SUBSAMPLES = ("all", "base", "new")
 
@@ -75,7 +76,8 @@ class FewShotDataset(DatasetBase):
 
     def read(self, folder: Path, seed: int) -> tuple[Split, str]:
         """The whole split, checked, and the SHA-256 of its file ("" where it has none)."""
-        path = next((p for p in places(folder, self.split_file) if p.is_file()), None) if self.split_file else None
+        kept = places(folder, self.split_file) if self.split_file else ()
+        path = next((place for place in kept if os.path.lexists(place)), None)
         split, digest = read_split(path) if path else (self._make_split(folder, seed), "")
         if self.test_only:
             split = Split(split.test, [], split.test)
@@ -97,7 +99,8 @@ class FewShotDataset(DatasetBase):
 
     def _make_split(self, folder: Path, seed: int) -> Split:
         try:
-            return self.make_split(folder, random.Random(seed if seed >= 0 else None))
+            split = self.make_split(folder, random.Random(seed if seed >= 0 else None))
+            return Split(*map(items_of, split)) if self.split_file else split  # what is saved can be read again
         except UserError:
             raise
         except (ValueError, LookupError, TypeError) as error:

@@ -82,7 +82,7 @@ def _read(path: Path, split: Split, digest: str) -> tuple[list[Item], list[Item]
         if content["split_sha256"] != digest:
             return None
         train, val = items_of(content["train"]), items_of(content["val"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     strangers = set(train).difference(split.train) | set(val).difference(split.val)
     return None if strangers or _classes(train) != _classes(split.train) else (train, val)
@@ -130,7 +130,7 @@ def read_pickle(path: Path, split: Split) -> tuple[list[Item], list[Item]]:
         unknown += [row[0] for row, item in matches if item is None or item[1:] != row[1:]]
         found.append([item for _, item in matches if item is not None])
     if unknown:
-        shown = ", ".join(f"'{file}'" for file in unknown[:3])
+        shown = ", ".join(repr(file) for file in unknown[:3])
         raise UserError(
             f"'{path}': {len(unknown)} of its {sum(map(len, parts))} images are not the split's here, "
             f"by the end of their paths, label and class name: {shown}; {remedy}"

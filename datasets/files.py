@@ -78,7 +78,7 @@ def read_json(path: Path) -> Any:
     """Raises UserError where the file is missing or no JSON."""
     try:
         return json.loads("\n".join(read_lines(path)))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"'{path}' is no JSON: {error}") from error
 
 
@@ -111,12 +111,12 @@ def missing_files(images: Path, files: Iterable[str]) -> list[str]:
             try:
                 with os.scandir(images / folder) as entries:
                     listed[folder] = {entry.name for entry in entries if entry.is_file()}
-            except OSError:
+            except (OSError, ValueError):  # not there, or no name that a folder can have
                 listed[folder] = set()
         if name not in listed[folder]:
             absent.append(file)
     # A file system may spell a name otherwise than it is asked for: case, or the composition of accents.
-    return [file for file in absent if not (images / file).is_file()]
+    return [file for file in absent if not os.path.isfile(images / file)]
 
 
 def list_classes(images: Path, ignored: Iterable[str] = ()) -> dict[str, list[str]]:

@@ -29,6 +29,12 @@ class ImageFolder(FewShotDataset):
     image_dir = ""
     template = "a photo of a {}."  # zero-shot; DATASET.TEMPLATE is another
 
+    def prepare(self, root: Path) -> None:
+        """Says which pictures have no class, being in no class folder."""
+        for folder in (root, *(root / part for part in ("train", "val", "test"))) if has_parts(root) else (root,):
+            if loose := sorted(path.name for path in folder.glob("*") if path.suffix.lower() in PICTURES):
+                print(f"{len(loose)} pictures in '{folder}' are left out, in no class folder: {loose[0]!r} the first")
+
     def read(self, folder: Path, seed: int) -> tuple[Split, str]:
         """Raises UserError, besides what a split file gives rise to, where pictures have come since it was made."""
         self.split_file = "" if has_parts(folder) else SPLIT_FILE

@@ -39,13 +39,16 @@ def read_split(path: Path) -> tuple[Split, str]:
     """A split file, and its SHA-256.
 
     Raises:
-        UserError: the file is not JSON in CoOp's format.
+        UserError: the file is none, or not JSON in CoOp's format.
     """
+    if not path.is_file():
+        what = "a link to nothing" if path.is_symlink() and not path.exists() else "no file"
+        raise UserError(f"'{path}' should be a split file, but is {what}; mend or remove it")
     raw = path.read_bytes()
     try:
         content = json.loads(raw)
         parts = [items_of(content[part]) for part in PARTS]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
         raise UserError(
             f"'{path}' is no split file: {reason}; it should be JSON with train, val and test, "
@@ -56,9 +59,14 @@ def read_split(path: Path) -> tuple[Split, str]:
 
 def items_of(rows: Iterable[tuple[str, int, str]]) -> list[Item]:
     """Raises TypeError or ValueError where a row is no [image, label, class name]."""
-    items = [Item(file, int(label), name) for file, label, name in rows]
-    if not all(isinstance(item.file, str) and isinstance(item.classname, str) for item in items):
-        raise TypeError("an image or a class name is no text")
+    items = [Item(file, label, name) for file, label, name in rows]
+    for file, label, name in items:
+        if type(label) is not int:
+            raise ValueError(f"the label {label!r:.40} is no whole number")
+        if not (isinstance(file, str) and isinstance(name, str)):
+            raise TypeError("an image or a class name is no text")
+        if not name.strip():
+            raise ValueError(f"the class name of label {label} is empty")
     return items
 
 
@@ -79,7 +87,7 @@ def check_labels(split: Split, where: str) -> None:
         for item in part:
             if names.setdefault(item.label, item.classname) != item.classname:
                 first, second = names[item.label], item.classname
-                raise UserError(f"{where}: label {item.label} has two names, '{first}' and '{second}'")
+                raise UserError(f"{where}: label {item.label} has two names, {first!r} and {second!r}")
     if not names:
         raise UserError(f"{where}: it lists no images")
     n_cls = len(names)
@@ -88,15 +96,26 @@ def check_labels(split: Split, where: str) -> None:
         raise UserError(f"{where}: the labels have gaps: {n_cls} classes, but none has the label {gap}")
     empty = sorted(set(names) - {item.label for item in split.train})
     if empty:
-        shown = ", ".join(f"'{names[label]}'" for label in empty[:3])
+        shown = ", ".join(repr(names[label]) for label in empty[:3])
         raise UserError(f"{where}: {len(empty)} of {n_cls} classes have no training images: {shown}")
 
 
 def check_files(split: Split, images: Path, where: str) -> None:
-    """Raises UserError where images of the split are not there: how many, and the first three."""
+    """Paths lead into the image folder, to files that are there, and none both to train and to test on.
+
+    Raises:
+        UserError: they do not; where images are not there, how many, and the first three.
+    """
     files = dict.fromkeys(item.file for part in split for item in part)
+    if outside := next((file for file in files if file.startswith("/") or ".." in file.split("/")), None):
+        raise UserError(
+            f"{where}: {outside!r} leaves the image folder; paths must be relative to '{images}', inside it"
+        )
+    tested = set() if split.train is split.test else {item.file for item in split.test}  # the same: for testing only
+    if both := next((item.file for item in split.train if item.file in tested), None):
+        raise UserError(f"{where}: {both!r} is both a training and a test image; list it in one part only")
     if missing := missing_files(images, files):
-        shown = ", ".join(f"'{file}'" for file in missing[:3])
+        shown = ", ".join(repr(file) for file in missing[:3])
         raise UserError(f"{where}: {len(missing)} of {len(files)} files are not in '{images}': {shown}")
 
 

@@ -53,8 +53,9 @@ def test_a_dataset_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "flags/images").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no split file for MyFlags: looked for '.*flags/split.json'"):
         build(tmp_path, "dtd", NAME="MyFlags")
-    (tmp_path / "flags/images/a.png").touch()
-    split = {"train": [["a.png", 0, "flag"]], "val": [], "test": [["a.png", 0, "flag"]]}
+    for name in ("a.png", "b.png"):
+        (tmp_path / "flags/images" / name).touch()
+    split = {"train": [["a.png", 0, "flag"]], "val": [], "test": [["b.png", 0, "flag"]]}
     (tmp_path / "flags/split.json").write_text(json.dumps(split))
     dataset = build(tmp_path, "dtd", NAME="MyFlags", NUM_SHOTS=1)
     assert dataset.train_x == [Datum(str(tmp_path / "flags/images/a.png"), 0, classname="flag")]

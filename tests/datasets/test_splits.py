@@ -1,0 +1,85 @@
+"""Split files that are refused: each with one error that names the file, before anything is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dassl.utils import UserError
+
+from .trees import build, dtd, oxford_flowers, picture
+
+SPLIT = "split_zhou_DescribableTextures.json"
+GOOD = ["banded/banded_0000.jpg", 0, "banded"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return dtd(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("train", "says"),
+    [
+        (["a.jpg", 0.7, "a"], "the label 0.7 is no whole number"),
+        (["a.jpg", 3.0, "a"], "the label 3.0 is no whole number"),
+        (["a.jpg", True, "a"], "the label True is no whole number"),
+        (["a.jpg", float("inf"), "a"], "the label inf is no whole number"),
+        (["a.jpg", 0, " "], "the class name of label 0 is empty"),
+        (["/etc/passwd", 0, "banded"], "'/etc/passwd' leaves the image folder; paths must be relative"),
+        (["banded/../../a.jpg", 0, "banded"], "'banded/../../a.jpg' leaves the image folder"),
+        (["n" * 5000, 0, "banded"], "1 of 2 files are not in"),
+        (["a\0b/c.jpg", 0, "banded"], r"1 of 2 files are not in .*: 'a\\x00b/c.jpg'"),
+        (["two\nlines.jpg", 0, "banded"], r"1 of 2 files are not in .*: 'two\\nlines.jpg'"),
+        (["a.jpg", 0, "two\nlines"], r"label 0 has two names, 'two\\nlines' and 'banded'"),
+        (GOOD, "'banded/banded_0000.jpg' is both a training and a test image"),
+    ],
+)
+def test_a_row_that_is_refused(train: list[Any], says: str, folder: Path) -> None:
+    (folder / SPLIT).write_text(json.dumps({"train": [train], "val": [], "test": [GOOD]}))
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError, match=says) as error:
+        build(folder.parent, "dtd")
+    assert SPLIT in str(error.value) and "\n" not in str(error.value)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_split_file_that_is_nested_too_deep(folder: Path) -> None:
+    (folder / SPLIT).write_text("[" * 200_000)
+    with pytest.raises(UserError, match=f"{SPLIT}' is no split file: RecursionError"):
+        build(folder.parent, "dtd")
+
+
+def test_a_folder_or_a_link_to_nothing_in_its_place(folder: Path) -> None:
+    path = folder / SPLIT
+    path.mkdir()
+    with pytest.raises(UserError, match=f"'{path}' should be a split file, but is no file"):
+        build(folder.parent, "dtd")
+    path.rmdir()
+    path.symlink_to("nothing")
+    with pytest.raises(UserError, match=f"'{path}' should be a split file, but is a link to nothing"):
+        build(folder.parent, "dtd")
+    assert path.is_symlink()
+
+
+def test_a_split_that_could_not_be_read_again_is_not_saved(tmp_path: Path) -> None:
+    folder = oxford_flowers(tmp_path)
+    (folder / "cat_to_name.json").write_text(json.dumps({str(i): i for i in range(1, 4)}))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"annotations in .* are damaged .* a class name is no text"):
+            build(tmp_path, "oxford_flowers")
+    assert not (folder / "split_zhou_OxfordFlowers.json").exists()
+
+
+def test_pictures_in_no_class_folder_are_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(3):
+        picture(tmp_path / "crab" / f"{i}.png")
+    picture(tmp_path / "loose.JPG")
+    for _ in ("made", "read"):
+        capsys.readouterr()
+        assert len(build(tmp_path, "image_folder").train_x) == 2
+        out = capsys.readouterr().out
+        assert out.count("left out") == 1 and f"1 pictures in '{tmp_path}' are left out" in out and "'loose.JPG'" in out

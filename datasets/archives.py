@@ -6,6 +6,7 @@ renamed into place.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
 import posixpath
@@ -32,7 +33,13 @@ DAMAGED = (
     EOFError,
     NotImplementedError,  # a compression that Python does not know
     RuntimeError,  # a password is asked for
+    KeyError,  # a hard link to what is not there
+    ValueError,  # a header or a name that makes no sense
 )
+
+
+class Unusable(Exception):
+    """What the archive is or lacks, where fetching it anew may help."""
 
 
 class Unsafe(Exception):
@@ -41,7 +48,7 @@ class Unsafe(Exception):
 
 class Member(NamedTuple):
     name: str
-    is_device: bool
+    is_special: bool  # neither a file nor a folder nor a link that can be unpacked
     symlink: str = ""  # what it points to
     hard_link: str = ""
 
@@ -50,11 +57,26 @@ def unpack(archive: Path, unpacks: Mapping[str, str], folder: Path, inner: str =
     """Takes ``unpacks`` {path in the archive: path under ``folder``} out of a .zip or .tar file; what is there stays.
 
     Raises:
-        UserError: the archive is damaged (and removed), reaches out of the folder, or lacks what is asked for.
+        UserError: the archive is damaged, reaches out of the folder, or lacks what is asked for; it is then removed,
+            as a link to one that the user gave is. Or there is no room for it.
         OSError: the disk is full, or cannot be written. Nothing that was unpacked then remains.
     """
     temporary = archive.with_name(archive.name + ".unpacking")
     shutil.rmtree(temporary, ignore_errors=True)  # left by a process that was killed
+    try:
+        _unpack(archive, unpacks, folder, inner, temporary)
+    except Unusable as error:
+        its = "" if archive.is_symlink() else "; it was removed, the same command fetches it anew"
+        archive.unlink()
+        raise UserError(f"'{archive.name}' {error}{its}") from error
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unpack(archive: Path, unpacks: Mapping[str, str], folder: Path, inner: str, temporary: Path) -> None:
     try:
         content = temporary / "outer"
         _extract(archive, content)
@@ -63,41 +85,39 @@ def unpack(archive: Path, unpacks: Mapping[str, str], folder: Path, inner: str =
             content = temporary / "inner"
         missing = [name for name in unpacks if not (content / name).exists()]
         if missing:
-            raise UserError(f"'{archive.name}' has no {', '.join(missing)} in it; is it the right archive?")
+            raise Unusable(f"has no {', '.join(missing)} in it; is it the right archive?")
         for name, place in unpacks.items():
             if not (folder / place).exists():
                 (content / name).rename(folder / place)
     except Unsafe as error:
-        raise UserError(f"'{archive.name}' is refused, nothing was unpacked: {error}") from error
-    except DAMAGED as error:
-        archive.unlink()
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"'{archive.name}' is damaged or no archive ({reason}); it was removed, the same command fetches it anew"
-        ) from error
-    except OSError as error:
-        error.filename = error.filename or str(folder)
+        raise Unusable(f"is refused, nothing was unpacked: {error}") from error
+    except UserError:  # no room
         raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise Unusable(f"is damaged or no archive ({reason})") from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise Unusable("is refused, nothing was unpacked: the name of a member is too long") from error
 
 
 def check_members(members: Iterable[Member]) -> None:
     """Raises Unsafe where a path is absolute or goes up, where a link leaves, and where a path goes through a link."""
     members = list(members)
     symlinks = {posixpath.normpath(m.name) for m in members if m.symlink}
-    for name, is_device, symlink, hard_link in members:
+    for name, is_special, symlink, hard_link in members:
         folder = posixpath.dirname(name)
         if ".." in name.split("/"):
-            raise Unsafe(f"the member '{name}' leaves the folder that it is unpacked into")
-        _walk(folder, symlinks, f"the member '{name}'")
-        _walk(name, set(), f"the member '{name}'")
-        if is_device:
-            raise Unsafe(f"the member '{name}' is a device")
+            raise Unsafe(f"the member {name!r} leaves the folder that it is unpacked into")
+        _walk(folder, symlinks, f"the member {name!r}")
+        _walk(name, set(), f"the member {name!r}")
+        if is_special:
+            raise Unsafe(f"the member {name!r} is neither a file nor a folder")
         if symlink:
-            _walk(symlink, symlinks, f"the link '{name}'", folder)
+            _walk(symlink, symlinks, f"the link {name!r}", folder)
         if hard_link:
-            _walk(hard_link, symlinks, f"the link '{name}'")
+            _walk(hard_link, symlinks, f"the link {name!r}")
 
 
 def _walk(path: str, symlinks: set[str], what: str, start: str = "") -> None:
@@ -113,7 +133,7 @@ def _walk(path: str, symlinks: set[str], what: str, start: str = "") -> None:
         elif step not in ("", "."):
             at.append(step)
         if "/".join(at) in symlinks:
-            raise Unsafe(f"{what} goes through the link '{'/'.join(at)}'")
+            raise Unsafe(f"{what} goes through the link {'/'.join(at)!r}")
 
 
 def _extract(archive: Path, folder: Path) -> None:

@@ -83,7 +83,9 @@ def require_room(folder: Path, size: int) -> None:
     """Raises UserError before anything is written where ``size`` bytes do not fit."""
     if size > (free := shutil.disk_usage(folder).free):
         need, have = f"{size / 1e6:,.1f} MB", f"{free / 1e6:,.1f} MB"
-        raise UserError(f"the disk is full: '{folder}' needs {need} more, {have} are free; nothing was written")
+        raise UserError(
+            f"the disk is full: '{folder}' needs {need} more, {have} are free; make room and repeat the command"
+        )
 
 
 def _first_available(urls: Sequence[str], part: Path, by_hand: Path) -> None:
@@ -111,7 +113,8 @@ def _fetch(url: str, part: Path) -> None:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code < 500 and error.code not in (408, 416, 429):
-                raise Unavailable(f"{url} answers {error.code} {error.reason}") from error
+                reason = " ".join(error.reason.split())  # of a redirect that goes round it has lines
+                raise Unavailable(f"{url} answers {error.code} {reason}") from error
             if error.code == 416:  # the part is the whole file, or longer than it
                 if error.headers.get("Content-Range") == f"bytes */{_size(part)}":
                     return

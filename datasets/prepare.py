@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import sys
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    one_line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)  # names may hold anything
+    print(f"error: {one_line}", file=sys.stderr)
     return 2
 
 
@@ -86,8 +88,11 @@ def run(args: argparse.Namespace) -> int:
     names = list(dict.fromkeys(args.names))
     for name in names:
         check_name(name, args.check)
-    if args.mirror and not args.mirror.startswith(("http://", "https://")):
-        raise UserError(f"--mirror '{args.mirror}' is no address; it should start with http:// or https://")
+    if args.mirror and not is_address(args.mirror):
+        raise UserError(
+            f"--mirror '{args.mirror}' is no address; it should be http:// or https://, a host and perhaps a path, "
+            "with %XX for what is not ASCII"
+        )
     if not names and not args.check:
         raise UserError(f"name a dataset ({', '.join(SOURCES)}), or give --check for a table of all")
     failed = 0
@@ -104,13 +109,22 @@ def run(args: argparse.Namespace) -> int:
     return failed or int(bool(names) and any(status.state != "ready" for status in statuses.values()))
 
 
+def is_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.isascii()
+    except ValueError:  # its host or port makes no sense
+        return False
+
+
 def check_name(name: str, only_check: bool) -> None:
     """Raises UserError for what is no dataset, or none that can be downloaded."""
     if name in SOURCES or (only_check and registered(name)):
         return
-    if registered(name):
+    ours = next((known for known, source in SOURCES.items() if source.dataset == registered(name)), "")
+    if registered(name) and not ours:
         raise UserError(f"'{name}' is not downloaded; --check alone takes it")
-    nearest = difflib.get_close_matches(name, SOURCES, n=1, cutoff=0)[0]
+    nearest = ours or difflib.get_close_matches(name, SOURCES, n=1, cutoff=0)[0]
     raise UserError(f"no dataset '{name}'; the nearest is '{nearest}', and there are {', '.join(SOURCES)}")
 
 
@@ -144,6 +158,9 @@ def prepare(name: str, source: Source, root: Path, mirror: str = "") -> list[str
 
 def fetch(name: str, file: File, folder: Path, root: Path, mirror: str) -> None:
     """One file of a dataset, downloaded, checked and laid out; an archive that lies in the folder already is tried."""
+    for place in file.places:
+        if (folder / place).is_symlink() and not (folder / place).exists():
+            raise UserError(f"'{folder / place}' is a link to nothing; mend or remove it")
     work = folder / WORK
     work.mkdir(exist_ok=True)
     target, given = work / file.name, folder / file.name
@@ -175,7 +192,7 @@ def lay_out(name: str, file: File, folder: Path, urls: tuple[str, ...]) -> None:
     if target.suffix == ".json":
         try:
             json.loads(target.read_bytes())
-        except ValueError:
+        except (ValueError, RecursionError):
             target.unlink()
             raise UserError(f"{urls[0]} gives something else than '{file.name}': it is no JSON") from None
     target.replace(folder / file.name)

@@ -28,6 +28,7 @@ class Server:
         self.hang = False  # break off by silence, until `released`
         self.released = threading.Event()
         self.with_length = True
+        self.redirect = False  # every address to itself
         self.version = "1"
         self.url = ""
 
@@ -41,6 +42,11 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             name = self.path.lstrip("/")
             path = server.folder / name
             wanted, condition = self.headers.get("Range"), self.headers.get("If-Range")
+            if server.redirect:
+                self.send_response(302)
+                self.send_header("Location", self.path)
+                self.end_headers()
+                return
             if not path.is_file():
                 server.requests.append(Request(name, wanted, condition, 0))
                 self.send_error(404)

@@ -62,10 +62,35 @@ ESCAPES: dict[str, tuple[tuple[str, bytes, str], ...]] = {
 def test_an_archive_that_reaches_out_is_refused_whole(kind: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     archive = tar_with(tmp_path, *ESCAPES[kind])
-    before = whatever_is_there(tmp_path)
-    with pytest.raises(UserError, match=r"'a.tar.gz' is refused, nothing was unpacked: the (member|link) "):
+    with pytest.raises(UserError, match=r"'a.tar.gz' is refused, nothing was unpacked: the (member|link) .* removed"):
         unpack(archive, {"x": "x"}, tmp_path / "data")
-    assert whatever_is_there(tmp_path) == before
+    assert whatever_is_there(tmp_path) == ["data"]
+
+
+MISFITS: dict[str, tuple[tuple[str, bytes, str], str]] = {
+    "a long name": (("x/" + "n" * 300, tarfile.REGTYPE, "long"), "name of a member is too long"),
+    "a hard link to nothing": (("x/link", tarfile.LNKTYPE, "x/absent"), "is damaged or no archive"),
+    "a name of two lines": (("../two\nlines", tarfile.REGTYPE, "evil"), r"member '../two\\nlines' leaves"),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_an_archive_that_cannot_be_unpacked_is_removed(kind: str, tmp_path: Path) -> None:
+    member, says = MISFITS[kind]
+    (tmp_path / "data").mkdir()
+    archive = tar_with(tmp_path, member)
+    with pytest.raises(UserError, match=f"{says}.*; it was removed, the same command fetches it anew"):
+        unpack(archive, {"x": "x"}, tmp_path / "data")
+    assert whatever_is_there(tmp_path) == ["data"]
+
+
+def test_the_users_own_archive_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    given = tar_with(tmp_path, *ESCAPES["up"])
+    (tmp_path / "work" / given.name).symlink_to(given)
+    with pytest.raises(UserError, match=r"leaves the folder that it is unpacked into$"):
+        unpack(tmp_path / "work" / given.name, {"x": "x"}, tmp_path)
+    assert whatever_is_there(tmp_path) == [given.name, "work"]
 
 
 def test_links_that_stay_inside_are_unpacked(tmp_path: Path) -> None:
@@ -83,19 +108,23 @@ def test_a_zip_that_reaches_out_is_refused_whole(name: str, tmp_path: Path) -> N
         info.external_attr = (0o120777 if name == "link" else 0o100644) << 16
         file.writestr(info, "/etc/passwd")
     (tmp_path / "data").mkdir()
-    before = whatever_is_there(tmp_path)
-    with pytest.raises(UserError, match="is refused, nothing was unpacked"):
+    says = "neither a file nor a folder" if name == "link" else "leaves the folder"
+    with pytest.raises(UserError, match=f"is refused, nothing was unpacked: the member '{name}'.* {says}"):
         unpack(tmp_path / "a.zip", {"x": "x"}, tmp_path / "data")
-    assert whatever_is_there(tmp_path) == before
+    assert whatever_is_there(tmp_path) == ["data"]
 
 
-def test_the_command_refuses_an_archive_that_reaches_out(server: Server, tmp_path: Path, root: Path) -> None:
+def test_the_command_refuses_an_archive_that_reaches_out_until_it_is_mended(
+    server: Server, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     evil = {"fgvc-aircraft-2013b/data/variants.txt": b"707", "../../../evil.txt": b"evil"}
     pack(server.folder / "fgvc-aircraft-2013b.tar.gz", evil)
     done = run_command("fgvc_aircraft", "--root", str(root), "--mirror", server.url)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "'../../../evil.txt' leaves the folder" in done.stderr
-    assert not list(tmp_path.rglob("evil.txt")) and not list(root.rglob("variants.txt"))
+    assert not list(tmp_path.rglob("evil.txt")) and whatever_is_there(root) == []
+    small("fgvc_aircraft", tmp_path / "origin", server.folder, monkeypatch)
+    assert prepare.main(["fgvc_aircraft", "--root", str(root), "--mirror", server.url]) == 0
 
 
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.zip"])
@@ -113,7 +142,7 @@ def test_an_archive_of_something_else(tmp_path: Path) -> None:
     pack(tmp_path / "a.zip", {"y/a.txt": b"a"})
     with pytest.raises(UserError, match=r"'a\.zip' has no x in it"):
         unpack(tmp_path / "a.zip", {"x": "x"}, tmp_path)
-    assert whatever_is_there(tmp_path) == ["a.zip"]
+    assert whatever_is_there(tmp_path) == []
 
 
 def test_what_a_killed_process_unpacked_does_not_count(

@@ -55,7 +55,14 @@ def test_an_interrupted_command_goes_on(
     server.break_at[archive.name], server.hang = size // 3, True
     arguments = ["fgvc_aircraft", "--root", str(root), "--mirror", server.url]
     command = [sys.executable, "-m", "datasets.prepare", *arguments]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where it is ignored, as under nohup
+    )
     work = root / "fgvc_aircraft" / ".prepare"
     deadline = time.monotonic() + 60
     while not server.requests and time.monotonic() < deadline:
@@ -109,6 +116,12 @@ def test_404_is_one_line_with_the_address(server: Server, root: Path, capsys: py
     assert prepare.main(["fgvc_aircraft", "--root", str(root), "--mirror", server.url]) == 2
     assert f"{server.url}/fgvc-aircraft-2013b.tar.gz answers 404" in one_line(capsys)
     assert whatever_is_there(root) == []
+
+
+def test_a_redirect_that_goes_round_is_one_line(server: Server, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.redirect = True
+    assert prepare.main(["fgvc_aircraft", "--root", str(root), "--mirror", server.url]) == 2
+    assert "infinite loop. The last 30x error message was" in one_line(capsys)
 
 
 def test_no_server_is_one_line(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

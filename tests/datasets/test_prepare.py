@@ -98,6 +98,15 @@ def test_an_optional_file_may_be_missing(
     assert "annotations.tar.gz cannot be had, nor is it needed" in capsys.readouterr().out
 
 
+def test_a_link_to_nothing_is_not_replaced(server: Server, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = root / "imagenet" / "classnames.txt"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("nothing")
+    (server.folder / link.name).write_text("n01440764 tench")
+    assert prepare.main(["imagenet", "--root", str(root), "--mirror", server.url]) == 2
+    assert f"'{link}' is a link to nothing" in one_line(capsys) and link.is_symlink()
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_archive_in_the_folder_is_tried_and_left_alone(
     whole: bool, server: Server, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -171,9 +180,12 @@ def test_every_bad_picture_is_named_at_once(
     [
         (["caltech102"], "no dataset 'caltech102'; the nearest is 'caltech101'"),
         (["caltech102", "--check"], "no dataset 'caltech102'"),
+        (["Caltech101"], "no dataset 'Caltech101'; the nearest is 'caltech101'"),
+        (["dtd\n"], r"no dataset 'dtd\n'; the nearest is 'dtd'"),
         (["symbols"], "'symbols' is not downloaded; --check alone takes it"),
         ([], "name a dataset"),
         (["dtd", "--mirror", "ftp://example.org"], "--mirror 'ftp://example.org' is no address"),
+        *((["dtd", "--mirror", url], f"'{url}' is no address") for url in ("http://", "http://[::1", "http://a/ä")),
         (["dtd", "--chekc"], "unrecognized arguments: --chekc"),
     ],
 )

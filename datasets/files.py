@@ -164,5 +164,5 @@ def _list_folder(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         files = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
     if not files:
-        raise UserError(f"the class folder '{folder}' is empty; fill it or remove it")
+        raise UserError(f"the class folder {str(folder)!r} is empty; fill it or remove it")
     return files

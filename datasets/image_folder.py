@@ -31,8 +31,9 @@ class ImageFolder(FewShotDataset):
 
     def prepare(self, root: Path) -> None:
         """Says which pictures have no class, being in no class folder."""
-        for folder in (root, *(root / part for part in ("train", "val", "test"))) if has_parts(root) else (root,):
-            if loose := sorted(path.name for path in folder.glob("*") if path.suffix.lower() in PICTURES):
+        for folder in (root, root / "val", root / "test") if has_parts(root) else (root,):
+            paths = (path for path in folder.glob("[!.]*") if path.suffix.lower() in PICTURES and path.is_file())
+            if loose := sorted(path.name for path in paths):
                 print(f"{len(loose)} pictures in '{folder}' are left out, in no class folder: {loose[0]!r} the first")
 
     def read(self, folder: Path, seed: int) -> tuple[Split, str]:
@@ -43,7 +44,7 @@ class ImageFolder(FewShotDataset):
             listed = {item.file for part in split for item in part}
             if new := sorted({f"{c}/{file}" for c, files in pictures(folder).items() for file in files} - listed):
                 raise UserError(
-                    f"{len(new)} pictures have come to '{folder}' since its split was made, '{new[0]}' the first; "
+                    f"{len(new)} pictures have come to '{folder}' since its split was made, {new[0]!r} the first; "
                     f"remove '{self.split_file}' (there, or in the cache folder), and it is made anew"
                 )
         names = class_names(folder, sorted({item.file.split("/")[-2] for part in split for item in part}))
@@ -73,7 +74,8 @@ def pictures(folder: Path) -> dict[str, list[str]]:
         found[name] = [file for file in files if file.lower().endswith(PICTURES)]
         if not found[name]:
             raise UserError(
-                f"the class folder '{folder / name}' has no pictures in it ({' '.join(PICTURES)}); fill it or remove it"
+                f"the class folder {str(folder / name)!r} has no pictures in it ({' '.join(PICTURES)}); "
+                "fill it or remove it"
             )
     return found
 
@@ -96,7 +98,7 @@ def class_names(folder: Path, classes: Iterable[str]) -> dict[str, str]:
     folders: dict[str, str] = {}
     for name, text in names.items():
         if folders.setdefault(text, name) != name:
-            raise UserError(f"the classes '{folders[text]}' and '{name}' in '{folder}' have one name, '{text}'")
+            raise UserError(f"the classes {folders[text]!r} and {name!r} in '{folder}' have one name, {text!r}")
     return names
 
 
@@ -117,7 +119,7 @@ def read_parts(folder: Path) -> Split:
         labels = labels or {name: label for label, name in enumerate(found)}
         for name, files in found.items():
             if name not in labels:
-                raise UserError(f"'{folder / part / name}' is no class of train/: {', '.join(labels)}")
+                raise UserError(f"{str(folder / part / name)!r} is no class of train/: {', '.join(labels)}")
             items += [Item(f"{part}/{name}/{file}", labels[name], name) for file in files]
     return Split(parts["train"], parts["val"], parts["test"] or parts["val"])
 
@@ -131,7 +133,7 @@ def split_at_random(found: dict[str, list[str]], rng: random.Random) -> Split:
     split = Split([], [], [])
     for label, (name, files) in enumerate(found.items()):
         if len(files) < 2:
-            raise UserError(f"the class folder '{name}' has one picture; two are needed, to train and to test on")
+            raise UserError(f"the class folder {name!r} has one picture; two are needed, to train and to test on")
         items = [Item(f"{name}/{file}", label, name) for file in files]
         rng.shuffle(items)
         n_train = round(len(items) * 0.5)

@@ -154,7 +154,7 @@ def split_classes(classes: Iterable[list[Item]], rng: random.Random, p_train: fl
         rng.shuffle(items)
         n_train, n_val = round(len(items) * p_train), round(len(items) * p_val)
         if not (n_train and n_val and n_train + n_val < len(items)):
-            raise UserError(f"class '{items[0].classname}' has {len(items)} images, too few to split in three")
+            raise UserError(f"class {items[0].classname!r} has {len(items)} images, too few to split in three")
         split.train.extend(items[:n_train])
         split.val.extend(items[n_train : n_train + n_val])
         split.test.extend(items[n_train + n_val :])
@@ -174,7 +174,7 @@ def split_train_val(trainval: Iterable[Item], test: list[Item], rng: random.Rand
     for items in by_class.values():
         n_val = round(len(items) * p_val)
         if not n_val:
-            raise UserError(f"class '{items[0].classname}' has {len(items)} images, too few to split in two")
+            raise UserError(f"class {items[0].classname!r} has {len(items)} images, too few to split in two")
         rng.shuffle(items)
         split.val.extend(items[:n_val])
         split.train.extend(items[n_val:])

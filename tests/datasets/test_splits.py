@@ -74,10 +74,17 @@ def test_a_split_that_could_not_be_read_again_is_not_saved(tmp_path: Path) -> No
     assert not (folder / "split_zhou_OxfordFlowers.json").exists()
 
 
+def test_a_class_folder_of_two_lines(folder: Path) -> None:
+    (folder / "images" / "two\nlines").mkdir()
+    with pytest.raises(UserError, match=r"images/two\\nlines' is empty"):
+        build(folder.parent, "dtd")
+
+
 def test_pictures_in_no_class_folder_are_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(3):
         picture(tmp_path / "crab" / f"{i}.png")
     picture(tmp_path / "loose.JPG")
+    picture(tmp_path / "._loose.JPG")
     for _ in ("made", "read"):
         capsys.readouterr()
         assert len(build(tmp_path, "image_folder").train_x) == 2

@@ -33,7 +33,10 @@ from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import UserError, collect_env_info, set_random_seed, setup_logger
 
 # Errors that say what is wrong with a disk or its permissions, not with the program.
-THE_USERS_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
+THE_USERS_DISK = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
 __all__ = ["datasets", "main", "setup_cfg"]
 
@@ -172,8 +175,13 @@ def _adopt_head(cfg: Any, trained: dict[str, Any]) -> None:
 
 def _check(cfg: Any) -> None:
     """Impossible values, before anything is loaded or written."""
-    TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
-    DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    for registry, name, flag in (
+        (TRAINER_REGISTRY, cfg.TRAINER.NAME, "--trainer"),
+        (DATASET_REGISTRY, cfg.DATASET.NAME, "--dataset-config-file"),
+    ):
+        if not name:
+            raise UserError(f"{flag} is missing; see python train.py --help")
+        registry.get(name)
     for key, least in (
         ("DATALOADER.TRAIN_X.BATCH_SIZE", 1),
         ("DATALOADER.TEST.BATCH_SIZE", 1),

@@ -93,7 +93,10 @@ class FewShotDataset(DatasetBase):
                 where = " nor ".join(f"'{place.parent}'" for place in places(folder, self.split_file))
                 reason = f"{error.strerror}; XDG_CACHE_HOME names another cache folder"
                 raise UserError(f"the split that was made can be saved neither in {where}: {reason}") from error
-            print(f"Split of {type(self).__name__} made from its annotations: '{path}'")
+            print(
+                f"Split of {type(self).__name__} made from its annotations, as '{path}'. It is not the published one: "
+                "for that, see DATASETS.md, and put its file in the place of this"
+            )
             return self.read(folder, seed)
         return split, digest
 

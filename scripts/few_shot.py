@@ -53,7 +53,9 @@ class Job:
     def arguments(self, seed: int) -> list[str]:
         """The command line of ``train.py`` for one seed."""
         configs = REPOSITORY / "configs"
-        prompts = positive_integers(os.environ.get("N") or "4", "N")[0]
+        prompts = positive_integers(os.environ.get("N") or "4", "N")
+        if len(prompts) > 1:
+            raise UserError(f"N is '{os.environ['N']}'; it must be one positive integer, the prompts a class")
         shots = 0 if self.trainer == "ZeroshotCLIP" else self.shots
         return [
             *("--seed", str(seed)),
@@ -62,7 +64,7 @@ class Job:
             *("--config-file", str(configs / "trainers" / self.trainer / f"{self.config}.yaml")),
             *(("--recipe", self.recipe) if self.recipe else ()),
             *("DATASET.NUM_SHOTS", str(shots)),
-            *(("TRAINER.PLOT.N", str(prompts)) if self.trainer == "PLOT" else ()),
+            *(("TRAINER.PLOT.N", str(prompts[0])) if self.trainer == "PLOT" else ()),
             *self.opts,
         ]
 

@@ -183,6 +183,22 @@ def test_flags_that_do_not_exist_or_lead_nowhere(
         assert says in err and err.count("\n") == 1
 
 
+def test_an_output_that_cannot_be_made_is_named(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert train.main(command(run_args, "CoOp", "rn50_ep50", "--output-dir", str(loop / "out"), *SHORT)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and str(loop) in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("flags", "missing"), [([], "--trainer"), (["--trainer", "CoOp"], "--dataset-config-file")])
+def test_what_is_missing_is_asked_for(flags: list[str], missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(flags) == 2
+    assert capsys.readouterr().err == f"error: {missing} is missing; see python train.py --help\n"
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_an_image_that_cannot_be_decoded_is_named(
     workers: str, run_args: list[str], data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -71,6 +71,7 @@ def test_a_mistake_gives_one_line(arguments: list[str], environment: dict[str, s
         ({"SEEDS": "1 two"}, "rn50", "SEEDS is '1 two'"),
         ({"SEEDS": "0"}, "rn50", "SEEDS is '0'"),
         ({"N": "-1"}, "rn50", "N is '-1'"),
+        ({"N": "2 3"}, "rn50", "N is '2 3'; it must be one"),
         ({}, "rn55", "no config 'rn55': .*'rn50'"),
     ],
 )

@@ -24,7 +24,7 @@ import torch
 import yaml
 from yacs.config import CfgNode
 
-from dassl.utils import UserError
+from dassl.utils import UserError, write_atomically
 
 REPOSITORY = Path(__file__).resolve().parent
 
@@ -191,15 +191,7 @@ def write_config(directory: Path, cfg: Any) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file that is never seen in part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(str(path), lambda file: file.write(text.encode()))
 
 
 def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,26 @@
-"""Nothing that a test keeps goes to the user's own cache."""
+"""Nothing that a test keeps goes to the user's own cache; a data root, and a server of files to fill it from."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.datasets.loopback import Server, serve
 
 
 @pytest.fixture(autouse=True)
 def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "served").mkdir()
+    with serve(tmp_path / "served") as server:
+        yield server
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "data"

@@ -6,7 +6,6 @@ import io
 import os
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,8 @@ import pytest
 from datasets import prepare
 from datasets.archives import unpack
 from datasets.files import UserError
-from tests.datasets.loopback import Server, serve
+from tests.datasets.loopback import Server
 from tests.datasets.serving import pack, run_command, small, whatever_is_there
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    (tmp_path / "served").mkdir()
-    with serve(tmp_path / "served") as server:
-        yield server
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 def tar_with(folder: Path, *members: tuple[str, bytes, str]) -> Path:

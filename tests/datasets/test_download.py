@@ -18,20 +18,8 @@ from datasets import prepare
 from datasets.download import download
 from datasets.files import UserError
 from datasets.sources import SOURCES
-from tests.datasets.loopback import Server, serve
+from tests.datasets.loopback import Server
 from tests.datasets.serving import REPOSITORY, one_line, pack, run_command, small, whatever_is_there
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    (tmp_path / "served").mkdir()
-    with serve(tmp_path / "served") as server:
-        yield server
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 def test_a_broken_connection_is_resumed(server: Server, tmp_path: Path) -> None:

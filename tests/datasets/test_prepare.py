@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,23 +11,11 @@ from dassl.data.datasets import DATASET_REGISTRY
 from datasets import prepare
 from datasets.checks import load
 from datasets.sources import SOURCES
-from tests.datasets.loopback import Server, serve
+from tests.datasets.loopback import Server
 from tests.datasets.serving import one_line, small
 from tests.datasets.trees import LAYOUTS
 
 FETCHED = [name for name in SOURCES if name != "imagenet"]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    (tmp_path / "served").mkdir()
-    with serve(tmp_path / "served") as server:
-        yield server
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "data"
 
 
 @pytest.mark.parametrize("name", FETCHED)

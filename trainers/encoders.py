@@ -30,6 +30,8 @@ class ImageEncoder(nn.Module):
     ``pooled`` is what ``model.encode_image`` gives. ``local`` is, for a ResNet, the output of the attention pooling
     queried at each of the M grid positions, and for a ViT each patch token through ``ln_post`` and ``proj``
     (PLOT, section 3.3). With ``local=False`` only the pooled feature is computed, and ``local`` has M = 0.
+    The two are computed apart, so that ``pooled`` has the same bits either way, and both are contiguous, so that
+    features read from a file go through the head bit by bit as those just computed.
     A ResNet is copied, with its batch norms folded into the convolutions; ``visual`` itself stays as it is.
     """
 
@@ -42,47 +44,35 @@ class ImageEncoder(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         visual: Any = self.visual
         x = image.to(visual.conv1.weight.dtype)
-        tokens = self._resnet(visual, x) if hasattr(visual, "attnpool") else self._vit(visual, x)
-        return tokens[:, 0], tokens[:, 1:]
+        return self._resnet(visual, x) if hasattr(visual, "attnpool") else self._vit(visual, x)
 
-    def _resnet(self, visual: Any, x: Tensor) -> Tensor:
+    def _resnet(self, visual: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         # The trunk is the tower itself, sharing its parameters, with the pooling taken off.
         trunk = copy.copy(visual)
         trunk._modules = {**visual._modules, "attnpool": nn.Identity()}
-        x = trunk(x).flatten(2).permute(2, 0, 1)  # [h*w, batch, c]
+        x = trunk(x).flatten(2).transpose(1, 2)  # [batch, M, c]
         pool = visual.attnpool
-        x = torch.cat([x.mean(dim=0, keepdim=True), x])
-        x = x + pool.positional_embedding[:, None].to(x.dtype)
-        tokens, _ = F.multi_head_attention_forward(
-            query=x if self.local else x[:1],
-            key=x,
-            value=x,
-            embed_dim_to_check=x.shape[-1],
-            num_heads=pool.num_heads,
-            q_proj_weight=pool.q_proj.weight,
-            k_proj_weight=pool.k_proj.weight,
-            v_proj_weight=pool.v_proj.weight,
-            in_proj_weight=None,
-            in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
-            bias_k=None,
-            bias_v=None,
-            add_zero_attn=False,
-            dropout_p=0.0,
-            out_proj_weight=pool.c_proj.weight,
-            out_proj_bias=pool.c_proj.bias,
-            use_separate_proj_weight=True,
-            training=False,
-            need_weights=False,
-        )
-        return tokens.transpose(0, 1)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
+        x = x + pool.positional_embedding.to(x.dtype)
+        k, v = (_heads(layer(x), pool.num_heads) for layer in (pool.k_proj, pool.v_proj))
 
-    def _vit(self, visual: Any, x: Tensor) -> Tensor:
+        def attend(query: Tensor) -> Tensor:
+            q = _heads(pool.q_proj(query), pool.num_heads)
+            return pool.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+        return attend(x[:, :1])[:, 0], attend(x[:, 1:] if self.local else x[:, :0])
+
+    def _vit(self, visual: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         x = visual.conv1(x).flatten(2).transpose(1, 2)  # [batch, h*w, width]
         cls = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = visual.ln_pre(torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype))
         x = visual.transformer(x.transpose(0, 1)).transpose(0, 1)
-        x = visual.ln_post(x if self.local else x[:, :1])
-        return x if visual.proj is None else x @ visual.proj
+
+        def project(x: Tensor) -> Tensor:
+            x = visual.ln_post(x)
+            return x.contiguous() if visual.proj is None else x @ visual.proj
+
+        return project(x[:, 0]), project(x[:, 1:] if self.local else x[:, :0])
 
 
 def _fold_batch_norms(visual: Any) -> Any:

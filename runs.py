@@ -38,6 +38,9 @@ ELSEWHERE = {
     "DATALOADER.NUM_WORKERS",
     "MODEL.BACKBONE.CLIP_ROOT",
     "TRAIN.PRINT_FREQ",
+    "TEST.FEATURE_CACHE",  # what is cached is what would be computed
+    "TEST.FEATURE_CACHE_DIR",
+    "TEST.FEATURE_CACHE_GB",
 }
 # Keys with a place of their own in the path.
 IN_PATH = {"SEED", "DATASET.NAME", "DATASET.NUM_SHOTS", "TRAINER.NAME"}

@@ -47,6 +47,7 @@ _DEFAULTS = {
     },
     "DATALOADER": {
         "NUM_WORKERS": 4,
+        "CACHED_VIEWS": 0,  # views of each training image, encoded once and drawn from after that; 0: off
         "K_TRANSFORMS": 1,  # augmentations of each training image
         "RETURN_IMG0": False,  # add the image without augmentation
         "TRAIN_X": {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16},
@@ -99,6 +100,9 @@ _DEFAULTS = {
         "NO_TEST": False,
         "SPLIT": "test",
         "FINAL_MODEL": "last_step",  # or best_val
+        "FEATURE_CACHE": True,  # keep the image features of a frozen encoder on disk, for later tests
+        "FEATURE_CACHE_DIR": "",  # empty: $XDG_CACHE_HOME/plot/features, else ~/.cache/plot/features
+        "FEATURE_CACHE_GB": 8.0,  # beyond it the longest unused go
     },
     "TRAINER": {"NAME": ""},
 }

@@ -19,6 +19,12 @@ CLASSES = ("face", "sea_horse", "leopard", "motorbike", "accordion")
 SIZES = {"train": 6, "val": 5, "test": 7}  # images a class
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Image features that are kept go where the tests end, not to the user's."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state dict in float16 of OpenAI's architecture: a ResNet for 64 x 64 pictures, random."""

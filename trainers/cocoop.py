@@ -47,17 +47,16 @@ class PromptLearner(nn.Module):
 
 
 class CustomCLIP(PromptedCLIP):
-    """image [batch, 3, h, w] -> logits [batch, n_cls]; one prefix an image, the suffixes common to all."""
+    """Logits [batch, n_cls] = exp(logit_scale) cos(f_0, g_k(f_0)); one prefix an image, the suffixes common to all."""
 
     def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
         super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model)
 
-    def forward(self, image: Tensor) -> Tensor:
-        pooled, _ = self.image_encoder(image)
+    def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
         pooled = F.normalize(pooled, dim=-1)
         prefix, suffix = self.prompt_learner(pooled)
         text = self.text_encoder(prefix, suffix, self.prompt_learner.prompts.layout)  # [batch, n_cls, d]
-        with torch.autocast(image.device.type, enabled=False):
+        with torch.autocast(pooled.device.type, enabled=False):
             return self.logit_scale.exp() * (unit(text) @ unit(pooled)[:, :, None]).squeeze(-1)
 
 

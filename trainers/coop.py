@@ -37,15 +37,14 @@ class PromptLearner(nn.Module):
 
 
 class CustomCLIP(PromptedCLIP):
-    """image [batch, 3, h, w] -> logits [batch, n_cls] = exp(logit_scale) cos(f_0, g_k)."""
+    """Logits [batch, n_cls] = exp(logit_scale) cos(f_0, g_k)."""
 
     def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
         super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model)
 
-    def forward(self, image: Tensor) -> Tensor:
-        pooled, _ = self.image_encoder(image)
+    def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
         text = self.text_features()[0]
-        with torch.autocast(image.device.type, enabled=False):
+        with torch.autocast(pooled.device.type, enabled=False):
             return self.logit_scale.exp() * unit(pooled) @ unit(text).t()
 
 

@@ -40,10 +40,15 @@ class ImageEncoder(nn.Module):
         self.visual = _fold_batch_norms(visual) if hasattr(visual, "attnpool") else visual
         self.local = local
 
+    @property
+    def dtype(self) -> torch.dtype:
+        visual: Any = self.visual
+        return visual.conv1.weight.dtype
+
     @torch.no_grad()
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         visual: Any = self.visual
-        x = image.to(visual.conv1.weight.dtype)
+        x = image.to(self.dtype)
         return self._resnet(visual, x) if hasattr(visual, "attnpool") else self._vit(visual, x)
 
     def _resnet(self, visual: Any, x: Tensor) -> tuple[Tensor, Tensor]:

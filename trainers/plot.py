@@ -51,7 +51,7 @@ class PromptLearner(nn.Module):
 
 
 class CustomCLIP(PromptedCLIP):
-    """image [batch, 3, h, w] -> logits [batch, n_cls], float32 or wider."""
+    """Logits [batch, n_cls], float32 or wider."""
 
     def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
         options = cfg.TRAINER.PLOT
@@ -59,13 +59,14 @@ class CustomCLIP(PromptedCLIP):
         self.options = options
         self.meter: HeadMeter | None = None  # while one is here, it is shown what the head computes
 
-    def forward(self, image: Tensor) -> Tensor:
-        pooled, local = self.image_encoder(image)
+    def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
         text = self.text_features()
-        with torch.autocast(image.device.type, enabled=False):
+        with torch.autocast(pooled.device.type, enabled=False):
             pooled_score = unit(pooled) @ unit(text.mean(dim=0)).t()
-            mean = self.options.MATCH == "mean"
-            score = pooled_score if mean else self._match(unit(local), unit(text))
+            if local is None or self.options.MATCH == "mean":
+                score = pooled_score
+            else:
+                score = self._match(unit(local), unit(text))
             if self.options.GLOBAL_LOGITS:
                 score = score + pooled_score
             if self.meter is not None:

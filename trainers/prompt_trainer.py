@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint, load_pretrained_weights
 
 from .encoders import ImageEncoder, TextEncoder
+from .frozen import FrozenImageTrainer
 from .prompts import POSITIONS, UserError
 from .weights import load_clip, weights_path
 
@@ -66,6 +66,14 @@ class PromptedCLIP(nn.Module):
         self.text_encoder.eval()
         return self
 
+    def forward(self, image: Tensor) -> Tensor:
+        """image [batch, 3, h, w] -> logits [batch, n_cls]."""
+        return self.logits(*self.image_encoder(image))
+
+    def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
+        """pooled [batch, d], local [batch, M, d], as the image encoder gives them -> logits [batch, n_cls]."""
+        raise NotImplementedError
+
     def text_features(self) -> Tensor:
         """Text features [G, n_cls, d], not normalized; without gradient they are kept until ctx changes."""
         ctx = self.prompt_learner.ctx
@@ -95,7 +103,7 @@ def check_input_size(cfg: Any, clip_model: Any) -> None:
         )
 
 
-class PromptTrainer(TrainerX):
+class PromptTrainer(FrozenImageTrainer):
     """Trains the prompt learner of ``custom_clip``, whose options stand in ``cfg.TRAINER.<node>``."""
 
     node: ClassVar[str]
@@ -134,6 +142,7 @@ class PromptTrainer(TrainerX):
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(self.model.prompt_learner, cfg.MODEL.INIT_WEIGHTS)
         self.model.to(self.device)
+        self.image_encoder = self.model.image_encoder
         self.optim = build_optimizer(self.model.prompt_learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("prompt_learner", self.model.prompt_learner, self.optim, self.sched)
@@ -145,7 +154,7 @@ class PromptTrainer(TrainerX):
         image, label = self.parse_batch_train(batch)
         amp = self.options.PREC == "amp"
         with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=amp):
-            output = self.model(image)
+            output = self.model_inference(image)
         loss = F.cross_entropy(output.float() if amp else output, label)
         if self.scaler is None:
             self.model_backward_and_update(loss)
@@ -158,8 +167,8 @@ class PromptTrainer(TrainerX):
             self.update_lr()
         return {"loss": loss.item(), "acc": compute_accuracy(output, label)[0].item()}
 
-    def parse_batch_train(self, batch: Any) -> tuple[Tensor, Tensor]:
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+    def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
+        return self.model.logits(pooled, local)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Loads a trained context; the embeddings of the class names stay those of the present classes.

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dassl.engine import TRAINER_REGISTRY, TrainerX
+from dassl.engine import TRAINER_REGISTRY
 
 from .encoders import ImageEncoder, TextEncoder
+from .frozen import FrozenImageTrainer
 from .prompt_trainer import check_input_size
 from .prompts import PromptBuilder, UserError
 from .weights import load_clip, weights_path
 
 
 @TRAINER_REGISTRY.register()
-class ZeroshotCLIP(TrainerX):
+class ZeroshotCLIP(FrozenImageTrainer):
     """Logits exp(logit_scale) cos(f_0, g_k); the prompt is DATASET.TEMPLATE or the dataset's own ``template``."""
 
     model: Any
@@ -53,6 +54,5 @@ class ZeroshotCLIP(TrainerX):
         """Nothing to learn: only the test."""
         self.test()
 
-    def model_inference(self, image: Tensor) -> Tensor:
-        pooled, _ = self.image_encoder(image)
+    def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
         return self.model.logit_scale.exp() * F.normalize(pooled, dim=-1) @ self.text_features.t()

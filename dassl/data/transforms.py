@@ -38,7 +38,14 @@ INTERPOLATION_MODES = {
 }
 
 
-class RandomTranslation:
+class _Shown:
+    """Tells its options, as torchvision's transforms do: cached features are named by them."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in vars(self).items())})"
+
+
+class RandomTranslation(_Shown):
     """Half of the time enlarge by an eighth and crop at random, else resize; to `size` (height, width)."""
 
     def __init__(self, size: Sequence[int]) -> None:
@@ -54,7 +61,7 @@ class RandomTranslation:
         return F.crop(F.resize(img, self.enlarged), top, left, *self.size)
 
 
-class Cutout:
+class Cutout(_Shown):
     """Zero `n_holes` squares of `length` pixels with random centres, in a tensor [c, h, w] (DeVries 2017)."""
 
     def __init__(self, n_holes: int = 1, length: int = 16) -> None:
@@ -68,7 +75,7 @@ class Cutout:
         return img
 
 
-class GaussianNoise:
+class GaussianNoise(_Shown):
     """Half of the time add noise N(mean, std²) to a tensor."""
 
     def __init__(self, mean: float = 0.0, std: float = 0.15, p: float = 0.5) -> None:
@@ -80,7 +87,7 @@ class GaussianNoise:
         return img + torch.randn(img.shape) * self.std + self.mean
 
 
-class InstanceNormalization:
+class InstanceNormalization(_Shown):
     """Each channel of a tensor [c, h, w] to mean 0 and standard deviation 1."""
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from yacs.config import CfgNode
 
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
+from dassl.features import with_features, with_views
 from dassl.utils import AverageMeter, MetricMeter, UserError, derive_seed, mkdir_if_missing, set_random_seed
 
 from .base import TrainerBase
@@ -31,6 +32,8 @@ class SimpleTrainer(TrainerBase):
     """
 
     model: nn.Module
+    train_loader_x: Any
+    lab2cname: dict[int, str]
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
@@ -46,6 +49,7 @@ class SimpleTrainer(TrainerBase):
         self.tested: list[str] = []
         self.build_data_loader()
         self.build_model()
+        self.train_loader_x = with_views(self, self.train_loader_x)
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -54,7 +58,7 @@ class SimpleTrainer(TrainerBase):
     def build_data_loader(self) -> None:
         """Make the loaders; a replacement sets the same attributes (`dm` is optional)."""
         self.dm = DataManager(self.cfg)
-        self.train_loader_x: Any = self.dm.train_loader_x
+        self.train_loader_x = self.dm.train_loader_x
         self.train_loader_u: Any = self.dm.train_loader_u
         self.val_loader: Any = self.dm.val_loader
         self.test_loader: Any = self.dm.test_loader
@@ -150,7 +154,7 @@ class SimpleTrainer(TrainerBase):
         self.tested = []
         self.before_test(split)
         start, images = time.perf_counter(), 0
-        for batch in _with_progress(loader):
+        for batch in _with_progress(with_features(self, loader)):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
             self.tested += batch.get("impath", [])

@@ -1,0 +1,220 @@
+"""Batches that carry an image's features in place of its pixels.
+
+A trainer with a frozen image encoder offers the hooks of ``Encoder``; batches of any other are left as they are. Images
+are encoded in the batches of a test, and the batch size, the machine and the versions are part of what a file is named
+by, since rounding depends on them: features from a file are, bit by bit, those that would be computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import PIL
+import torch
+import torchvision
+from torch import Tensor
+
+from dassl.data.data_manager import DatasetWrapper, Loader
+from dassl.data.samplers import EpochIndex, SequentialSampler
+from dassl.utils import UserError, derive_seed
+
+from .store import FeatureStore, Rows
+
+
+class Encoder(Protocol):
+    """What a trainer offers."""
+
+    cfg: Any
+    device: torch.device
+    feature_names: Sequence[str]  # what the head reads, e.g. ("pooled", "local")
+
+    def feature_key(self) -> dict[str, Any]:
+        """All that the features depend on, images and machine apart; JSON."""
+
+    def encode_images(self, image: Tensor) -> dict[str, Tensor]:
+        """image [batch, 3, h, w] -> {name: [batch, ...]}, contiguous; each row of its own image alone."""
+
+
+def open_store(cfg: Any) -> FeatureStore:
+    return FeatureStore(cfg.TEST.FEATURE_CACHE_DIR, 1e9 * cfg.TEST.FEATURE_CACHE_GB)
+
+
+def with_features(trainer: Any, loader: Any) -> Iterable[dict[str, Any]]:
+    """The batches of a test loader, with ``features`` in place of ``img`` where the trainer can use them."""
+    if not (hasattr(trainer, "encode_images") and trainer.cfg.TEST.FEATURE_CACHE):
+        return loader
+    if not isinstance(loader, Loader) or type(loader.sampler) is not SequentialSampler:
+        return loader
+    key = _key(trainer, loader.dataset, loader.batch_size)
+    return loader if key is None else TestFeatures(trainer, loader, key)
+
+
+def with_views(trainer: Any, loader: Any) -> Any:
+    """A training loader whose batches hold features of one of DATALOADER.CACHED_VIEWS views of each image.
+
+    UserError: the trainer or its data do not allow it, or CACHED_VIEWS is negative.
+    """
+    views = trainer.cfg.DATALOADER.CACHED_VIEWS
+    if views < 0:
+        raise UserError(f"DATALOADER.CACHED_VIEWS is {views}; it must be 0 (off) or more")
+    if views == 0 or loader is None or not hasattr(trainer, "forward_backward"):
+        return loader
+    if not hasattr(trainer, "encode_images"):
+        raise UserError(f"DATALOADER.CACHED_VIEWS is {views}, but {type(trainer).__name__} has no frozen image encoder")
+    if trainer.cfg.DATALOADER.K_TRANSFORMS > 1 or _key(trainer, loader.dataset, 1) is None:
+        raise UserError(
+            f"DATALOADER.CACHED_VIEWS is {views}; it needs the engine's own reading of images, one transform an image"
+        )
+    return TrainingViews(trainer, loader, views)
+
+
+class TestFeatures:
+    """A test loader's batches from the store; on the first pass computed, and put there."""
+
+    def __init__(self, encoder: Encoder, loader: Loader, key: dict[str, Any]) -> None:
+        self.encoder, self.loader, self.key = encoder, loader, key
+        self.store = open_store(encoder.cfg)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        arrays = self.store.open(self.key, self.encoder.feature_names)
+        if arrays is None:
+            yield from _encoded(self.encoder, self.loader, self.store, self.key)
+            return
+        print(f"Image features: read from {self.store.folder} (TEST.FEATURE_CACHE False computes them)")
+        items, size = self.loader.dataset.data_source, self.loader.batch_size or 1  # type: ignore[attr-defined]
+        try:
+            for start in range(0, len(items), size):
+                batch = _described(items, range(start, min(start + size, len(items))))
+                stop = start + len(batch["impath"])
+                yield {**batch, "features": {name: rows.read(start, stop) for name, rows in arrays.items()}}
+        finally:
+            for rows in arrays.values():
+                rows.close()
+
+
+class TrainingViews:
+    """A training loader's batches, with features of views of the images in place of pixels.
+
+    View v of an image is its augmentation in epoch v. Epoch e shows view e while there is one, and after that a view
+    drawn by (seed, epoch, index): as many views as epochs is training without views. A view of the whole training set
+    is encoded when it is first needed, in the weights' own precision.
+    """
+
+    def __init__(self, encoder: Encoder, loader: Loader, views: int) -> None:
+        self.encoder, self.loader, self.views = encoder, loader, views
+        self.sampler, self.dataset = loader.sampler, loader.dataset
+        self.store = open_store(encoder.cfg)
+        self.arrays: dict[int, dict[str, Rows]] = {}
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        dataset: Any = self.dataset
+        for indices in self.loader.batch_sampler or ():
+            views = [self._view(index) for index in indices]
+            arrays = [self._array(view) for view in views]
+            features = {
+                name: torch.cat([a[name].read(i, i + 1) for a, i in zip(arrays, indices, strict=True)])
+                for name in self.encoder.feature_names
+            }
+            yield {**_described(dataset.data_source, indices), "features": features}
+
+    def close(self) -> None:
+        for arrays in self.arrays.values():
+            for rows in arrays.values():
+                rows.close()
+        self.arrays.clear()
+        self.loader.close()
+
+    def _view(self, index: Any) -> int:
+        dataset: Any = self.dataset
+        epoch = getattr(index, "epoch", 0)
+        return epoch if epoch < self.views else derive_seed(dataset.seed, epoch, int(index)) % self.views
+
+    def _array(self, view: int) -> dict[str, Rows]:
+        if view not in self.arrays:
+            dataset: Any = self.dataset
+            size = self.encoder.cfg.DATALOADER.TEST.BATCH_SIZE
+            key = {**(_key(self.encoder, dataset, size) or {}), "seed": dataset.seed, "view": view}
+            arrays = self.store.open(key, self.encoder.feature_names)
+            if arrays is None:
+                loader = Loader(
+                    dataset,
+                    batch_size=size,
+                    sampler=[EpochIndex(i, view) for i in range(len(dataset))],
+                    num_workers=self.loader.num_workers,
+                    generator=torch.Generator(),  # its draws must not shift the global one
+                )
+                for _ in _encoded(self.encoder, loader, self.store, key):
+                    pass
+                arrays = self.store.open(key, self.encoder.feature_names)
+            if arrays is None:
+                raise UserError(
+                    f"DATALOADER.CACHED_VIEWS: the features of a view could not be kept in '{self.store.folder}' "
+                    "(TEST.FEATURE_CACHE_DIR, TEST.FEATURE_CACHE_GB); with CACHED_VIEWS 0 none are needed"
+                )
+            self.arrays[view] = arrays
+        return self.arrays[view]
+
+
+@torch.no_grad()
+def _encoded(encoder: Encoder, loader: Loader, store: FeatureStore, key: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The loader's batches with their features, which are in the store after the last one."""
+    with store.write(key, len(loader.dataset)) as writer:  # type: ignore[arg-type]
+        for batch in loader:
+            features = encoder.encode_images(batch.pop("img").to(encoder.device))
+            writer.add(features)
+            yield {**batch, "features": features}
+    if writer.problem:
+        print(f"Image features are not kept: {writer.problem}")
+
+
+def _described(items: Sequence[Any], indices: Iterable[int]) -> dict[str, Any]:
+    """A batch as the loader makes it of these images, without pixels."""
+    numbers = [int(i) for i in indices]
+    chosen = [items[i] for i in numbers]
+    return {
+        "label": torch.tensor([item.label for item in chosen]),
+        "domain": torch.tensor([item.domain for item in chosen]),
+        "impath": [item.impath for item in chosen],
+        "index": torch.tensor(numbers),
+    }
+
+
+def _key(encoder: Encoder, dataset: Any, batch_size: int | None) -> dict[str, Any] | None:
+    """All that the features' bits depend on; None where that cannot be told."""
+    transform = repr(getattr(dataset, "transform", None))
+    if type(dataset) is not DatasetWrapper or dataset.transform is None or " at 0x" in transform:
+        return None
+    if isinstance(dataset.transform, (list, tuple)) or dataset.return_img0:
+        return None
+    cuda = encoder.device.type == "cuda"
+    return {
+        "encoder": encoder.feature_key(),
+        "images": _files(dataset.data_source),
+        "transform": transform,
+        "batch_size": batch_size,
+        "device": torch.cuda.get_device_name(encoder.device) if cuda else platform.machine(),
+        "cpu": [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+        "versions": [torch.__version__, torchvision.__version__, PIL.__version__],
+    }
+
+
+def _files(items: Sequence[Any]) -> str:
+    """Hash of the images' paths, sizes and times of change, in order. UserError: one is missing."""
+    digest = hashlib.sha256()
+    for item in items:
+        try:
+            stat = os.stat(item.impath)
+        except OSError:
+            raise UserError(f"image not found: {item.impath}") from None
+        digest.update(f"{os.path.abspath(item.impath)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()

@@ -29,7 +29,7 @@ import datasets  # noqa: F401 -- registers them
 import runs
 import trainers
 from benchmarks.caltech_names import NAMES
-from benchmarks.step import make_clip
+from benchmarks.sides import make_clip
 from dassl.config import get_cfg_default
 from dassl.engine import build_trainer
 

@@ -1,0 +1,51 @@
+"""A training step of PLOT at ImageNet's size: time, floor and peak memory.
+
+    python -m benchmarks.imagenet [--batch 32] [--repeats 1] [--threads 2] [--json FILE]
+
+RN50 with random weights, ImageNet's 1,000 class names, N = 4, 16 context tokens, with the global logits, float32, the
+first steps of a process of its own (`benchmarks.sides`). The first step of each side is not counted, except by the
+operating system's peak of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+
+from benchmarks.sides import CLOCKS, PARTS, Setting, take_turns
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--batch", type=int, default=32)
+    add("--classes", type=int, default=1000)
+    add("--repeats", type=int, default=1)
+    add("--threads", type=int, default=os.cpu_count())
+    add("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of this program alone, on a busy machine")
+    add("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")
+    add("--json", metavar="FILE", help="write the results here as well")
+    options = parser.parse_args()
+    setting = Setting("PLOT", options.batch, options.classes, global_logits=True, threads=options.threads,
+                      tiny=options.tiny)  # fmt: skip
+    sides = [("ours", setting), ("floor", setting)]
+    ours, floor = take_turns(sides, [1, 1], options.repeats, options.clock)
+    row = {"ours_s": ours.median(), "floor_s": floor.median(), "times_floor": ours.median() / floor.median(),
+           "ours_gb": ours.peak / 1e9, **{part: ours.median(part) for part in PARTS}}  # fmt: skip
+    model = "a toy CLIP" if options.tiny else "RN50"
+    print(f"PLOT, {model}, {options.classes} classes, N = 4, batch {options.batch}, float32, {options.threads} threads, "
+          f"torch {torch.__version__}, {options.clock} clock, median of {options.repeats}")  # fmt: skip
+    print(tabulate([row], "keys", "pipe", floatfmt=".3g"))
+    if options.json:
+        about = {"torch": torch.__version__, **vars(options)}
+        steps = {"ours": ours.steps, "floor": floor.steps}
+        Path(options.json).write_text(json.dumps({**about, **row, "steps": steps}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -38,8 +38,8 @@ def main() -> None:
     row = {"ours_s": ours.median(), "floor_s": floor.median(), "times_floor": ours.median() / floor.median(),
            "ours_gb": ours.peak / 1e9, **{part: ours.median(part) for part in PARTS}}  # fmt: skip
     model = "a toy CLIP" if options.tiny else "RN50"
-    print(f"PLOT, {model}, {options.classes} classes, N = 4, batch {options.batch}, float32, {options.threads} threads, "
-          f"torch {torch.__version__}, {options.clock} clock, median of {options.repeats}")  # fmt: skip
+    print(f"PLOT, {model}, {options.classes} classes, N = 4, batch {options.batch}, float32, {options.threads} "
+          f"threads, torch {torch.__version__}, {options.clock} clock, median of {options.repeats}")  # fmt: skip
     print(tabulate([row], "keys", "pipe", floatfmt=".3g"))
     if options.json:
         about = {"torch": torch.__version__, **vars(options)}

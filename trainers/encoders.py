@@ -19,9 +19,14 @@ from torch.utils.checkpoint import checkpoint
 
 from .prompts import Layout
 
-# Suffix tokens whose activations are kept at once; beyond it the text side is computed in chunks, which under
-# gradients are checkpointed. In a text tower of 12 layers, width 512 and float32, 6,144 tokens keep about 2 GB.
+# Suffix tokens of which all is kept for the backward pass. Of more, the MLPs' hidden layers, a good third of the
+# memory, are computed anew from their inputs: a sixth more work. In a text tower of 12 layers, width 512 and float32,
+# 6,144 tokens keep about 2 GB.
 MAX_TOKENS = 6144
+
+# Times MAX_TOKENS computed at once; beyond it in chunks of MAX_TOKENS, which under gradients are checkpointed whole:
+# half as much work again. ImageNet's 1,000 classes with N = 4, some 16,000 tokens, are within.
+MAX_AT_ONCE = 3
 
 
 class ImageEncoder(nn.Module):
@@ -123,9 +128,11 @@ class TextEncoder(nn.Module):
         place = self.positional_embedding.to(prefix.dtype)
         keys = self._prefix_keys(prefix + place[:P])
         suffix = suffix + place[layout.position]
-        g_step = min(G, max(1, MAX_TOKENS // W))
-        r_step = min(R, max(1, MAX_TOKENS // (g_step * W)))
-        recompute = torch.is_grad_enabled() and (g_step < G or r_step < R)
+        at_once = G * R * W <= MAX_AT_ONCE * MAX_TOKENS
+        g_step = G if at_once else min(G, max(1, MAX_TOKENS // W))
+        r_step = R if at_once else min(R, max(1, MAX_TOKENS // (g_step * W)))
+        recompute = torch.is_grad_enabled() and not at_once
+        light = at_once and G * R * W > MAX_TOKENS
         groups = []
         for g in range(0, G, g_step):
             own = suffix if suffix.shape[0] == 1 else suffix[g : g + g_step]
@@ -133,7 +140,7 @@ class TextEncoder(nn.Module):
             rows = []
             for r in range(0, R, r_step):
                 part = slice(r, r + r_step)
-                args = (own[:, part], kv, layout.mask[part], layout.eot[part])
+                args = (own[:, part], kv, layout.mask[part], layout.eot[part], light)
                 rows.append(
                     checkpoint(self._suffix_features, *args, use_reentrant=False)
                     if recompute
@@ -154,8 +161,13 @@ class TextEncoder(nn.Module):
                 x = x + _mlp(block, x)
         return keys
 
-    def _suffix_features(self, x: Tensor, keys: list[tuple[Tensor, Tensor]], mask: Tensor, eot: Tensor) -> Tensor:
-        """x [G or 1, R, W, d], mask [R, W, P + W], eot [R, E] -> features at EOT [G, R * E, d_out]."""
+    def _suffix_features(
+        self, x: Tensor, keys: list[tuple[Tensor, Tensor]], mask: Tensor, eot: Tensor, light: bool
+    ) -> Tensor:
+        """x [G or 1, R, W, d], mask [R, W, P + W], eot [R, E] -> features at EOT [G, R * E, d_out].
+
+        light: the MLPs keep their inputs for the backward pass, not their hidden layers.
+        """
         G, R, E = keys[0][0].shape[0], x.shape[1], eot.shape[1]
         row = torch.arange(R, device=x.device)[:, None]
         blocks = self.transformer.resblocks
@@ -163,7 +175,7 @@ class TextEncoder(nn.Module):
             h = block.ln_1(x)
             if i + 1 < len(blocks):
                 x = x + _suffix_attention(block, h, h, keys[i], mask)
-                x = x + _mlp(block, x)
+                x = x + _mlp(block, x, light)
             else:  # nothing after the last layer is read but EOT
                 x = x[:, row, eot] + _suffix_attention(block, h[:, row, eot], h, keys[i], mask[row, eot])
                 x = x + _mlp(block, x)
@@ -188,9 +200,9 @@ def _out(block: Any, x: Tensor) -> Tensor:
     return block.attn.out_proj(x.transpose(-2, -3).flatten(-2))
 
 
-def _mlp(block: Any, x: Tensor) -> Tensor:
+def _mlp(block: Any, x: Tensor, light: bool = False) -> Tensor:
     fc, proj = block.mlp.c_fc, block.mlp.c_proj
-    return _FrozenMLP.apply(block.ln_2(x), fc.weight, fc.bias, proj.weight, proj.bias)
+    return _FrozenMLP.apply(block.ln_2(x), fc.weight, fc.bias, proj.weight, proj.bias, light)
 
 
 def _suffix_attention(block: Any, query: Tensor, h: Tensor, prefix: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
@@ -220,26 +232,28 @@ def _suffix_attention(block: Any, query: Tensor, h: Tensor, prefix: tuple[Tensor
 
 
 class _FrozenMLP(torch.autograd.Function):
-    """CLIP's MLP with frozen weights, which keeps only the hidden layer for the backward pass.
+    """CLIP's MLP with frozen weights, which keeps only the hidden layer for the backward pass, or, light, its input.
 
     QuickGELU, x * sigmoid(1.702 x), is SiLU(1.702 x) / 1.702: the products take the two factors along, and in the
     backward pass they cancel.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, light: bool) -> Tensor:
         rows = x.flatten(0, -2)
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             rows, w1, b1, w2, b2 = (t.to(dtype) for t in (rows, w1, b1, w2, b2))
         hidden = torch.addmm(b1, rows, w1.t(), beta=1.702, alpha=1.702)
-        ctx.save_for_backward(hidden, w1, w2)
-        ctx.dtype = x.dtype
+        ctx.save_for_backward(rows if light else hidden, w1, b1, w2)
+        ctx.dtype, ctx.light = x.dtype, light
         return torch.addmm(b2, F.silu(hidden), w2.t(), alpha=1 / 1.702).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, w1, w2 = ctx.saved_tensors
+        hidden, w1, b1, w2 = ctx.saved_tensors
+        if ctx.light:
+            hidden = torch.addmm(b1, hidden, w1.t(), beta=1.702, alpha=1.702)
         grad_hidden = grad.flatten(0, -2).to(hidden.dtype) @ w2
         grad_x = torch.ops.aten.silu_backward(grad_hidden, hidden) @ w1
-        return grad_x.to(ctx.dtype).view(*grad.shape[:-1], -1), None, None, None, None
+        return grad_x.to(ctx.dtype).view(*grad.shape[:-1], -1), None, None, None, None, None

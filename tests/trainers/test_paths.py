@@ -50,7 +50,7 @@ def test_evaluation_gives_the_logits_of_training(trainer: str) -> None:
         assert counts[1] < counts[0] < 1.5 * counts[2], "text features are computed once a context"
 
 
-@pytest.mark.parametrize("tokens", [1, 20])
+@pytest.mark.parametrize(("tokens", "at_once"), [(1, 3), (20, 3), (20, 1000)])
 @pytest.mark.parametrize(
     "trainer, options",
     [
@@ -61,11 +61,15 @@ def test_evaluation_gives_the_logits_of_training(trainer: str) -> None:
         ("COCOOP", {}),
     ],
 )
-def test_computing_in_chunks_changes_nothing(trainer: str, options: dict, tokens: int, monkeypatch: Any) -> None:
+def test_computing_in_chunks_changes_nothing(
+    trainer: str, options: dict, tokens: int, at_once: int, monkeypatch: Any
+) -> None:
+    """20 tokens at once are too few, so the MLPs compute their hidden layers anew; 1,000 times as many are enough."""
     results = []
     for limit in (None, tokens):
         if limit:
             monkeypatch.setattr(trainers.encoders, "MAX_TOKENS", limit)
+            monkeypatch.setattr(trainers.encoders, "MAX_AT_ONCE", at_once)
             monkeypatch.setattr(trainers.plot, "MAX_SIMILARITIES", limit)
         model = build(trainer, "RN", **options)
         logits = model(get_oracle("RN").image)

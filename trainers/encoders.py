@@ -44,6 +44,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.visual = _fold_batch_norms(visual) if hasattr(visual, "attnpool") else visual
         self.local = local
+        self.cast = Autocast(self.visual)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -52,8 +53,8 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        visual: Any = self.visual
-        x = image.to(self.dtype)
+        visual: Any = self.cast(image.device)
+        x = image.to(visual.conv1.weight.dtype)
         return self._resnet(visual, x) if hasattr(visual, "attnpool") else self._vit(visual, x)
 
     def _resnet(self, visual: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,6 +102,33 @@ def _fold_batch_norms(visual: Any) -> Any:
     return visual.to(memory_format=torch.channels_last)
 
 
+class Autocast:
+    """A frozen tower as autocast computes it, its products' weights cast once.
+
+    Autocast keeps what it has cast only of weights that are trained; frozen ones it would cast anew at every use.
+    """
+
+    def __init__(self, tower: Any) -> None:
+        self.tower = tower
+        self.copies: dict[tuple[torch.device, torch.dtype], Any] = {}
+
+    def __call__(self, device: torch.device) -> Any:
+        """The tower itself, or under autocast its copy, with the same bits as autocast's own results."""
+        if not torch.is_autocast_enabled(device.type):
+            return self.tower
+        weight = next(self.tower.parameters())
+        dtype = torch.get_autocast_dtype(device.type)
+        if weight.dtype in (dtype, torch.float64):  # there is nothing to cast, or autocast leaves it alone
+            return self.tower
+        key = (weight.device, dtype)
+        if key not in self.copies:
+            self.copies = {key: copy.deepcopy(self.tower)}
+            for module in self.copies[key].modules():
+                if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
+                    module.to(dtype)
+        return self.copies[key]
+
+
 class TextEncoder(nn.Module):
     """CLIP's text tower on prompts given as a shared prefix and packed suffixes.
 
@@ -113,6 +141,7 @@ class TextEncoder(nn.Module):
         self.positional_embedding = clip_model.positional_embedding
         self.ln_final = clip_model.ln_final
         self.text_projection = clip_model.text_projection
+        self.cast = Autocast(self.transformer)
 
     def forward(self, prefix: Tensor, suffix: Tensor, layout: Layout) -> Tensor:
         """Text features, not normalized.
@@ -152,7 +181,7 @@ class TextEncoder(nn.Module):
     def _prefix_keys(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The prefix's keys and values in each layer, [G, heads, P, d_head] each; the last layer needs no more."""
         keys = []
-        blocks = self.transformer.resblocks
+        blocks = self.cast(x.device).resblocks
         for i, block in enumerate(blocks):
             q, k, v = _project(block, block.ln_1(x))
             keys.append((k, v))
@@ -170,7 +199,7 @@ class TextEncoder(nn.Module):
         """
         G, R, E = keys[0][0].shape[0], x.shape[1], eot.shape[1]
         row = torch.arange(R, device=x.device)[:, None]
-        blocks = self.transformer.resblocks
+        blocks = self.cast(x.device).resblocks
         for i, block in enumerate(blocks):
             h = block.ln_1(x)
             if i + 1 < len(blocks):

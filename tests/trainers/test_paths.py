@@ -100,6 +100,26 @@ def test_bfloat16_autocast_is_near_float32(trainer: str) -> None:
     assert F.cosine_similarity(half_grad.flatten(), grad.flatten(), dim=0) > 0.9
 
 
+@pytest.mark.parametrize("kind", ["RN", "ViT"])
+def test_weights_cast_once_give_the_bits_of_autocast(kind: str, monkeypatch: Any) -> None:
+    """A model of its own, for the copy goes with it; gradients too."""
+    image, results = random_images(3, dtype=torch.float32), []
+    for once in (False, True):
+        with monkeypatch.context() as patch:
+            if not once:
+                patch.setattr(trainers.encoders.Autocast, "__call__", lambda self, device: self.tower)
+            model = build("PLOT", kind, torch.float32)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits, features = model(image), model.image_encoder(image)
+            F.cross_entropy(logits, LABEL).backward()
+        results.append([logits.detach(), *features, model.prompt_learner.ctx.grad])
+        assert len(model.image_encoder.cast.copies) == len(model.text_encoder.cast.copies) == int(once)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+    exact = model.image_encoder(image)  # outside autocast the weights are the full ones
+    for half, full in zip(features, exact, strict=True):
+        assert full.dtype == torch.float32 and 0 < error(half.float(), full) < 0.05
+
+
 def test_batch_norms_are_folded_in_a_copy() -> None:
     oracle = get_oracle("RN")
     before = {k: v.clone() for k, v in oracle.clip.visual.state_dict().items()}

@@ -81,6 +81,22 @@ def test_computing_in_chunks_changes_nothing(
         assert error(results[1][name], reference) < 1e-12, name
 
 
+@pytest.mark.parametrize("images_at_once", [1, 2])
+def test_the_head_holds_no_more_similarities_than_its_bound(images_at_once: int, monkeypatch: Any) -> None:
+    """Six classes, M = 4 and N = 4: 96 an image, held in chunks of whole images."""
+    sizes = []
+    counted = trainers.plot.counted_sinkhorn
+
+    def spy(cost: torch.Tensor, *args: Any) -> Any:
+        sizes.append(cost.numel())
+        return counted(cost, *args)
+
+    monkeypatch.setattr(trainers.plot, "counted_sinkhorn", spy)
+    monkeypatch.setattr(trainers.plot, "MAX_SIMILARITIES", 96 * images_at_once)
+    build("PLOT", "RN")(get_oracle("RN").image)
+    assert sizes == ([96] * 3 if images_at_once == 1 else [192, 96])
+
+
 @pytest.mark.parametrize("trainer", ["PLOT", "COOP", "COCOOP"])
 def test_bfloat16_autocast_is_near_float32(trainer: str) -> None:
     """bf16 keeps 8 bits (0.4%): cosines within 0.02, so logits within 0.02 exp(logit_scale) = 0.4.

@@ -133,7 +133,8 @@ def test_weights_cast_once_give_the_bits_of_autocast(kind: str, monkeypatch: Any
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     exact = model.image_encoder(image)  # outside autocast the weights are the full ones
     for half, full in zip(features, exact, strict=True):
-        assert full.dtype == torch.float32 and 0 < error(half.float(), full) < 0.05
+        assert half.dtype == torch.bfloat16 and full.dtype == torch.float32
+        assert 0.98 < F.cosine_similarity(half.float(), full, dim=-1).min() < 1
 
 
 def test_batch_norms_are_folded_in_a_copy() -> None:

@@ -43,7 +43,8 @@ def at(setting: Setting, axis: str, x: int) -> Setting:
     """The setting with its axis at x; local features by the pictures' side, (side / 32)^2 of them."""
     if axis == "local":
         return replace(setting, side=32 * math.isqrt(x))
-    return replace(setting, **{axis: x})
+    moved: dict[str, Any] = {axis: x}
+    return replace(setting, **moved)
 
 
 def exponent(xs: Sequence[float], seconds: Sequence[float]) -> float:

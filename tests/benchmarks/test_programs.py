@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import benchmarks.growth
-import benchmarks.imagenet
 import benchmarks.image_loading
+import benchmarks.imagenet
 import benchmarks.step
 import benchmarks.testing
 from benchmarks.sides import PARTS, Setting, make_step
@@ -70,5 +70,6 @@ def test_testing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (row,) = run(benchmarks.image_loading, tmp_path, monkeypatch, "--images", "8", "--batch", "4", "--workers", "0")["rows"]
+    args = ("--images", "8", "--batch", "4", "--workers", "0")
+    (row,) = run(benchmarks.image_loading, tmp_path, monkeypatch, *args)["rows"]
     assert row["workers"] == 0 and row["images a second"] > 0

@@ -1,8 +1,8 @@
 """A folder of arrays with one row an image, each named by the hash of all that its values depend on.
 
-Files are NumPy's .npy. A file is written under another name and renamed when whole, so processes can share the folder:
-what is there is complete, and what two make at once is the same. Reading marks a file as used; beyond a bound the
-files unused for longest go.
+Files are NumPy's .npy and, behind it, the CRC-32 of all before; one that does not match it is as good as none. A file
+is written under another name and renamed when whole, so processes can share the folder: what is there is complete, and
+what two make at once is the same. Reading marks a file as used; beyond a bound the files unused for longest go.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import math
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -23,7 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dassl.utils import atomic_file
+
 ABANDONED = 24 * 3600  # seconds after which an unfinished file belongs to no living process
+CHECKSUM = 4  # bytes
+BLOCK = 2**20  # bytes read at a time to be checked
 
 
 class Rows:
@@ -38,13 +43,17 @@ class Rows:
     def __init__(self, path: Path) -> None:
         self.file: Any = path.open("rb")
         try:
+            left, found = os.fstat(self.file.fileno()).st_size - CHECKSUM, 0
+            while left > 0 and (block := self.file.read(min(BLOCK, left))):
+                left, found = left - len(block), zlib.crc32(block, found)
+            if left != 0 or self.file.read() != found.to_bytes(CHECKSUM, "big"):
+                raise ValueError(f"'{path}' is damaged")
+            self.file.seek(0)
             if np.lib.format.read_magic(self.file) != (1, 0):
                 raise ValueError(f"'{path}' has another format")
             shape, _, self.dtype = np.lib.format.read_array_header_1_0(self.file)
             self.start, self.n, self.shape = self.file.tell(), shape[0], shape[1:]
             self.row_bytes = math.prod(self.shape) * self.dtype.itemsize
-            if path.stat().st_size != self.start + self.n * self.row_bytes:
-                raise ValueError(f"'{path}' is cut short")
         except BaseException:
             self.file.close()
             raise
@@ -83,9 +92,11 @@ class FeatureStore:
                 found[name] = Rows(path)
                 with suppress(OSError):
                     os.utime(path)
-            except FileNotFoundError:
-                return None
-            except (OSError, ValueError):  # as good as not there; what is made anew takes its place
+            except (OSError, ValueError) as error:  # as good as not there; what is made anew takes its place
+                if isinstance(error, ValueError):
+                    print(f"Image features: {error}; they are computed anew")
+                for rows in found.values():
+                    rows.close()
                 return None
         return found
 
@@ -111,11 +122,29 @@ class FeatureStore:
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
                 removed += 1
-        for path in self.folder.glob("*.npy.part-*"):
+        for path in self.folder.glob("*.npy.tmp-*"):
             with suppress(FileNotFoundError):
                 if limit == 0 or time.time() - path.stat().st_mtime > ABANDONED:
                     path.unlink()
         return removed
+
+
+class _Abandoned(Exception):
+    """Ends the writing of files that are not whole."""
+
+
+class _Checked:
+    """Sums up what is written to a file, to be put at its end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.checksum = file, 0
+
+    def write(self, data: Any) -> None:
+        self.checksum = zlib.crc32(data, self.checksum)
+        self.file.write(data)
+
+    def seal(self) -> None:
+        self.file.write(self.checksum.to_bytes(CHECKSUM, "big"))
 
 
 class Writer:
@@ -126,7 +155,8 @@ class Writer:
 
     def __init__(self, store: FeatureStore, key: Mapping[str, Any], n: int) -> None:
         self.store, self.key, self.n = store, key, n
-        self.parts: dict[str, tuple[Path, BinaryIO]] = {}
+        self.files: dict[str, _Checked] = {}
+        self.stack = ExitStack()
         self.rows, self.problem = 0, ""
 
     def __enter__(self) -> Writer:
@@ -138,14 +168,14 @@ class Writer:
             return
         arrays = {name: x.detach().cpu().contiguous().numpy() for name, x in features.items()}
         try:
-            if not self.parts:
+            if not self.files:
                 self._start(arrays)
             for name, array in arrays.items():
                 if not self.problem:
-                    self.parts[name][1].write(array.data)
+                    self.files[name].write(array.data)
             self.rows += len(next(iter(arrays.values())))
         except OSError as error:
-            self.problem = f"{error.strerror} ('{self.store.folder}')"
+            self._fail(error)
 
     def _start(self, arrays: Mapping[str, np.ndarray]) -> None:
         needed = sum(self.n * array[0].nbytes for array in arrays.values())
@@ -157,25 +187,26 @@ class Writer:
             self.problem = f"{needed / 1e9:.2f} GB, more than is free in '{self.store.folder}'"
             return
         for name, array in arrays.items():
-            final = self.store.path(self.key, name)
-            path = final.with_name(f"{final.name}.part-{os.getpid()}-{id(self)}")
-            file = path.open("wb")
-            self.parts[name] = path, file
+            file = _Checked(self.stack.enter_context(atomic_file(str(self.store.path(self.key, name)))))
             descr = np.lib.format.dtype_to_descr(array.dtype)
             header = {"descr": descr, "fortran_order": False, "shape": (self.n, *array.shape[1:])}
-            np.lib.format.write_array_header_1_0(file, header)
+            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+            self.files[name] = file
+
+    def _fail(self, error: OSError) -> None:
+        self.problem = f"{error.strerror} ('{self.store.folder}')"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        whole = kind is None and not self.problem and self.rows == self.n
-        for name, (part, file) in self.parts.items():
-            try:
-                file.close()
-                if whole:
-                    part.replace(self.store.path(self.key, name))
-            except OSError as failed:
-                self.problem, whole = f"{failed.strerror} ('{self.store.folder}')", False
+        try:
+            with self.stack:
+                if kind is not None or self.problem or self.rows != self.n:
+                    raise _Abandoned
+                for file in self.files.values():
+                    file.seal()
+        except _Abandoned:
+            pass
+        except OSError as failed:
+            self._fail(failed)
+        else:
             with suppress(OSError):
-                part.unlink(missing_ok=True)
-        if whole:
-            with suppress(OSError):
-                self.store.shrink(keep=[self.store.path(self.key, name) for name in self.parts])
+                self.store.shrink(keep=[self.store.path(self.key, name) for name in self.files])

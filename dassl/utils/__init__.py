@@ -14,6 +14,7 @@ from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
 from .tools import (
     UserError,
+    atomic_file,
     check_isfile,
     collect_env_info,
     derive_seed,
@@ -34,6 +35,7 @@ __all__ = [
     "MetricMeter",
     "Registry",
     "UserError",
+    "atomic_file",
     "check_availability",
     "check_isfile",
     "collect_env_info",

@@ -44,12 +44,14 @@ def tolist_if_not(x: Any) -> list[Any]:
     return x if isinstance(x, list) else [x]
 
 
-def write_atomically(fpath: str, write: Callable[[BinaryIO], object]) -> None:
-    """Call `write` on a temporary file beside `fpath`, then rename it: `fpath` is old or new, never half."""
-    temporary = f"{fpath}.tmp-{os.getpid()}"
+@contextmanager
+def atomic_file(fpath: str) -> Iterator[BinaryIO]:
+    """A file beside `fpath`, renamed to it when the `with` ends without an error: `fpath` is old or new, never half."""
+    # A process's number tells it from others on this machine only, and the folder may be shared between machines.
+    temporary = f"{fpath}.tmp-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         with open(temporary, "wb") as file:
-            write(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, fpath)
@@ -57,6 +59,12 @@ def write_atomically(fpath: str, write: Callable[[BinaryIO], object]) -> None:
         with suppress(OSError):
             os.remove(temporary)
         raise
+
+
+def write_atomically(fpath: str, write: Callable[[BinaryIO], object]) -> None:
+    """Call `write` on an `atomic_file`."""
+    with atomic_file(fpath) as file:
+        write(file)
 
 
 def read_json(fpath: str) -> Any:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from dassl.features import FeatureStore
 from dassl.features.__main__ import main
-from dassl.features.store import ABANDONED
+from dassl.features.store import ABANDONED, Rows
 
 KEY = {"weights": "a", "batch_size": 4}
 
@@ -53,13 +55,29 @@ def test_nothing_is_kept_of_what_is_not_finished(tmp_path: Path) -> None:
     assert store.open(KEY, ["pooled"]) is None and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["cut", "emptied", "no array"])
-def test_a_damaged_file_is_as_good_as_none(damage: str, tmp_path: Path) -> None:
+DAMAGE = {
+    "cut": lambda data: data[:-1],
+    "longer": lambda data: data + b"x",
+    "emptied": lambda data: b"",
+    "no array": lambda data: b"x" * 500,
+    "a bit of the header": lambda data: flipped(data, 50),
+    "a bit of a number": lambda data: flipped(data, 200),
+    "a bit of the checksum": lambda data: flipped(data, len(data) - 1),
+}
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_as_good_as_none(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = FeatureStore(tmp_path)
     fill(store, KEY)
     path = store.path(KEY, "pooled")
-    path.write_bytes({"cut": path.read_bytes()[:-1], "emptied": b"", "no array": b"x" * 500}[damage])
-    assert store.open(KEY, ["pooled"]) is None
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    assert store.open(KEY, ["local", "pooled"]) is None
+    assert capsys.readouterr().out == f"Image features: '{path}' is damaged; they are computed anew\n"
     arrays = fill(store, KEY)
     found = store.open(KEY, ["pooled"])
     assert found is not None and torch.equal(found["pooled"].read(0, 10), arrays["pooled"])
@@ -103,7 +121,7 @@ def test_what_does_not_fit_or_cannot_be_written_is_told(tmp_path: Path, monkeypa
     assert "more than is free" in problem(FeatureStore(tmp_path / "b"))
 
 
-def test_two_processes_write_the_same(tmp_path: Path) -> None:
+def test_two_writers_of_the_same(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path)
     with store.write(KEY, 4) as one, store.write(KEY, 4) as two:
         for writer in (one, two):
@@ -111,6 +129,39 @@ def test_two_processes_write_the_same(tmp_path: Path) -> None:
     found = store.open(KEY, ["pooled"])
     assert found is not None and torch.equal(found["pooled"].read(0, 4), torch.arange(12.0).view(4, 3))
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def _compete(folder: str, max_bytes: float, barrier: Any) -> None:
+    """Writes what the other process writes at that moment, and reads what either has left."""
+    store, whole = FeatureStore(folder, max_bytes), 0
+    for seed in range(50):
+        barrier.wait(60)
+        arrays = fill(store, {"k": seed}, seed)
+        found = store.open({"k": seed}, ["pooled", "local"])
+        if found is not None:  # the other process may have removed it
+            whole += 1
+            assert all(torch.equal(rows.read(0, 10), arrays[name]) for name, rows in found.items())
+    assert whole > 10
+
+
+@pytest.mark.parametrize("entries", [50, 2])
+def test_two_processes_fill_one_folder_at_once(entries: int, tmp_path: Path) -> None:
+    """With room for all that they write, and with so little that each removes what the other has just written."""
+    size = sum(stat.st_size for _, stat in _filled(tmp_path / "one", 1).files())
+    context, folder = multiprocessing.get_context("spawn"), tmp_path / "many"
+    barrier = context.Barrier(2)
+    arguments = (str(folder), entries * size, barrier)
+    processes = [context.Process(target=_compete, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    names = {path.name for path in folder.iterdir()}
+    assert not [name for name in names if ".tmp-" in name]
+    kept = FeatureStore(folder)
+    assert len(kept.files()) == 2 * 50 if entries == 50 else len(kept.files()) <= 2 * entries + 2
+    assert all(Rows(path).n == 10 for path, _ in kept.files())
 
 
 def test_a_file_removed_while_it_is_read_can_be_read_on(tmp_path: Path) -> None:
@@ -123,7 +174,7 @@ def test_a_file_removed_while_it_is_read_can_be_read_on(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = _filled(tmp_path, 2)
-    old, young = tmp_path / "x.npy.part-1-1", tmp_path / "y.npy.part-2-2"
+    old, young = tmp_path / "x.npy.tmp-1-1", tmp_path / "y.npy.tmp-2-2"
     for path in (old, young):
         path.write_text("begun")
     os.utime(old, (os.stat(old).st_mtime - 2 * ABANDONED,) * 2)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import PIL
@@ -18,6 +19,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from dassl.data import transforms
 from dassl.data.data_manager import DatasetWrapper, Loader
 from dassl.data.samplers import EpochIndex, SequentialSampler
 from dassl.utils import UserError, derive_seed
@@ -200,7 +202,7 @@ def _key(encoder: Encoder, dataset: Any, batch_size: int | None) -> dict[str, An
     return {
         "encoder": encoder.feature_key(),
         "images": _files(dataset.data_source),
-        "transform": transform,
+        "transform": [transform, hashlib.sha256(Path(transforms.__file__).read_bytes()).hexdigest()],
         "batch_size": batch_size,
         "device": torch.cuda.get_device_name(encoder.device) if cuda else platform.machine(),
         "cpu": [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],

@@ -190,7 +190,7 @@ class Writer:
             file = _Checked(self.stack.enter_context(atomic_file(str(self.store.path(self.key, name)))))
             descr = np.lib.format.dtype_to_descr(array.dtype)
             header = {"descr": descr, "fortran_order": False, "shape": (self.n, *array.shape[1:])}
-            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+            np.lib.format.write_array_header_1_0(file, header)
             self.files[name] = file
 
     def _fail(self, error: OSError) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor
 from tests.oracle import make_cfg, tiny_clip
 from tests.oracle import sinkhorn as sinkhorn_by_the_book
 from trainers.plot import CustomCLIP
-from trainers.sinkhorn import sinkhorn
+from trainers.sinkhorn import counted_sinkhorn, sinkhorn
 
 solve = functools.partial(sinkhorn, eps=0.1, max_iter=100, thresh=0.01)
 converge = functools.partial(sinkhorn, eps=0.1, max_iter=20000, thresh=1e-13)
@@ -174,3 +175,32 @@ def test_positive_and_blind_to_a_constant(m: int, n: int, eps: float, shift: flo
     # A constant scales r alone, so that a set number of iterations gives one plan.
     fixed = functools.partial(sinkhorn, eps=eps, max_iter=20, thresh=0.0)
     torch.testing.assert_close(fixed(cost + shift), fixed(cost), rtol=1e-9, atol=0)
+
+
+class OnDevice(Tensor):
+    """A tensor that says it is on a GPU, and counts what a GPU would have to be waited for."""
+
+    waits = 0
+    is_cuda = property(lambda self: True)
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in ("__bool__", "__float__", "__int__", "item", "tolist", "cpu", "numpy", "nonzero"):
+            cls.waits += 1
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.01])
+@pytest.mark.parametrize("thresh", [1e-30, 0.01])
+def test_on_a_gpu_the_host_waits_once_in_four_iterations(
+    eps: float, thresh: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty iterations, or some that stop early; what has stopped does not change until that is asked for."""
+    monkeypatch.setattr(OnDevice, "waits", 0)
+    cost = random_cost(5, 16, 4)
+    plan, iterations = counted_sinkhorn(cost.as_subclass(OnDevice), eps, 20, thresh)
+    waits = OnDevice.waits
+    assert waits == math.ceil(iterations.max().item() / 4)
+    expected = counted_sinkhorn(cost, eps, 20, thresh)
+    assert torch.equal(plan.as_subclass(Tensor), expected[0])
+    assert torch.equal(iterations.as_subclass(Tensor), expected[1])

@@ -12,9 +12,14 @@ import pytest
 import benchmarks.growth
 import benchmarks.image_loading
 import benchmarks.imagenet
+import benchmarks.sides
 import benchmarks.step
+import benchmarks.sweep
 import benchmarks.testing
-from benchmarks.sides import PARTS, Setting, make_step
+import benchmarks.views
+import runs
+import train
+from benchmarks.sides import CLOCKS, PARTS, Setting, make_step
 
 
 def run(program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *args: str) -> dict[str, Any]:
@@ -22,6 +27,34 @@ def run(program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *args: st
     monkeypatch.setattr(sys, "argv", [program.__name__, *args, "--json", str(file)])
     program.main()
     return json.loads(file.read_text())
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sides in this process: to start another takes seconds, and `test_step` does."""
+
+    class Here(benchmarks.sides.Side):
+        def __init__(self, side: str, setting: Setting, clock: str = "wall") -> None:
+            self.take, self.steps = make_step(side, setting, CLOCKS[clock]), []
+
+        def step(self, times: int = 1, keep: bool = True) -> None:
+            taken = [self.take() for _ in range(times)]
+            self.steps += taken if keep else []
+            self.peak = runs.peak_memory()
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(benchmarks.sides, "Side", Here)
+
+
+@pytest.fixture
+def whole_runs(weights: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Arguments of programs of whole runs, on the tiny CLIP and data, each run in this process."""
+    monkeypatch.setattr(benchmarks.sweep, "start_train", lambda arguments: train.main(arguments) and sys.exit("failed"))
+    tiny = ["MODEL.BACKBONE.NAME", str(weights), "INPUT.SIZE", "(64, 64)", "OPTIM.MAX_EPOCH", "2"]
+    small = ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "DATALOADER.NUM_WORKERS", "0"]
+    return ["--dataset", "caltech101", "--root", str(data_root), *tiny, *small]
 
 
 @pytest.mark.parametrize("method", ["PLOT", "COOP", "COCOOP"])
@@ -42,14 +75,14 @@ def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert "| COOP" in capsys.readouterr().out
 
 
-def test_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None) -> None:
     args = ("--tiny", "--classes", "20", "--batch", "2", "--threads", "1")
     found = run(benchmarks.imagenet, tmp_path, monkeypatch, *args)
     assert found["times_floor"] == pytest.approx(found["ours_s"] / found["floor_s"])
     assert found["ours_gb"] > 0.1
 
 
-def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None) -> None:
     monkeypatch.setattr(benchmarks.growth, "POINTS", {"classes": (2, 4), "local": (49, 196)})
     args = ("--tiny", "--axes", "classes", "--batch", "1", "--threads", "1", "--repeats", "1")
     (axis,) = run(benchmarks.growth, tmp_path, monkeypatch, *args)["axes"]
@@ -73,3 +106,32 @@ def test_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args = ("--images", "8", "--batch", "4", "--workers", "0")
     (row,) = run(benchmarks.image_loading, tmp_path, monkeypatch, *args)["rows"]
     assert row["workers"] == 0 and row["images a second"] > 0
+
+
+def test_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_runs: list[str]) -> None:
+    args = ("--shots", "1", "--seeds", "1", "--trainers", "CoOp", "--views", "1", *whole_runs)
+    found = run(benchmarks.sweep, tmp_path, monkeypatch, *args)
+    assert [(row["trainer"], row["side"], row["runs"]) for row in found["rows"]] == [
+        (trainer, side, 1) for trainer in ("CoOp", "all") for side in ("off", "kept", "views")
+    ]
+    off, kept, _ = found["rows"][:3]
+    assert off["accuracy (%)"] == kept["accuracy (%)"]
+    assert 0 < off["train s"] + off["test s"] < off["total s"]
+
+
+def test_a_sweep_whose_predictions_differ_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_runs: list[str]
+) -> None:
+    answers = iter(([1, 2], [1, 2], [1, 3]))
+    monkeypatch.setattr(benchmarks.sweep, "timed_run", lambda *args: {"predictions": next(answers)})
+    with pytest.raises(RuntimeError, match="CoOp, 1 shots, seed 1: kept features change a prediction"):
+        run(benchmarks.sweep, tmp_path, monkeypatch, "--shots", "1", "--seeds", "1", "--trainers", "CoOp", *whole_runs)
+
+
+def test_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_runs: list[str]) -> None:
+    args = ("--views", "1", "--shots", "1", "--seeds", "1", "2", "--trainers", "CoOp", *whole_runs)
+    found = run(benchmarks.views, tmp_path, monkeypatch, *args)
+    plain, views = found["rows"]
+    assert (plain["views"], plain["difference"], plain["again s"], views["views"]) == (0, 0, None, 1)
+    assert views["difference"] == pytest.approx(views["accuracy (%)"] - plain["accuracy (%)"])
+    assert [(done["views"], done["seed"]) for done in found["runs"]] == [(0, 1), (0, 2), (1, 1), (1, 2)]

@@ -49,6 +49,15 @@ def measure(root: Path, items: list[Datum], batch: int, workers: int) -> dict[st
     return {"workers": loader.num_workers, "first batch s": first - start, "images a second": images / (end - first)}
 
 
+def rates(images: int, batch: int, workers: list[int]) -> list[dict[str, Any]]:
+    """A row for each number of workers, on pictures made for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_data(root, images, 240)
+        items = [Datum(str(path)) for path in sorted(root.rglob("*.jpg"))[-images:]]
+        return [measure(root, items, batch, n) for n in workers]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -59,11 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.images < 2 * options.batch:
         parser.error("--images must be two batches or more")
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        make_data(root, options.images, 240)
-        items = [Datum(str(path)) for path in sorted(root.rglob("*.jpg"))[-options.images :]]
-        rows = [measure(root, items, options.batch, workers) for workers in options.workers]
+    rows = rates(options.images, options.batch, options.workers)
     print(f"{options.images} images, batch {options.batch}, {available_cpus()} CPUs, torch {torch.__version__}")
     print(tabulate(rows, "keys", "pipe", floatfmt=".3g"))
     if options.json:

@@ -2,11 +2,12 @@
 
     python -m benchmarks.step [--trainers PLOT COOP COCOOP] [--batch 8] [--repeats 2] [--threads 2] [--json FILE]
 
-RN50 with random weights, the 100 class names of Caltech-101, N = 4, 16 context tokens, float32; CoCoOp at
-batch 1 unless --cocoop-batch says more. Each side (`benchmarks.sides`) lives in a process of its own, so that the
-operating system tells its peak memory; they take turns, and only one runs at a time. Medians; the quartiles, and our
-step's seconds by part, are in the JSON and with --parts in a second table. --amp adds our step in bf16. The plain PLOT
-step takes about a minute and 13 GB; --no-plain leaves it out.
+RN50 with random weights, the 100 class names of Caltech-101, N = 4, 16 context tokens, float32, a batch that is in
+memory; CoCoOp at batch 1 unless --cocoop-batch says more. Each side (`benchmarks.sides`) lives in a process of its
+own, so that the operating system tells its peak memory; they take turns, and only one runs at a time. Medians; the
+quartiles, and our step's seconds by part, are in the JSON and with --parts in a second table, where "loading" is a
+batch from the training loader without workers (`benchmarks.image_loading`): with workers it goes on beside the step.
+--amp adds our step in bf16. The plain PLOT step takes about a minute and 13 GB; --no-plain leaves it out.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from benchmarks.image_loading import rates
 from benchmarks.sides import CLOCKS, METHODS, N_CTX, PARTS, Setting, take_turns
 
 OURS_PER_PLAIN = 3  # our steps after each plain one: ours are many times shorter
@@ -49,6 +51,9 @@ def measure(method: str, options: argparse.Namespace) -> dict[str, Any]:
             row["amp_times_faster"] = row["plain_s"] / row["amp_s"]
     row["quartiles"] = {name: side.quartiles() for name, side in sides.items()}
     row["parts"] = {part: sides["ours"].median(part) for part in PARTS}
+    if options.parts:
+        (rate,) = rates(max(64, 4 * batch), batch, [0])
+        row["parts"] = {"loading": batch / rate["images a second"], **row["parts"]}
     row["steps"] = {name: side.steps for name, side in sides.items()}
     return row
 
@@ -79,7 +84,7 @@ def main() -> None:
     if options.parts:
         print("\nOur step's seconds by part:")
         parts = [[row["trainer"], row["batch"], *row["parts"].values()] for row in rows]
-        print(tabulate(parts, ["trainer", "batch", *PARTS], "pipe", floatfmt=".3g"))
+        print(tabulate(parts, ["trainer", "batch", "loading", *PARTS], "pipe", floatfmt=".3g"))
     if options.json:
         about = {"torch": torch.__version__, **vars(options)}
         Path(options.json).write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")

@@ -24,6 +24,9 @@ from .prompts import Layout
 # 6,144 tokens keep about 2 GB.
 MAX_TOKENS = 6144
 
+# Of a larger batch on a CPU, what the first layers of a ResNet make no longer stays in its caches: a tenth slower.
+IMAGES_AT_ONCE = 8
+
 # Times MAX_TOKENS computed at once; beyond it in chunks of MAX_TOKENS, which under gradients are checkpointed whole:
 # half as much work again. ImageNet's 1,000 classes with N = 4, some 16,000 tokens, are within.
 MAX_AT_ONCE = 3
@@ -61,14 +64,15 @@ class ImageEncoder(nn.Module):
         # The trunk is the tower itself, sharing its parameters, with the pooling taken off.
         trunk = copy.copy(visual)
         trunk._modules = {**visual._modules, "attnpool": nn.Identity()}
-        x = trunk(x).flatten(2).transpose(1, 2)  # [batch, M, c]
+        parts = x.split(IMAGES_AT_ONCE if x.device.type == "cpu" else x.shape[0])
+        x = torch.cat([trunk(part) for part in parts]).flatten(2).transpose(1, 2)  # [batch, M, c]
         pool = visual.attnpool
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + pool.positional_embedding.to(x.dtype)
         k, v = (_heads(layer(x), pool.num_heads) for layer in (pool.k_proj, pool.v_proj))
 
         def attend(query: Tensor) -> Tensor:
-            q = _heads(pool.q_proj(query), pool.num_heads)
+            q = _heads(pool.q_proj(query.flatten(0, 1)).unflatten(0, query.shape[:2]), pool.num_heads)
             return pool.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
         return attend(x[:, :1])[:, 0], attend(x[:, 1:] if self.local else x[:, :0])
@@ -241,14 +245,12 @@ def _suffix_attention(block: Any, query: Tensor, h: Tensor, prefix: tuple[Tensor
     """
     attn, (k0, v0) = block.attn, prefix
     G, R = k0.shape[0], h.shape[1]
-    if query is h:
-        q, k, v = _project(block, h)
-    else:
-        d = h.shape[-1]
-        wq, wkv = attn.in_proj_weight.split([d, 2 * d])
-        bq, bkv = attn.in_proj_bias.split([d, 2 * d])
-        q = _heads(F.linear(query, wq, bq), attn.num_heads)
-        k, v = (_heads(x, attn.num_heads) for x in F.linear(h, wkv, bkv).chunk(2, dim=-1))
+    d = h.shape[-1]
+    wq, wkv = attn.in_proj_weight.split([d, 2 * d])
+    bq, bkv = attn.in_proj_bias.split([d, 2 * d])
+    # Apart: the queries are kept for the backward pass, these keys and values only with the prefix's in front.
+    q = _heads(F.linear(query, wq, bq), attn.num_heads)
+    k, v = (_heads(x, attn.num_heads) for x in F.linear(h, wkv, bkv).chunk(2, dim=-1))
 
     def with_prefix(own: Tensor, shared: Tensor) -> Tensor:
         shared = shared[:, None].expand(-1, R, -1, -1, -1)

@@ -4,10 +4,11 @@
 
 RN50 with random weights, the 100 class names of Caltech-101, N = 4, 16 context tokens, float32, a batch that is in
 memory; CoCoOp at batch 1 unless --cocoop-batch says more: then the plain side still takes one image a step,
-since it keeps some 5 GB for each, and its seconds are counted for as many. Each side (`benchmarks.sides`) lives in a process of its
-own, so that the operating system tells its peak memory; they take turns, and only one runs at a time. Medians; the
-quartiles, and our step's seconds by part, are in the JSON and with --parts in a second table, where "loading" is a
-batch from the training loader without workers (`benchmarks.image_loading`): with workers it goes on beside the step.
+since it keeps some 5 GB for each, and its seconds are counted for as many. Each side (`benchmarks.sides`) lives in a
+process of its own, so that the operating system tells its peak memory; they take turns, and only one runs at a time.
+Medians; the quartiles, and our step's seconds by part, are in the JSON and with --parts in a second table, where
+"loading" is a batch from the training loader without workers (`benchmarks.image_loading`): with workers it goes on
+beside the step.
 --amp adds our step in bf16. The plain PLOT step takes about a minute and 13 GB; --no-plain leaves it out.
 """
 

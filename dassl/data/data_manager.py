@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from yacs.config import CfgNode
 
-from dassl.utils import UserError, read_image, seeded
+from dassl.utils import UserError, kept_from_children, read_image, seeded
+from dassl.utils.interrupts import follow_parent
 
 from .datasets import build_dataset
 from .samplers import build_sampler
@@ -35,12 +36,17 @@ class Loader(DataLoader):
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        iterator = super().__iter__()
+        iterator = None
         try:
+            with kept_from_children():
+                iterator = super().__iter__()
             yield from iterator
         except UserError as e:  # torch puts a worker's whole traceback into the message; its end is ours
-            _end_workers(iterator)
+            self.close()
             raise UserError(str(e).rstrip().rpartition("UserError: ")[2]) from None
+        finally:
+            if not self.persistent_workers:
+                _end_workers(iterator)
 
     def close(self) -> None:
         if self._iterator is not None:
@@ -88,6 +94,7 @@ def build_data_loader(
         batch_size=batch_size,
         sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins, seed=base_seed(cfg)),
         num_workers=workers,
+        worker_init_fn=follow_parent,
         persistent_workers=is_train and workers > 0,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,

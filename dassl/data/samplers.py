@@ -27,22 +27,23 @@ class EpochIndex(int):
 
 
 class EpochSampler(Sampler[int]):
-    """`set_epoch` before iterating chooses the epoch's order."""
+    """`set_epoch` before iterating chooses the epoch's order, and how many of its images are left out in front."""
 
     def __init__(self, data_source: Sequence[Any], seed: int = 0) -> None:
         self.data_source = data_source
         self.seed = seed
         self.set_epoch(0)
 
-    def set_epoch(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
         self.epoch = epoch
+        self.skip = skip
         self.indices = self.order(derive_seed(self.seed, epoch))
 
     def order(self, seed: int) -> Sequence[int]:
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[EpochIndex]:
-        return (EpochIndex(index, self.epoch) for index in self.indices)
+        return (EpochIndex(index, self.epoch) for index in self.indices[self.skip :])
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -5,7 +5,6 @@ and `trainer_state` are ours: by the last two a resumed run ends at the same bit
 """
 
 import os.path as osp
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,14 +13,16 @@ from torch import nn
 
 from dassl.utils import (
     UserError,
+    list_checkpoints,
     listdir_nohidden,
     load_checkpoint,
     load_weights,
+    remove_interrupted,
     restore,
     save_checkpoint,
+    save_interrupted,
     tolist_if_not,
 )
-from dassl.utils.checkpoints import newest_checkpoint
 
 
 class TrainerBase:
@@ -63,40 +64,61 @@ class TrainerBase:
     ) -> None:
         """Write `directory/<name>/model.pth.tar-<epoch + 1>`, or `model_name`, for every model."""
         for name in self.get_model_names():
-            optim, sched = self._optims[name], self._scheds[name]
-            state = {
-                "state_dict": self._models[name].state_dict(),
-                "epoch": epoch + 1,
-                "optimizer": None if optim is None else optim.state_dict(),
-                "scheduler": None if sched is None else sched.state_dict(),
-                "val_result": val_result,
-                "trainer": self.trainer_state(),
-            }
-            save_checkpoint(state, osp.join(directory, name), is_best=is_best, model_name=model_name, rolling=rolling)
+            folder = osp.join(directory, name)
+            state = {**self._state(name, epoch + 1), "val_result": val_result}
+            save_checkpoint(state, folder, is_best=is_best, model_name=model_name, rolling=rolling)
+            if not model_name:
+                remove_interrupted(folder)
+
+    def save_within_epoch(self, directory: str) -> None:
+        """Write the state in the middle of `self.epoch` for every model; the next whole epoch removes it."""
+        for name in self.get_model_names():
+            file = save_interrupted(self._state(name, self.epoch), osp.join(directory, name))
+            print(f"Checkpoint saved to {osp.join(directory, name, file)}")
+
+    def _state(self, name: str, epochs: int) -> dict[str, Any]:
+        """What goes on with `epochs` finished."""
+        optim, sched = self._optims[name], self._scheds[name]
+        return {
+            "state_dict": self._models[name].state_dict(),
+            "epoch": epochs,
+            "optimizer": None if optim is None else optim.state_dict(),
+            "scheduler": None if sched is None else sched.state_dict(),
+            "trainer": self.trainer_state(),
+        }
 
     def resume_model_if_exist(self, directory: str) -> int:
-        """Load the newest checkpoints under `directory`, if all models have one; the epoch to start from."""
-        file = self.find_checkpoint(directory)
-        if file is None:
-            print("No checkpoint found, train from scratch")
-            return 0
-        print(f"Found checkpoint at {directory} (will resume training)")
-        for name in self.get_model_names():
-            path = osp.join(directory, name, file)
-            print(f'Loading checkpoint from "{path}"')
-            checkpoint = load_checkpoint(path)
-            start_epoch = restore(checkpoint, path, self._models[name], self._optims[name], self._scheds[name])
-        self.load_trainer_state(checkpoint.get("trainer", {}))
-        print(f"Previous epoch: {start_epoch}")
-        return start_epoch
+        """Load the newest whole checkpoints under `directory`, if all models have them; the epoch to start from.
 
-    def find_checkpoint(self, directory: str) -> str | None:
-        """The name of the newest checkpoint that every model has under `directory`."""
-        files = [newest_checkpoint(osp.join(directory, name)) for name in self.get_model_names()]
-        if not files or None in files:
-            return None
+        One that is damaged is reported, and the one before it taken.
+        """
+        for file in self.find_checkpoints(directory):
+            paths = {name: osp.join(directory, name, file) for name in self.get_model_names()}
+            try:
+                loaded = {name: load_checkpoint(path) for name, path in paths.items()}
+            except UserError as error:
+                print(f"Damaged: {error}; going back to the one before")
+                continue
+            print(f"Found checkpoint at {directory} (will resume training)")
+            for name, path in paths.items():
+                print(f'Loading checkpoint from "{path}"')
+                checkpoint = loaded[name]
+                start_epoch = restore(checkpoint, path, self._models[name], self._optims[name], self._scheds[name])
+            try:
+                self.load_trainer_state(checkpoint.get("trainer", {}))
+            except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+                raise UserError(f"the trainer's state in {path} does not fit: {error}") from None
+            print(f"Previous epoch: {start_epoch}")
+            return start_epoch
+        print("No checkpoint found, train from scratch")
+        return 0
+
+    def find_checkpoints(self, directory: str) -> list[str]:
+        """The names of the checkpoints that every model has under `directory`, newest first."""
         # Killed between two models' saves, the first is an epoch ahead; its file before is still there.
-        return min(filter(None, files), key=lambda file: [int(n) for n in re.findall(r"-(\d+)$", file)])
+        listed = [list_checkpoints(osp.join(directory, name)) for name in self.get_model_names()]
+        common = set(listed[0]).intersection(*listed) if listed else set()
+        return [listed[0][done] for done in sorted(common, reverse=True)]
 
     def trainer_state(self) -> dict[str, Any]:
         """Numbers beyond models, optimizers and schedulers that a resumed run needs; saved with each."""

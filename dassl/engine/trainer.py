@@ -1,10 +1,12 @@
 """Trainers on a DataManager: `SimpleTrainer` builds, saves, resumes and tests; `TrainerX` runs an epoch.
 
 A method subclasses TrainerX and gives `build_model` and `forward_backward`. A rolling checkpoint is written
-after every epoch; those of TRAIN.CHECKPOINT_FREQ and of the last epoch stay.
+after every epoch; those of TRAIN.CHECKPOINT_FREQ and of the last epoch stay. Interrupted by a signal, a run leaves
+one of the epoch's middle. A run goes on from any of them to the same bits.
 """
 
 import datetime
+import math
 import os.path as osp
 import statistics
 import sys
@@ -19,7 +21,18 @@ from yacs.config import CfgNode
 from dassl.data import DataManager
 from dassl.evaluation import build_evaluator
 from dassl.features import with_features, with_views
-from dassl.utils import AverageMeter, MetricMeter, UserError, derive_seed, mkdir_if_missing, set_random_seed
+from dassl.utils import (
+    AverageMeter,
+    Interrupted,
+    MetricMeter,
+    UserError,
+    derive_seed,
+    mkdir_if_missing,
+    random_state,
+    set_random_seed,
+    set_random_state,
+    uninterrupted,
+)
 
 from .base import TrainerBase
 
@@ -43,6 +56,10 @@ class SimpleTrainer(TrainerBase):
         self.max_epoch: int = cfg.OPTIM.MAX_EPOCH
         self.output_dir: str = cfg.OUTPUT_DIR
         self.best_result = -float("inf")
+        self.start_batch = 0  # the first epoch's, when it is resumed in its middle
+        self.batches_done = 0  # of an epoch that no checkpoint has yet
+        self.num_batches = 0  # in an epoch
+        self._random: dict[str, Any] = {}
         self.results: dict[str, dict[str, float]] = {}
         self.timing: dict[str, float] = {}
         self.step_times: list[float] = []
@@ -76,6 +93,10 @@ class SimpleTrainer(TrainerBase):
             "best_result": self.best_result,
             "timing": dict(self.timing),
             "scaler": scaler.state_dict() if scaler is not None else {},
+            "batch": self.batches_done,
+            "num_batches": self.num_batches,
+            "random": random_state(),
+            "loader_seeds": [(loader.dataset.seed, loader.sampler.seed) for loader in self._seeded_loaders()],
         }
 
     def load_trainer_state(self, state: Mapping[str, Any]) -> None:
@@ -86,46 +107,75 @@ class SimpleTrainer(TrainerBase):
         scaler = getattr(self, "scaler", None)
         if scaler is not None and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
+        self.start_batch, self.num_batches = state.get("batch", 0), state.get("num_batches", 0)
+        if self.cfg.SEED < 0:  # else they follow from the seed
+            for loader, seeds in zip(self._seeded_loaders(), state.get("loader_seeds", ()), strict=False):
+                loader.dataset.seed, loader.sampler.seed = seeds
+        if self.cfg.SEED < 0 or self.start_batch:
+            self._random = state.get("random", {})
+
+    def _seeded_loaders(self) -> list[Any]:
+        loaders = (self.train_loader_x, self.train_loader_u)
+        return [x for x in loaders if hasattr(getattr(x, "dataset", None), "seed") and hasattr(x.sampler, "seed")]
 
     def train(self) -> None:  # type: ignore[override]
         try:
             super().train(self.start_epoch, self.max_epoch)
+        except Interrupted:
+            if self.batches_done and osp.isdir(self.output_dir):
+                self.save_within_epoch(self.output_dir)
+            raise
         finally:
             for loader in (self.train_loader_x, self.train_loader_u):
                 if hasattr(loader, "close"):
                     loader.close()
+            self.close_writer()
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch's order and augmentation, and, with a seed, what the model itself draws (dropout)."""
         for loader in (self.train_loader_x, self.train_loader_u):
             if hasattr(loader, "sampler") and hasattr(loader.sampler, "set_epoch"):
                 loader.sampler.set_epoch(epoch)
+        if self.start_batch:
+            self.train_loader_x.sampler.set_epoch(epoch, skip=self.start_batch * self.train_loader_x.batch_size)
         if self.cfg.SEED >= 0:
             set_random_seed(derive_seed(self.cfg.SEED, epoch))
+        if self._random:  # resumed, in an epoch's middle or without a seed
+            set_random_state(self._random)
+            self._random = {}
 
     def before_train(self) -> None:
         """Resume from cfg.RESUME, or from OUTPUT_DIR if it holds checkpoints; start TensorBoard.
 
-        UserError: RESUME holds no checkpoints.
+        UserError: RESUME holds no checkpoints, or those of a longer training.
         """
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
-        if self.cfg.RESUME and self.start_epoch == 0:
+        if self.cfg.RESUME and self.start_epoch == self.start_batch == 0:
             wanted = ", ".join(osp.join(self.cfg.RESUME, name, "checkpoint") for name in self.get_model_names())
             raise UserError(f"nothing to resume from in {self.cfg.RESUME}: looked for {wanted}")
+        if self.start_epoch > self.max_epoch:
+            raise UserError(f"{self.start_epoch} epochs are finished there, but OPTIM.MAX_EPOCH is {self.max_epoch}")
         writer_dir = osp.join(self.output_dir, "tensorboard")
         mkdir_if_missing(writer_dir)
         self.init_writer(writer_dir)
         self.time_start = time.time()
 
     def after_epoch(self) -> None:
+        """Test, if the best is to be kept, and save. UserError: the output directory has vanished."""
         done, freq = self.epoch + 1, self.cfg.TRAIN.CHECKPOINT_FREQ
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
             result = self.test(split="val")
             if result > self.best_result:
                 self.best_result = result
                 self.save_model(self.epoch, self.output_dir, val_result=result, model_name="model-best.pth.tar")
+        if not osp.isdir(self.output_dir):
+            raise UserError(
+                f"the output directory '{self.output_dir}' has vanished in epoch {done}; nothing was saved of it"
+            )
         kept = done == self.max_epoch or (freq > 0 and done % freq == 0)
-        self.save_model(self.epoch, self.output_dir, rolling=not kept)
+        with uninterrupted():
+            self.start_batch = self.batches_done = 0
+            self.save_model(self.epoch, self.output_dir, rolling=not kept)
         if self._writer is not None:
             self._writer.flush()
 
@@ -180,15 +230,23 @@ class TrainerX(SimpleTrainer):
     """A trainer on labelled data only."""
 
     def run_epoch(self) -> None:
+        """From batch `start_batch` on. UserError: a loss, or what was learned, is not finite."""
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
-        self.num_batches = len(self.train_loader_x)
+        n = len(self.train_loader_x)
+        if self.start_batch and self.num_batches != n:
+            raise UserError(f"interrupted in an epoch of {self.num_batches} batches; here one has {n}")
+        self.num_batches, self.batch_idx = n, self.start_batch - 1
+        seconds_before = self.timing.get("train_seconds", 0.0)
         epoch_start = end = time.perf_counter()
-        for batch_idx, batch in enumerate(self.train_loader_x):
+        for batch_idx, batch in enumerate(self.train_loader_x, start=self.start_batch):
             self.batch_idx = batch_idx
             loaded = time.perf_counter()
-            losses.update(self.forward_backward(batch))
-            now = time.perf_counter()
+            with uninterrupted():
+                losses.update(self._step(batch))
+                now = time.perf_counter()
+                self.timing["train_seconds"] = seconds_before + now - epoch_start
+                self.batches_done = batch_idx + 1
             data_time.update(loaded - end)
             batch_time.update(now - end)
             self.step_times.append(now - loaded)
@@ -200,9 +258,27 @@ class TrainerX(SimpleTrainer):
                 self.write_scalar(f"train/{name}", meter.avg, n_iter)
             self.write_scalar("train/lr", self.get_current_lr(), n_iter)
             end = time.perf_counter()
-        seconds = time.perf_counter() - epoch_start
-        self.timing["train_seconds"] = self.timing.get("train_seconds", 0.0) + seconds
-        self.timing["step_seconds"] = statistics.median(self.step_times)
+        if self.step_times:  # none, if the epoch was interrupted at its very end
+            self.timing["step_seconds"] = statistics.median(self.step_times)
+        models = [self._models[name] for name in self.get_model_names()]
+        if not all(p.isfinite().all() for model in models for p in model.parameters() if p.requires_grad):
+            raise UserError(self._not_finite("what was learned", []))
+
+    def _step(self, batch: dict[str, Any]) -> dict[str, float]:
+        try:
+            summary = self.forward_backward(batch)
+        except FloatingPointError:
+            summary = {"loss": math.nan}
+        if not all(map(math.isfinite, (summary or {}).values())):
+            raise UserError(self._not_finite("the loss", batch.get("impath", [])))
+        return summary
+
+    def _not_finite(self, what: str, files: Iterable[str]) -> str:
+        look = f", and look at its images: {', '.join(files)}" if files else ""
+        return (
+            f"{what} is not finite in epoch {self.epoch + 1}, batch {self.batch_idx + 1} of {self.num_batches}; the "
+            f"checkpoints of before are as they were. Try a lower OPTIM.LR or PREC fp32{look}"
+        )
 
     def _print_progress(self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter) -> None:
         epochs_left = self.max_epoch - self.epoch - 1

@@ -2,13 +2,17 @@
 
 from .checkpoints import (
     count_num_param,
+    list_checkpoints,
     load_checkpoint,
     load_pretrained_weights,
     load_weights,
+    remove_interrupted,
     restore,
     resume_from_checkpoint,
     save_checkpoint,
+    save_interrupted,
 )
+from .interrupts import Interrupted, interruptible, kept_from_children, uninterrupted
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
@@ -20,10 +24,12 @@ from .tools import (
     derive_seed,
     listdir_nohidden,
     mkdir_if_missing,
+    random_state,
     read_image,
     read_json,
     seeded,
     set_random_seed,
+    set_random_state,
     tolist_if_not,
     write_atomically,
     write_json,
@@ -31,6 +37,7 @@ from .tools import (
 
 __all__ = [
     "AverageMeter",
+    "Interrupted",
     "Logger",
     "MetricMeter",
     "Registry",
@@ -41,20 +48,28 @@ __all__ = [
     "collect_env_info",
     "count_num_param",
     "derive_seed",
+    "interruptible",
+    "kept_from_children",
+    "list_checkpoints",
     "listdir_nohidden",
     "load_checkpoint",
     "load_pretrained_weights",
     "load_weights",
     "mkdir_if_missing",
+    "random_state",
     "read_image",
     "read_json",
+    "remove_interrupted",
     "restore",
     "resume_from_checkpoint",
     "save_checkpoint",
+    "save_interrupted",
     "seeded",
     "set_random_seed",
+    "set_random_state",
     "setup_logger",
     "tolist_if_not",
+    "uninterrupted",
     "write_atomically",
     "write_json",
 ]

@@ -1,12 +1,16 @@
 """Checkpoints in Dassl's layout: `<dir>/model.pth.tar-<epoch>`, and `<dir>/checkpoint` names the newest.
 
-Written whole or not at all, of tensors and numbers only (`torch.load(weights_only=True)` reads them). Read by
-an unpickler that runs nothing: upstream's files hold scheduler objects, which become inert stubs.
+Written whole or not at all, of tensors and numbers only (`torch.load(weights_only=True)` reads them), with their
+SHA-256 as the zip's comment. Read by an unpickler that runs nothing: upstream's files hold scheduler objects, which
+become inert stubs.
 """
 
+import hashlib
+import io
 import os
 import os.path as osp
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -19,6 +23,7 @@ from torch import nn
 from .tools import UserError, mkdir_if_missing, write_atomically
 
 ROLLING_KEPT = 2
+_MARK = b"sha256:"  # then 64 hexadecimal digits, of all that stands before them; upstream's files have none
 
 
 class Stub:
@@ -80,23 +85,39 @@ _INERT = SimpleNamespace(
 def load_checkpoint(fpath: str) -> dict[str, Any]:
     """The dictionary in a checkpoint, on the CPU. No code in the file is run.
 
-    UserError, naming `fpath`: it is missing, truncated, or no checkpoint.
+    UserError, naming `fpath`: it is missing, truncated, altered, or no checkpoint.
     """
     if not osp.isfile(fpath):
         raise UserError(f"checkpoint not found: {fpath}")
-    if zipfile.is_zipfile(fpath):
-        with zipfile.ZipFile(fpath) as archive:  # torch.load would hand a TorchScript archive to its interpreter
-            if any(osp.basename(name) == "constants.pkl" for name in archive.namelist()):
-                raise UserError(f"{fpath} is a TorchScript archive, not a checkpoint")
     try:
         with open(fpath, "rb") as file:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=False, pickle_module=_INERT)
+            content = file.read()
+        if content[-64 - len(_MARK) : -64] == _MARK and content[-64:] != _hexdigest(content[:-64]):
+            raise UserError("its checksum is another")
+        if zipfile.is_zipfile(io.BytesIO(content)):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch.load hands TorchScript to its interpreter
+                if any(osp.basename(name) == "constants.pkl" for name in archive.namelist()):
+                    raise UserError("it is a TorchScript archive")
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False, pickle_module=_INERT)
     except Exception as e:  # torch raises a dozen kinds on damaged files
         reason = (str(e) or type(e).__name__).splitlines()[0]
-        raise UserError(f"cannot read checkpoint {fpath}: truncated or no checkpoint ({reason})") from None
+        raise UserError(f"cannot read checkpoint {fpath}: truncated, altered or no checkpoint ({reason})") from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{fpath} is no checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary")
     return checkpoint
+
+
+def _hexdigest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _to_bytes(state: Mapping[str, Any]) -> bytes:
+    """What torch.save writes, closed by its checksum: a comment, as zip archives may have one."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    length = (len(_MARK) + 64).to_bytes(2, "little")
+    content = buffer.getvalue()[: -len(length)] + length + _MARK  # an archive ends in the length of its comment
+    return content + _hexdigest(content)
 
 
 def _without_module(state_dict: Mapping[str, Any]) -> "OrderedDict[str, Any]":
@@ -112,7 +133,7 @@ def _write_lines(fpath: str, lines: Iterable[str]) -> None:
 def _read_lines(fpath: str) -> list[str]:
     if not osp.isfile(fpath):
         return []
-    with open(fpath, encoding="utf-8") as file:
+    with open(fpath, encoding="utf-8", errors="replace") as file:
         return file.read().split()
 
 
@@ -133,8 +154,10 @@ def save_checkpoint(
     if remove_module_from_keys:
         state = {**state, "state_dict": _without_module(state["state_dict"])}
 
+    content = _to_bytes(state)
+
     def write(file: BinaryIO) -> None:
-        torch.save(state, file)
+        file.write(content)
 
     name = model_name or f"model.pth.tar-{state['epoch']}"
     # Listed before it is written, so that a kill at any point leaves none that is never removed.
@@ -167,11 +190,37 @@ def newest_checkpoint(fdir: str) -> str | None:
     return osp.basename(lines[0]) if lines else None
 
 
+def save_interrupted(state: dict[str, Any], save_dir: str) -> str:
+    """Write `state`, of an epoch's middle, to `save_dir/interrupted.pth.tar-<epochs>-<batches>`; that file's name."""
+    name = f"interrupted.pth.tar-{state['epoch']}-{state['trainer']['batch']}"
+    save_checkpoint(state, save_dir, model_name=name)
+    remove_interrupted(save_dir, but=name)
+    return name
+
+
+def remove_interrupted(save_dir: str, but: str = "") -> None:
+    for name in os.listdir(save_dir):
+        if name.startswith("interrupted.pth.tar-") and name != but:
+            os.remove(osp.join(save_dir, name))
+
+
+def list_checkpoints(fdir: str) -> dict[tuple[int, int], str]:
+    """File names by what they have finished: (epochs, batches of the next). None has more epochs than the pointer's."""
+    found = {}
+    for name in os.listdir(fdir) if osp.isdir(fdir) else []:
+        if match := re.fullmatch(r"model\.pth\.tar-(\d+)|interrupted\.pth\.tar-(\d+)-(\d+)", name):
+            epochs, begun, batches = match.groups()
+            found[(int(epochs), 0) if epochs else (int(begun), int(batches))] = name
+    newest = newest_checkpoint(fdir)
+    last = next((epochs for (epochs, batches), name in found.items() if name == newest), None)
+    return found if last is None else {done: name for done, name in found.items() if done[0] <= last}
+
+
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any], fpath: str, strict: bool = True) -> None:
     """`model.load_state_dict`; UserError, naming `fpath`, if the weights do not fit."""
     try:
         model.load_state_dict(state_dict, strict=strict)
-    except RuntimeError as e:
+    except (RuntimeError, TypeError, AttributeError) as e:
         reason = " ".join(str(e).split())
         raise UserError(f"the weights in {fpath} do not fit the model: {reason}") from None
 
@@ -187,17 +236,19 @@ def restore(
     if missing:
         raise UserError(f"{fpath} cannot be resumed from: it has no {' and no '.join(sorted(missing))}")
     epoch = checkpoint["epoch"]
+    if type(epoch) is not int or epoch < 0:
+        raise UserError(f"{fpath} cannot be resumed from: its epoch is no number")
     load_weights(model, checkpoint["state_dict"], fpath)
-    if optimizer is not None and checkpoint.get("optimizer") is not None:
-        try:
+    try:
+        if optimizer is not None and checkpoint.get("optimizer") is not None:
             optimizer.load_state_dict(checkpoint["optimizer"])
-        except ValueError as e:
-            raise UserError(f"the optimizer's state in {fpath} does not fit: {e}") from None
-    if scheduler is not None and checkpoint.get("scheduler") is not None:
-        state = checkpoint["scheduler"]
-        if any(isinstance(value, Stub) for value in state.values()):
-            state = {"last_epoch": epoch}
-        scheduler.load_state_dict(state)
+        if scheduler is not None and checkpoint.get("scheduler") is not None:
+            state = checkpoint["scheduler"]
+            if any(isinstance(value, Stub) for value in state.values()):
+                state = {"last_epoch": epoch}
+            scheduler.load_state_dict(state)
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise UserError(f"the optimizer's or the scheduler's state in {fpath} does not fit: {e}") from None
     return epoch
 
 

@@ -171,10 +171,42 @@ def test_load_model(make_cfg: MakeCfg, capsys: pytest.CaptureFixture[str]) -> No
     assert "skipped" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_finite(make_cfg: MakeCfg) -> None:
-    trainer = start(make_cfg(OPTIM__LR=1e30, OPTIM__WARMUP_EPOCH=-1))
-    with pytest.raises(FloatingPointError):
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_loss_that_is_not_finite(optimizer: str, make_cfg: MakeCfg, tmp_path: Path) -> None:
+    """The line names the step and the batch's files; what was saved before is untouched."""
+    kill_before_epoch(start(make_cfg(OPTIM__NAME=optimizer)), 2)
+    before = {path: path.read_bytes() for path in (tmp_path / "out/toy").iterdir()}
+    trainer = start(make_cfg(OPTIM__NAME=optimizer))
+    plain = trainer.parse_batch_train
+    batches: list[Any] = []
+
+    def spoilt(batch: dict[str, Any]) -> Any:
+        batches.append(batch)
+        image, *rest = plain(batch)
+        return image * float("nan") if trainer.batch_idx == 1 else image, *rest
+
+    trainer.parse_batch_train = spoilt  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"the loss is not finite in epoch 3, batch 2 of 2; .* OPTIM.LR") as error:
         trainer.train()
+    assert "\n" not in str(error.value)
+    assert len(batches) == 2 and all(path in str(error.value) for path in batches[1]["impath"])
+    assert {path: path.read_bytes() for path in (tmp_path / "out/toy").iterdir()} == before
+
+
+def test_weights_that_are_not_finite_are_not_saved(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    trainer = start(make_cfg())
+    plain = trainer.forward_backward
+
+    def poisoned(batch: dict[str, Any]) -> dict[str, float]:
+        summary = plain(batch)
+        if trainer.epoch == 1 and trainer.batch_idx == 1:
+            trainer.model[2].weight.data[0, 0] = float("inf")  # type: ignore[index]
+        return summary
+
+    trainer.forward_backward = poisoned  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="what was learned is not finite in epoch 2"):
+        trainer.train()
+    assert (tmp_path / "out/toy/checkpoint").read_text() == "model.pth.tar-1\n"
 
 
 def test_no_test_and_freezing(make_cfg: MakeCfg) -> None:

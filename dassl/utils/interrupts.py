@@ -1,0 +1,97 @@
+"""SIGINT (Ctrl-C) and SIGTERM as an exception that comes between the steps of a training, never within one.
+
+What must not be cut in two (a step, a checkpoint) stands in `uninterrupted()`; a signal is raised at its end. What
+comes after the first signal is ignored, so that there is time to save the state and to end the loader's workers.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """`signum` is the signal that has come."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class _State:
+    depth = 0  # of `uninterrupted`
+    came: int | None = None
+    raised = False
+
+
+def _on_signal(signum: int, _: Any) -> None:
+    if _State.came is None:
+        _State.came = signum
+    if not _State.depth:
+        _raise_once()
+
+
+def _raise_once() -> None:
+    if _State.came is not None and not _State.raised:
+        _State.raised = True
+        raise Interrupted(_State.came)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A scope in which the two signals raise `Interrupted`. Only a program's main thread can have one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = [(signum, signal.signal(signum, _on_signal)) for signum in SIGNALS]
+    try:
+        yield
+    finally:
+        for signum, handler in before:
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        _State.came, _State.raised = None, False
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A scope that no signal cuts; one that has come is raised at its end."""
+    _State.depth += 1
+    try:
+        yield
+    finally:
+        _State.depth -= 1
+    if not _State.depth:
+        _raise_once()
+
+
+@contextmanager
+def kept_from_children() -> Iterator[None]:
+    """A scope in which processes are started that the two signals, often sent to a whole group, leave alone."""
+    with uninterrupted():
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def follow_parent(_: int = 0) -> None:
+    """In a child: it ends when its parent says so (by SIGTERM) or dies, not when the terminal or a scheduler does."""
+    if not hasattr(signal, "sigtimedwait"):  # macOS: who sends a signal cannot be told apart
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        return
+    threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _wait_for_parent(started_by: int) -> None:
+    parent = parent_process()
+    while os.getppid() == started_by:
+        info = signal.sigtimedwait([signal.SIGTERM], 1.0)
+        if info is not None and parent is not None and info.si_pid == parent.pid:
+            break
+    os._exit(0)

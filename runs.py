@@ -174,7 +174,7 @@ def check_config(directory: Path, cfg: Any) -> None:
         return
     try:
         theirs = dict(flatten(yaml.safe_load(path.read_text(encoding="utf-8"))))
-    except (yaml.YAMLError, AttributeError) as error:
+    except (yaml.YAMLError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is damaged; move its folder away or name another --output-dir") from error
     ours = dict(flatten(yaml.safe_load(cfg.dump())))
     differing = [k for k in sorted({*ours, *theirs} - ELSEWHERE) if ours.get(k) != theirs.get(k)]
@@ -195,6 +195,12 @@ def write_whole(path: Path, text: str) -> None:
     """Writes a file that is never seen in part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(str(path), lambda file: file.write(text.encode()))
+
+
+def remove_temporaries(directory: Path) -> None:
+    """What a killed process was writing in the run's directory; its writer calls this, when there is no other."""
+    for path in (*directory.glob("*.tmp-*"), *directory.glob("*/*.tmp-*")):
+        path.unlink(missing_ok=True)
 
 
 def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any]) -> dict[str, Any]:

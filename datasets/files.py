@@ -6,11 +6,12 @@ data folder that cannot be written is no reason to stop: its things are then kep
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,21 @@ def keep(folder: Path, name: str, text: str, replace: bool = True) -> Path:
     except OSError:
         write_whole(cached, text, replace)
         return cached
+
+
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[bool]:
+    """Waits until no other process is in this scope; False where the file system cannot tell."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            alone = True
+        except OSError:
+            alone = False
+        yield alone
+    finally:
+        os.close(descriptor)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -133,8 +149,9 @@ def list_classes_once(images: Path, dataset: Path, name: str, ignored: Iterable[
     """``list_classes``, kept as ``name`` for the dataset; only folders that changed since are listed again."""
     kept: dict[str, list[Any]] = {}
     for place in places(dataset, name):
-        with suppress(OSError, ValueError):
-            kept = json.loads(place.read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+            content = json.loads(place.read_text(encoding="utf-8"))
+            kept = {folder: [modified, list(map(os.fspath, files))] for folder, (modified, files) in content.items()}
             break
     listing, changed = {}, False
     for folder in _class_folders(images, ignored):

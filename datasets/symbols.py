@@ -3,11 +3,13 @@
 ``glyphs.py`` draws them. The four shifted test sets stand in for ImageNetV2, -Sketch, -R and -A.
 """
 
+import shutil
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset, UserError
+from .files import one_at_a_time
 from .glyphs import write_symbols
 
 
@@ -22,7 +24,12 @@ class Symbols(FewShotDataset):
         folder = root / self.dataset_dir
         if not folder.exists():
             print(f"Drawing the symbols dataset into '{folder}': once, it takes half a minute", flush=True)
-            write_symbols(root)
+            root.mkdir(parents=True, exist_ok=True)
+            with one_at_a_time(root) as alone:
+                for left in root.glob(".symbols-*") if alone else ():  # what a killed process has drawn
+                    shutil.rmtree(left, ignore_errors=True)
+                if not folder.exists():
+                    write_symbols(root)
         elif not (folder / self.split_file).is_file():
             raise UserError(f"'{folder}' has no '{self.split_file}'; remove the folder, and it is drawn anew")
 

@@ -20,7 +20,7 @@ from tabulate import tabulate
 
 import runs
 import train
-from dassl.utils import UserError
+from dassl.utils import Interrupted, UserError, uninterrupted
 
 REPOSITORY = Path(train.__file__).resolve().parent
 
@@ -94,13 +94,17 @@ def table(directories: list[Path]) -> str:
 
 
 def run_to_its_end(command: list[str]) -> int:
-    """The exit code of a process that, interrupted with us, is given the time to leave in order."""
-    with subprocess.Popen(command) as process:
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                continue
+    """The exit code of a process. A signal that comes to us alone is passed on, and the process leaves in order."""
+    process = None
+    try:
+        with uninterrupted():
+            process = subprocess.Popen(command)
+        return process.wait()
+    except Interrupted as signal:
+        if process is None:
+            raise
+        process.send_signal(signal.signum)
+        return process.wait() or 128 + signal.signum
 
 
 def finish(job: Job) -> list[Path]:

@@ -6,6 +6,8 @@ set -euo pipefail
 fail() { echo "error: $1" >&2; exit 2; }
 
 trainer=$1
+PLOT_COMMAND=$(printf '%q ' bash "$0" "$@") # for python.sh
+export PLOT_COMMAND
 shift
 [ $# -ge 2 ] || fail "usage: bash scripts/<method>/main.sh DATASET SHOTS [KEY VALUE]...; got: ${*:-nothing}"
 dataset=$1 shots=$2

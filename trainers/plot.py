@@ -17,10 +17,12 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .diagnostics import HeadMeter, effective_rank
 from .prompt_trainer import PromptedCLIP, PromptTrainer, prompt_defaults, unit
-from .prompts import PromptBuilder, UserError, initial_contexts
+from .prompts import PromptBuilder, initial_contexts
 from .sinkhorn import counted_sinkhorn
 
 MATCHES = ("ot", "uniform", "mean", "max")
+
+MIN_EPS = 1e-4  # below it, costs that differ by rounding alone make different plans
 
 # Similarities that the head holds at once, in elements; larger batches go through it in chunks of images.
 MAX_SIMILARITIES = 2**25
@@ -98,19 +100,15 @@ class PLOT(PromptTrainer):
     node = "PLOT"
     custom_clip = CustomCLIP
 
-    def check_cfg(self, cfg: Any) -> None:
-        super().check_cfg(cfg)
-        options = cfg.TRAINER.PLOT
+    @classmethod
+    def find_faults(cls, cfg: Any) -> list[str]:
+        faults, options = super().find_faults(cfg), cfg.TRAINER.PLOT
         if options.MATCH not in MATCHES:
-            raise UserError(f"TRAINER.PLOT.MATCH '{options.MATCH}' is none of {', '.join(MATCHES)}")
-        for key, value, fits in (
-            ("N", options.N, options.N >= 1),
-            ("EPS", options.EPS, options.EPS > 0),
-            ("MAX_ITER", options.MAX_ITER, options.MAX_ITER >= 1),
-            ("THRESH", options.THRESH, options.THRESH > 0),
-        ):
-            if not fits:
-                raise UserError(f"TRAINER.PLOT.{key} is {value}; it must be positive")
+            faults.append(f"TRAINER.PLOT.MATCH '{options.MATCH}' is none of {', '.join(MATCHES)}")
+        for key, least in (("N", 1), ("EPS", MIN_EPS), ("MAX_ITER", 1), ("THRESH", 0)):
+            if not least <= options[key] < float("inf"):
+                faults.append(f"TRAINER.PLOT.{key} is {options[key]}; it must be {least} or more")
+        return faults
 
     def forward_backward(self, batch: Any) -> dict[str, float]:
         """At the last batch of an epoch, the plans and the prompts also go to TensorBoard."""

@@ -20,7 +20,7 @@ from dassl.utils import load_checkpoint, load_pretrained_weights
 
 from .encoders import ImageEncoder, TextEncoder
 from .frozen import FrozenImageTrainer
-from .prompts import POSITIONS, UserError
+from .prompts import CONTEXT_LENGTH, POSITIONS, UserError, tokenize_texts
 from .weights import load_clip, weights_path
 
 PRECISIONS = ("fp16", "fp32", "amp")
@@ -103,6 +103,20 @@ def check_input_size(cfg: Any, clip_model: Any) -> None:
         )
 
 
+def input_faults(cfg: Any) -> list[str]:
+    """What keeps every trainer here from its batches of pictures, or from CLIP."""
+    faults = []
+    if cfg.INPUT.NO_TRANSFORM:
+        faults.append("INPUT.NO_TRANSFORM is True; CLIP takes tensors, not pictures")
+    if cfg.DATALOADER.K_TRANSFORMS != 1:
+        faults.append(f"DATALOADER.K_TRANSFORMS is {cfg.DATALOADER.K_TRANSFORMS}; it must be 1 for this trainer")
+    try:
+        weights_path(cfg)
+    except UserError as error:
+        faults.append(str(error))
+    return faults
+
+
 class PromptTrainer(FrozenImageTrainer):
     """Trains the prompt learner of ``custom_clip``, whose options stand in ``cfg.TRAINER.<node>``."""
 
@@ -115,16 +129,30 @@ class PromptTrainer(FrozenImageTrainer):
         return self.cfg.TRAINER[self.node]
 
     def check_cfg(self, cfg: Any) -> None:
-        options, name = cfg.TRAINER[self.node], f"TRAINER.{self.node}"
+        """Raises UserError with all that ``find_faults`` finds, a line each."""
+        if faults := self.find_faults(cfg):
+            raise UserError("\n".join(faults))
+
+    @classmethod
+    def find_faults(cls, cfg: Any) -> list[str]:
+        """Values of the config that do not suit the method."""
+        options, name = cfg.TRAINER[cls.node], f"TRAINER.{cls.node}"
+        faults = input_faults(cfg)
         if options.PREC not in PRECISIONS:
-            raise UserError(f"{name}.PREC '{options.PREC}' is none of {', '.join(PRECISIONS)}")
-        if options.N_CTX < 1:
-            raise UserError(f"{name}.N_CTX is {options.N_CTX}; a prompt needs 1 context vector or more")
+            faults.append(f"{name}.PREC '{options.PREC}' is none of {', '.join(PRECISIONS)}")
+        if not 1 <= options.N_CTX < CONTEXT_LENGTH - 2:
+            faults.append(f"{name}.N_CTX is {options.N_CTX}; it must be from 1 to {CONTEXT_LENGTH - 3}")
         if options.get("CLASS_TOKEN_POSITION", "end") not in POSITIONS:
-            raise UserError(
+            faults.append(
                 f"{name}.CLASS_TOKEN_POSITION '{options.CLASS_TOKEN_POSITION}' is none of {', '.join(POSITIONS)}"
             )
-        weights_path(cfg)
+        try:
+            tokenize_texts(options.CTX_INIT, options.get("N", 1))
+        except UserError as error:
+            faults.append(f"{name}.{error}")
+        if cfg.OPTIM.STAGED_LR:
+            faults.append("OPTIM.STAGED_LR is True; a prompt learner has no layers to learn at different rates")
+        return faults
 
     def build_model(self) -> None:
         cfg = self.cfg

@@ -98,6 +98,28 @@ def encode(text: str) -> list[int]:
     return _tokenizer.encode(text)
 
 
+def tokenize_texts(ctx_init: str, n_prompts: int) -> list[list[int]]:
+    """The tokens of CTX_INIT's texts, one for all prompts or one for each, separated by "|"; [] without any.
+
+    Raises:
+        UserError: the number of texts or their lengths do not fit.
+    """
+    if not ctx_init:
+        return []
+    texts = [text.replace("_", " ").strip() for text in ctx_init.split("|")]
+    tokens = [encode(text) for text in texts]
+    if len(texts) not in (1, n_prompts):
+        raise UserError(
+            f"CTX_INIT has {len(texts)} texts for {n_prompts} prompts; give one, or {n_prompts} separated by '|'"
+        )
+    if len({len(t) for t in tokens}) > 1 or not tokens[0]:
+        counts = ", ".join(f"'{text}' {len(t)}" for text, t in zip(texts, tokens, strict=True))
+        raise UserError(f"the texts of CTX_INIT must have one number of tokens, at least 1; they have: {counts}")
+    if 3 + len(tokens[0]) > CONTEXT_LENGTH:
+        raise UserError(f"CTX_INIT has {len(tokens[0])} tokens; a prompt holds {CONTEXT_LENGTH} in all")
+    return tokens
+
+
 def initial_contexts(cfg: Any, n_cls: int, clip_model: Any, n_prompts: int = 1) -> Tensor:
     """The context vectors training starts from: [n_prompts, n_ctx, d], with CSC [n_prompts, n_cls, n_ctx, d].
 
@@ -113,19 +135,9 @@ def initial_contexts(cfg: Any, n_cls: int, clip_model: Any, n_prompts: int = 1) 
     per_class = (n_cls,) if cfg.get("CSC", False) else ()
     if not cfg.CTX_INIT:
         return torch.empty(n_prompts, *per_class, cfg.N_CTX, width, dtype=dtype).normal_(std=0.02)
-    texts = [text.replace("_", " ").strip() for text in cfg.CTX_INIT.split("|")]
-    tokens = [encode(text) for text in texts]
-    if len(texts) not in (1, n_prompts):
-        raise UserError(
-            f"CTX_INIT has {len(texts)} texts for {n_prompts} prompts; give one, or {n_prompts} separated by '|'"
-        )
-    if len({len(t) for t in tokens}) > 1 or not tokens[0]:
-        counts = ", ".join(f"'{text}' {len(t)}" for text, t in zip(texts, tokens, strict=True))
-        raise UserError(f"the texts of CTX_INIT must have one number of tokens, at least 1; they have: {counts}")
-    if 3 + len(tokens[0]) > CONTEXT_LENGTH:
-        raise UserError(f"CTX_INIT has {len(tokens[0])} tokens; a prompt holds {CONTEXT_LENGTH} in all")
+    tokens = tokenize_texts(cfg.CTX_INIT, n_prompts)
     ctx = clip_model.token_embedding(torch.tensor(tokens)).detach().to(dtype)
-    if len(texts) < n_prompts:
+    if len(tokens) < n_prompts:
         noise = torch.empty(n_prompts, *ctx.shape[1:], dtype=dtype).normal_(std=0.02)
         noise[0] = 0
         ctx = ctx + noise

@@ -5,6 +5,7 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -15,9 +16,9 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .encoders import ImageEncoder, TextEncoder
 from .frozen import FrozenImageTrainer
-from .prompt_trainer import check_input_size
+from .prompt_trainer import check_input_size, input_faults
 from .prompts import PromptBuilder, UserError
-from .weights import load_clip, weights_path
+from .weights import load_clip
 
 
 @TRAINER_REGISTRY.register()
@@ -27,9 +28,16 @@ class ZeroshotCLIP(FrozenImageTrainer):
     model: Any
 
     def check_cfg(self, cfg: Any) -> None:
-        if (template := cfg.DATASET.get("TEMPLATE", "")) and "{}" not in template:
-            raise UserError(f"DATASET.TEMPLATE '{template}' has no {{}} for the class name")
-        weights_path(cfg)
+        if faults := self.find_faults(cfg):
+            raise UserError("\n".join(faults))
+
+    @classmethod
+    def find_faults(cls, cfg: Any) -> list[str]:
+        """As ``PromptTrainer.find_faults``."""
+        faults, template = input_faults(cfg), cfg.DATASET.get("TEMPLATE", "")
+        if template and re.sub(r"[^{}]", "", template) != "{}":
+            faults.append(f"DATASET.TEMPLATE '{template}' has no {{}} for the class name, or more braces than that")
+        return faults
 
     def build_model(self) -> None:
         cfg, dataset = self.cfg, self.dm.dataset

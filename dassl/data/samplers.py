@@ -14,6 +14,8 @@ from yacs.config import CfgNode
 
 from dassl.utils import UserError, check_availability, derive_seed
 
+SAMPLERS = ("RandomSampler", "SequentialSampler", "RandomClassSampler")
+
 
 class EpochIndex(int):
     """An image's index, for use as any other int, with the `epoch` in which it is drawn."""
@@ -110,8 +112,7 @@ def build_sampler(
     seed: int = 0,
 ) -> EpochSampler:
     """The sampler of that name. UserError: there is none. `cfg` and `n_domain` are Dassl's, unused here."""
-    names = ("RandomSampler", "SequentialSampler", "RandomClassSampler")
-    check_availability(sampler_type, names, "sampler (DATALOADER.*.SAMPLER)")
+    check_availability(sampler_type, SAMPLERS, "sampler (DATALOADER.*.SAMPLER)")
     if sampler_type == "RandomClassSampler":
         return RandomClassSampler(data_source, batch_size, n_ins, seed)
     if sampler_type == "RandomSampler":

@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules by their names in the config."""
 
-from .lr_scheduler import LRScheduler, build_lr_scheduler
-from .optimizer import build_optimizer
+from .lr_scheduler import SCHEDULES, WARMUPS, LRScheduler, build_lr_scheduler
+from .optimizer import OPTIMIZERS, build_optimizer
 
-__all__ = ["LRScheduler", "build_lr_scheduler", "build_optimizer"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "WARMUPS", "LRScheduler", "build_lr_scheduler", "build_optimizer"]

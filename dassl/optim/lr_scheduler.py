@@ -13,6 +13,9 @@ from yacs.config import CfgNode
 
 from dassl.utils import UserError, check_availability
 
+SCHEDULES = ("single_step", "multi_step", "cosine")
+WARMUPS = ("constant", "linear")
+
 
 class LRScheduler:
     """Sets each parameter group's rate to `schedule(its first rate, finished epochs)`."""
@@ -54,7 +57,7 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
     decay = _decay(c)
     warmup = max(c.WARMUP_EPOCH, 0)
     if warmup:
-        check_availability(c.WARMUP_TYPE, ("constant", "linear"), "warm-up (OPTIM.WARMUP_TYPE)")
+        check_availability(c.WARMUP_TYPE, WARMUPS, "warm-up (OPTIM.WARMUP_TYPE)")
     start = 0 if c.WARMUP_RECOUNT else warmup
 
     def schedule(base: float, epoch: int) -> float:
@@ -71,7 +74,7 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
 
 def _decay(c: CfgNode) -> Callable[[int], float]:
     """The rate at epoch n as a fraction of the full one."""
-    check_availability(c.LR_SCHEDULER, ("single_step", "multi_step", "cosine"), "schedule (OPTIM.LR_SCHEDULER)")
+    check_availability(c.LR_SCHEDULER, SCHEDULES, "schedule (OPTIM.LR_SCHEDULER)")
     if c.LR_SCHEDULER == "cosine":
         return lambda n: (1 + math.cos(math.pi * n / c.MAX_EPOCH)) / 2
     sizes = c.STEPSIZE if isinstance(c.STEPSIZE, (list, tuple)) else [c.STEPSIZE]

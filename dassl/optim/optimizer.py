@@ -10,6 +10,8 @@ from yacs.config import CfgNode
 
 from dassl.utils import UserError, check_availability
 
+OPTIMIZERS = ("adam", "amsgrad", "adamw", "radam", "sgd", "rmsprop")
+
 
 def build_optimizer(
     model: nn.Module | Iterable[Any], optim_cfg: CfgNode, param_groups: Iterable[Any] | None = None
@@ -30,7 +32,7 @@ def build_optimizer(
         "sgd": (torch.optim.SGD, sgd),
         "rmsprop": (torch.optim.RMSprop, {"momentum": c.MOMENTUM, "alpha": c.RMSPROP_ALPHA}),
     }
-    check_availability(c.NAME, known, "optimizer (OPTIM.NAME)")
+    check_availability(c.NAME, OPTIMIZERS, "optimizer (OPTIM.NAME)")
     if param_groups is None:
         if c.STAGED_LR:
             param_groups = _staged(model, c)

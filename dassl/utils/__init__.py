@@ -13,6 +13,7 @@ from .checkpoints import (
     save_interrupted,
 )
 from .interrupts import Interrupted, interruptible, kept_from_children, uninterrupted
+from .locks import locked
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
@@ -55,6 +56,7 @@ __all__ = [
     "load_checkpoint",
     "load_pretrained_weights",
     "load_weights",
+    "locked",
     "mkdir_if_missing",
     "random_state",
     "read_image",

@@ -55,9 +55,11 @@ def atomic_file(fpath: str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, fpath)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.remove(temporary)
+        if isinstance(error, OSError):  # a full disk does not say of which file
+            error.filename = error.filename or fpath
         raise
 
 
@@ -100,10 +102,10 @@ def set_random_seed(seed: int) -> None:
 def random_state() -> dict[str, Any]:
     """The states of Python's, NumPy's and torch's generators, CUDA's included, as tensors and plain numbers."""
     version, words, gauss = random.getstate()
-    kind, keys, *rest = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, keys, *rest = np.random.get_state()
     return {
         "python": (version, list(words), gauss),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# exp(-2 / 0.025) = 1.8e-35 is still a normal float32, and a cost of 1 - cosine is at most 2: below this
-# eps the kernel would underflow, so the iteration moves to logarithms.
-LOG_DOMAIN_BELOW = 0.025
+# A cost of 1 - cosine is at most 2, and r and c have at most the kernel's range: exp(-2 / 0.05) squared, 1.8e-35, is
+# still a normal float32. Below this eps something may underflow, so the iteration moves to logarithms.
+LOG_DOMAIN_BELOW = 0.05
 
 # Asking a GPU whether all problems have stopped costs more than an iteration does.
 CHECK_EVERY = 4
@@ -25,8 +25,8 @@ def sinkhorn(cost: Tensor, eps: float = 0.1, max_iter: int = 100, thresh: float 
     until the mean over the rows of ``|r - r_before|`` is below ``thresh``, at most ``max_iter`` times.
 
     Args:
-        cost: [..., M, N], any float dtype; computed in float32 or wider.
-        eps: weight of the entropy, in the units of the cost.
+        cost: [..., M, N], any float dtype; computed in float32 or wider. From 0 to 2, as 1 - cosine is; any finite cost for an eps below LOG_DOMAIN_BELOW.
+        eps: weight of the entropy, in the units of the cost, positive.
     Returns:
         plan [..., M, N] = diag(r) K diag(c), float32 or wider, without gradient. Columns sum to 1/N to
         rounding, rows to 1/M to the tolerance.
@@ -66,6 +66,7 @@ def _scale(log_kernel: Tensor, max_iter: int, thresh: float) -> tuple[Tensor, Te
 def _scale_log(log_kernel: Tensor, max_iter: int, thresh: float) -> tuple[Tensor, Tensor]:
     """The same iteration on log r and log c: finite for every eps > 0."""
     n_problems, M, N = log_kernel.shape
+    log_kernel = log_kernel.clamp(min=torch.finfo(log_kernel.dtype).min / 16)  # sums of such stay finite
     log_M, log_N = torch.tensor([M, N], dtype=log_kernel.dtype).log().tolist()
     r, c = log_kernel.new_zeros(n_problems, M, 1), log_kernel.new_zeros(n_problems, 1, N)
     active = torch.ones(n_problems, 1, 1, dtype=torch.bool, device=log_kernel.device)
@@ -79,7 +80,8 @@ def _scale_log(log_kernel: Tensor, max_iter: int, thresh: float) -> tuple[Tensor
         active = active & ~(change < thresh)
         if _all_stopped(active, i):
             break
-    return (r + log_kernel + c).exp(), iterations
+    # c makes the columns' sums 1 / N: so does softmax, to rounding even where c is too large to say it.
+    return (r + log_kernel).softmax(dim=1) / N, iterations
 
 
 def _all_stopped(active: Tensor, i: int) -> bool:

@@ -1,0 +1,83 @@
+"""train.py in a forked process, which spares it the imports, so that a test can kill it or send it signals."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import train
+
+
+def start(argv: list[str], log: Path, prepare: Callable[[], object] = lambda: None) -> BaseProcess:
+    """Runs ``prepare`` and then train.main(argv) in a new process; what it prints goes to ``log``."""
+
+    def child() -> None:
+        os.setpgid(0, 0)
+        with log.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            prepare()
+            code = train.main(argv)
+        sys.stderr.flush()
+        os._exit(code)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    return process
+
+
+def run(argv: list[str], log: Path, prepare: Callable[[], object] = lambda: None) -> int:
+    """The exit code; -9 if it was killed."""
+    process = start(argv, log, prepare)
+    process.join(timeout=120)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def killed_at(event: int) -> Callable[[], None]:
+    """For ``prepare``: the process kills itself at its n-th event, a step or a place of a write to disk."""
+
+    def prepare() -> None:
+        from dassl.engine import TrainerX
+
+        count = 0
+
+        def counted(do: Callable[..., object]) -> Callable[..., object]:
+            def event_then_do(*args: object, **kwargs: object) -> object:
+                nonlocal count
+                count += 1
+                if count == event:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return do(*args, **kwargs)
+
+            return event_then_do
+
+        for name in ("fsync", "replace", "remove"):
+            setattr(os, name, counted(getattr(os, name)))
+        TrainerX._step = counted(TrainerX._step)  # type: ignore[method-assign]
+
+    return prepare
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it has not come about"
+        time.sleep(0.005)
+
+
+def processes_of(group: int) -> list[int]:
+    """The living processes of a process group: one that ``start`` started, and its workers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(entry.name)
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            if os.getpgid(pid) == group and state != "Z":
+                found.append(pid)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,40 @@ def test_pretrained_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         load_pretrained_weights(model, str(path))
     with pytest.raises(UserError, match=r"checkpoint not found: .*nowhere"):
         load_pretrained_weights(model, str(tmp_path / "nowhere"))
+
+
+def test_truncated_or_altered_it_is_right_or_refused(tmp_path: Path) -> None:
+    """50 truncations and 200 flipped bits: never another content, never another error."""
+    model, optim, sched = parts()
+    train_an_epoch(model, optim, sched)
+    save_checkpoint(state(1, model, optim, sched), str(tmp_path))
+    path = tmp_path / "model.pth.tar-1"
+    whole, right = path.read_bytes(), model.state_dict()
+    rng = random.Random(0)
+    damages = [whole[: len(whole) * i // 50] for i in range(50)]
+    for _ in range(200):
+        altered = bytearray(whole)
+        altered[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        damages.append(bytes(altered))
+    refused = 0
+    for damage in damages:
+        path.write_bytes(damage)
+        try:
+            loaded = load_checkpoint(str(path))
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+            continue
+        assert loaded["epoch"] == 1 and all(torch.equal(loaded["state_dict"][k], right[k]) for k in right)
+    assert refused >= 50 + 190  # a flip in the checksum's own mark leaves the content whole
+
+
+@pytest.mark.parametrize("key", ["epoch", "state_dict", "optimizer", "scheduler"])
+def test_a_checkpoint_of_odd_values_is_refused(key: str, tmp_path: Path) -> None:
+    model, optim, sched = parts()
+    odd: Any = {"state_dict": [1], "epoch": "one", "optimizer": {"state": 1}, "scheduler": [1]}
+    save_checkpoint({**state(1, model, optim, sched), "epoch": 1}, str(tmp_path))
+    content = load_checkpoint(str(tmp_path / "model.pth.tar-1"))
+    torch.save({**content, key: odd[key]}, tmp_path / "model.pth.tar-1")
+    with pytest.raises(UserError, match="model.pth.tar-1"):
+        resume_from_checkpoint(str(tmp_path), *parts())

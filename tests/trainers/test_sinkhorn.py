@@ -17,6 +17,7 @@ from torch import Tensor
 from tests.oracle import make_cfg, tiny_clip
 from tests.oracle import sinkhorn as sinkhorn_by_the_book
 from trainers.plot import CustomCLIP
+from trainers.prompt_trainer import unit
 from trainers.sinkhorn import counted_sinkhorn, sinkhorn
 
 solve = functools.partial(sinkhorn, eps=0.1, max_iter=100, thresh=0.01)
@@ -204,3 +205,78 @@ def test_on_a_gpu_the_host_waits_once_in_four_iterations(
     expected = counted_sinkhorn(cost, eps, 20, thresh)
     assert torch.equal(plan.as_subclass(Tensor), expected[0])
     assert torch.equal(iterations.as_subclass(Tensor), expected[1])
+
+
+# Five properties, 400 cases each. A case costs a millisecond or two.
+many = settings(max_examples=400, deadline=None, derandomize=True)
+prompts = st.integers(1, 6)
+
+
+@many
+@given(m=sizes, n=prompts, eps=st.floats(1e-3, 10), seed=seeds)
+def test_marginals_of_any_problem(m: int, n: int, eps: float, seed: int) -> None:
+    plan = sinkhorn(random_cost(3, m, n, seed=seed), eps=eps, max_iter=100, thresh=0.01)
+    assert (plan >= 0).all()
+    assert_all(plan.sum(-2), 1 / n, rtol=1e-9)
+    if eps >= 0.5:  # converged within 100 iterations
+        torch.testing.assert_close(plan.sum(-1), torch.full((3, m), 1 / m, dtype=torch.float64), rtol=0.1, atol=0)
+
+
+@many
+@given(k=st.integers(2, 6), m=sizes, n=prompts, seed=seeds, data=st.data())
+def test_batch_mates_and_their_order_do_not_matter(k: int, m: int, n: int, seed: int, data: Any) -> None:
+    """Classes (and images) permuted, or alone: the same plans."""
+    cost = random_cost(k, m, n, seed=seed)
+    order = data.draw(st.permutations(range(k)))
+    together = solve(cost)
+    torch.testing.assert_close(solve(cost[order]), together[order], rtol=1e-12, atol=0)
+    torch.testing.assert_close(solve(cost[0]), together[0], rtol=1e-12, atol=0)
+
+
+@many
+@given(m=sizes, n=prompts, seed=seeds)
+def test_a_large_eps_gives_the_uniform_plan(m: int, n: int, seed: int) -> None:
+    plan = sinkhorn(random_cost(m, n, seed=seed), eps=1e4, max_iter=100, thresh=0.01)
+    torch.testing.assert_close(plan, torch.full_like(plan, 1 / (m * n)), rtol=1e-3, atol=0)
+
+
+@many
+@given(m=st.integers(1, 6), n=st.integers(1, 4), seed=seeds)
+def test_a_small_eps_gives_the_cost_of_the_exact_plan(m: int, n: int, seed: int) -> None:
+    """Entropic plans cost at most eps log(MN) more than the best plan, and less only by the rows' tolerance."""
+    ot = pytest.importorskip("ot")
+    cost = random_cost(m, n, seed=seed)
+    best = ot.emd2(np.full(m, 1 / m), np.full(n, 1 / n), cost.numpy())
+    plan = sinkhorn(cost, eps=0.02, max_iter=300, thresh=0.0)
+    short = (plan.sum(-1) - 1 / m).abs().sum().item()  # mass that is not where it should be, at costs of 0.7 apart
+    assert best - 0.7 * short - 1e-9 <= (plan * cost).sum().item() <= best + 0.02 * np.log(m * n) + 0.7 * short + 1e-9
+
+
+kinds = st.sampled_from(["zero", "equal", "opposite", "huge", "tiny", "random"])
+
+
+@many
+@given(
+    rows=st.lists(kinds, min_size=1, max_size=8),
+    columns=st.lists(kinds, min_size=1, max_size=4),
+    eps=st.sampled_from([1e-30, 1e-6, 1e-3, 0.049, 0.05, 0.1, 1.0, 1e6, 1e30]),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    seed=seeds,
+)
+def test_finite_for_any_finite_features(
+    rows: list[str], columns: list[str], eps: float, dtype: torch.dtype, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(16, generator=generator, dtype=torch.float64)
+
+    def feature(kind: str) -> Tensor:
+        limit = torch.finfo(dtype)
+        if kind in ("huge", "tiny"):
+            return torch.full((16,), limit.max if kind == "huge" else limit.tiny, dtype=dtype)
+        noise = torch.randn(16, generator=generator, dtype=torch.float64)
+        return {"zero": 0 * base, "equal": base, "opposite": -base, "random": noise}[kind].to(dtype)
+
+    local, text = (unit(torch.stack([feature(kind) for kind in side])) for side in (rows, columns))
+    plan = sinkhorn(1 - local @ text.t(), eps=eps, max_iter=50, thresh=0.01)
+    assert torch.isfinite(plan).all() and (plan >= 0).all()
+    assert_all(plan.sum(-2), 1 / len(columns), rtol=1e-4)

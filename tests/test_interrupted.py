@@ -65,7 +65,7 @@ def whole(run_args: list[str], tmp_path: Path, request: pytest.FixtureRequest) -
 def test_killed_anywhere_it_ends_at_the_same_bits(
     whole: Path, trainer: str, run_args: list[str], tmp_path: Path
 ) -> None:
-    """Each start is killed some events on: in a step, in the write of a checkpoint, between its rename and the pointer's."""
+    """Each start is killed some events on: in a step, or at a place of a checkpoint's writing."""
     argv, log = argv_of(run_args, trainer, tmp_path / "killed"), tmp_path / "log"
     codes = [children.run(argv, log, children.killed_at(event)) for event in (2, 7, 9, 12)]
     assert codes == [-signal.SIGKILL] * 4

@@ -25,7 +25,8 @@ def sinkhorn(cost: Tensor, eps: float = 0.1, max_iter: int = 100, thresh: float 
     until the mean over the rows of ``|r - r_before|`` is below ``thresh``, at most ``max_iter`` times.
 
     Args:
-        cost: [..., M, N], any float dtype; computed in float32 or wider. From 0 to 2, as 1 - cosine is; any finite cost for an eps below LOG_DOMAIN_BELOW.
+        cost: [..., M, N], any float dtype; computed in float32 or wider. From 0 to 2, as 1 - cosine
+            is; where eps is below LOG_DOMAIN_BELOW, any finite cost.
         eps: weight of the entropy, in the units of the cost, positive.
     Returns:
         plan [..., M, N] = diag(r) K diag(c), float32 or wider, without gradient. Columns sum to 1/N to

@@ -284,5 +284,5 @@ def test_a_checkpoint_of_odd_values_is_refused(key: str, tmp_path: Path) -> None
     save_checkpoint({**state(1, model, optim, sched), "epoch": 1}, str(tmp_path))
     content = load_checkpoint(str(tmp_path / "model.pth.tar-1"))
     torch.save({**content, key: odd[key]}, tmp_path / "model.pth.tar-1")
-    with pytest.raises(UserError, match="model.pth.tar-1"):
+    with pytest.raises(UserError, match=r"model\.pth\.tar-1"):
         resume_from_checkpoint(str(tmp_path), *parts())

@@ -57,7 +57,7 @@ class SimpleTrainer(TrainerBase):
         self.output_dir: str = cfg.OUTPUT_DIR
         self.best_result = -float("inf")
         self.start_batch = 0  # the first epoch's, when it is resumed in its middle
-        self.batches_done = 0  # of an epoch that no checkpoint has yet
+        self.batches_done = 0  # of an epoch that is not saved yet
         self.num_batches = 0  # in an epoch
         self._random: dict[str, Any] = {}
         self.results: dict[str, dict[str, float]] = {}
@@ -140,9 +140,9 @@ class SimpleTrainer(TrainerBase):
             self.train_loader_x.sampler.set_epoch(epoch, skip=self.start_batch * self.train_loader_x.batch_size)
         if self.cfg.SEED >= 0:
             set_random_seed(derive_seed(self.cfg.SEED, epoch))
-        if self._random:  # resumed, in an epoch's middle or without a seed
-            set_random_state(self._random)
+        if state := self._random:  # resumed, in an epoch's middle or without a seed
             self._random = {}
+            set_random_state(state)
 
     def before_train(self) -> None:
         """Resume from cfg.RESUME, or from OUTPUT_DIR if it holds checkpoints; start TensorBoard.

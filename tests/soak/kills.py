@@ -37,7 +37,7 @@ def command(args: argparse.Namespace, directory: Path) -> list[str]:
 
 
 def kill_once(start: list[str], directory: Path, within: float, rng: random.Random, log: Path) -> bool:
-    """Whether the run was killed before its end: at a random moment or, every other time, as a checkpoint is written."""
+    """Whether it was killed before its end: at a random moment or, every other time, as a checkpoint is written."""
     writing = rng.random() < 0.5
     end = time.monotonic() + rng.uniform(0, within)
     with log.open("w") as file:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import train
 
+STARTED: list[BaseProcess] = []
+
 
 def start(argv: list[str], log: Path, prepare: Callable[[], object] = lambda: None) -> BaseProcess:
     """Runs ``prepare`` and then train.main(argv) in a new process; what it prints goes to ``log``."""
@@ -26,9 +28,20 @@ def start(argv: list[str], log: Path, prepare: Callable[[], object] = lambda: No
         sys.stderr.flush()
         os._exit(code)
 
+    log.touch()
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
+    STARTED.append(process)
     return process
+
+
+def kill_all() -> None:
+    """What a failed test has left running, which would keep pytest from its end."""
+    for process in STARTED:
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+    STARTED.clear()
 
 
 def run(argv: list[str], log: Path, prepare: Callable[[], object] = lambda: None) -> int:

@@ -13,6 +13,8 @@ import torch
 from clip.model import CLIP
 from PIL import Image
 
+from tests import children
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests run at once
 
 CLASSES = ("face", "sea_horse", "leopard", "motorbike", "accordion")
@@ -62,3 +64,4 @@ def run_args(weights: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("OUT", str(tmp_path / "output"))
     monkeypatch.chdir(tmp_path)
     yield ["--root", str(data_root), "--seed", "1", "--backbone", str(weights)]
+    children.kill_all()

@@ -168,8 +168,8 @@ def test_a_second_process_on_a_directory_stops_with_a_line(
     run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = argv_of(run_args, "CoOp", tmp_path / "run")
-    first = children.start(argv, tmp_path / "log", lambda: _stop_at_first_step())
-    children.wait_for(lambda: (tmp_path / "stopped").exists() or "epoch" in (tmp_path / "log").read_text())
+    first = children.start(argv, tmp_path / "log", _stop_at_first_step)
+    children.wait_for(lambda: "at its first step" in (tmp_path / "log").read_text())
     before = files(tmp_path / "run")
     assert train.main(argv) == 2
     error = capsys.readouterr().err
@@ -185,7 +185,7 @@ def _stop_at_first_step() -> None:
     from dassl.engine import TrainerX
 
     def wait(*args: object) -> None:
-        print("epoch", flush=True)
+        print("at its first step", flush=True)
         time.sleep(600)
 
     TrainerX._step = wait  # type: ignore[assignment, method-assign]

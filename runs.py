@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import reprlib
 import resource
 import subprocess
 import sys
@@ -47,13 +48,19 @@ IN_PATH = {"SEED", "DATASET.NAME", "DATASET.NUM_SHOTS", "TRAINER.NAME"}
 SPELLED = (("N", "n"), ("N_CTX", "nctx"), ("CSC", "csc"), ("CLASS_TOKEN_POSITION", "ctp"))
 
 
-def flatten(cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf of a config."""
+def flatten(cfg: Any, prefix: str = "", like: Any = None) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of a config, no deeper than ``like`` is: a YAML of few lines can be endless."""
     for key, value in cfg.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
+        below = value if like is None else like.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            yield from flatten(value, f"{prefix}{key}.", None if like is None else below)
         else:
-            yield prefix + key, list(value) if isinstance(value, tuple) else value
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def brief(value: Any) -> str:
+    """For an error's one line."""
+    return f"{reprlib.repr(value):.80}"
 
 
 def method_options(cfg: Any) -> tuple[str, Any]:
@@ -173,13 +180,15 @@ def check_config(directory: Path, cfg: Any) -> None:
     if not path.is_file():
         return
     try:
-        theirs = dict(flatten(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        theirs = dict(flatten(yaml.safe_load(path.read_text(encoding="utf-8")), like=cfg))
     except (yaml.YAMLError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is damaged; move its folder away or name another --output-dir") from error
     ours = dict(flatten(yaml.safe_load(cfg.dump())))
     differing = [k for k in sorted({*ours, *theirs} - ELSEWHERE) if ours.get(k) != theirs.get(k)]
     if differing:
-        shown = ", ".join(f"{k} {theirs.get(k)!r} there, {ours.get(k)!r} asked for" for k in differing[:3])
+        shown = ", ".join(
+            f"{k} {reprlib.repr(theirs.get(k)):.80} there, {ours.get(k)!r} asked for" for k in differing[:3]
+        )
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
             f"'{directory}' holds a run with another config ({shown}{more}); name another --output-dir or OUT"

@@ -1,7 +1,7 @@
 """A run's config: merged of files and KEY VALUE pairs, and checked whole before anything happens.
 
-All faults are found at once and raised as one UserError, a line each: files that are missing, keys that are unknown,
-types, ranges (``dassl/limits.py``), and what the trainer itself has to say (its ``find_faults``).
+All faults are found at once and raised as one UserError, an argument each: files that are missing, keys that are
+unknown, types, ranges (``dassl/limits.py``), and what the trainer itself has to say (its ``find_faults``).
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import argparse
 import difflib
 import os
 import re
-import reprlib
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
-from yacs.config import CfgNode
 
 import runs
 import trainers
@@ -34,7 +32,7 @@ def setup_cfg(args: argparse.Namespace) -> tuple[Any, Any]:
     """The merged config, and the same without the user's flags and overrides.
 
     Raises:
-        UserError: a file is missing or no YAML, a key unknown, a value impossible; all of these, a line each.
+        UserError: a file is missing or no YAML, a key unknown, a value impossible; all of these, an argument each.
     """
     cfg, faults, unread = _defaults(), [], False
     for path in filter(None, (args.dataset_config_file, args.config_file)):
@@ -114,23 +112,13 @@ def _defaults() -> Any:
 
 def _report(faults: list[str]) -> None:
     if faults:
-        raise UserError("\n".join(dict.fromkeys(faults)))
+        raise UserError(*dict.fromkeys(faults))
 
 
 def _merge(cfg: Any, values: dict[str, Any], source: str, only: tuple[str, ...] = ("",)) -> list[str]:
     """Merges the keys that begin as one of ``only``; what is wrong with them, a line each."""
-    leaves = [leaf for leaf in _leaves(values, cfg) if leaf[0].startswith(only)]
+    leaves = [leaf for leaf in runs.flatten(values, like=cfg) if leaf[0].startswith(only)]
     return _merge_pairs(cfg, [item for leaf in leaves for item in leaf], source)
-
-
-def _leaves(values: dict[Any, Any], cfg: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values, no deeper than the config is: a YAML of few lines can be endless."""
-    for key, value in values.items():
-        below = cfg.get(key)
-        if isinstance(below, CfgNode) and isinstance(value, dict):
-            yield from _leaves(value, below, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _merge_pairs(cfg: Any, pairs: list[Any], source: str) -> list[str]:
@@ -144,12 +132,14 @@ def _merge_pairs(cfg: Any, pairs: list[Any], source: str) -> list[str]:
             faults.append(f"{source}: unknown config key {key[:80]!r}; the nearest is '{nearest}'")
         elif not _merge_value(cfg, key, value):
             expected = type(known[key]).__name__
-            faults.append(f"{source}: {key} takes a value of type {expected}, not {reprlib.repr(value)}")
+            faults.append(f"{source}: {key} takes a value of type {expected}, not {runs.brief(value)}")
     return faults
 
 
 def _merge_value(cfg: Any, key: str, value: Any) -> bool:
     """Whether the value is of the key's type; if not, the key keeps what it has."""
+    if isinstance(value, dict):  # yacs would copy it, and aliases make few lines of YAML endless
+        return False
     *path, name = key.split(".")
     node = reduce(lambda node, part: node[part], path, cfg)
     before = node[name]

@@ -22,15 +22,17 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # imports take seconds; while there is nothing to save yet, a signal just ends the program
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: os._exit(128 + number))
+if __name__ == "__main__":
+    from startup import end_by_signals
+
+    end_by_signals()
 
 import datasets
 import runs
 import trainers
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import (
+    ImageError,
     Interrupted,
     UserError,
     collect_env_info,
@@ -130,6 +132,10 @@ def run(args: argparse.Namespace) -> None:
             return
         try:
             execute(trainer, directory, args, base, start)
+        except ImageError as error:
+            check = f"python -m datasets.prepare {runs.snake_case(cfg.DATASET.NAME)} --check --decode"
+            root = shlex.quote(cfg.DATASET.ROOT)
+            raise UserError(f"{error}; every such image is found by: {check} --root {root}") from None
         except FileNotFoundError as error:
             if directory.is_dir():
                 raise
@@ -174,8 +180,8 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
         try:
             return program() or 0
         except UserError as error:
-            for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr)
+            for fault in error.args:
+                complain(fault)
             return 2
         except BrokenPipeError:  # the reader, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -184,13 +190,18 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
             if error.errno not in THE_USERS_DISK:
                 raise
             of = f": '{error.filename}'" if error.filename else ""
-            print(f"error: {error.strerror}{of}; nothing more was written", file=sys.stderr)
+            complain(f"{error.strerror}{of}; nothing more was written")
             return 2
         except KeyboardInterrupt as error:
             command = os.environ.get("PLOT_COMMAND", "").strip() or command
             goes_on = f"; what was done is saved, and goes on with:\n{resuming(command)}" if command else ""
             print(f"\ninterrupted by {error or 'Ctrl-C'}{goes_on}", file=sys.stderr)
             return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
+
+
+def complain(message: str) -> None:
+    one_line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)  # names may hold anything
+    print(f"error: {one_line}", file=sys.stderr)
 
 
 def resuming(command: str) -> str:

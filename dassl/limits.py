@@ -143,7 +143,7 @@ def find_faults(cfg: CfgNode) -> list[str]:
     for key, value in _leaves(cfg):
         expected = "finite" if not finite(value) else LIMITS.get(key, lambda value: "")(value)
         if expected:
-            faults.append(f"{key} is {reprlib.repr(value)}; it must be {expected}")
+            faults.append(f"{key} is {reprlib.repr(value):.80}; it must be {expected}")
     c = cfg.OPTIM
     if c.NAME == "sgd" and c.SGD_NESTEROV and (c.MOMENTUM == 0 or c.SGD_DAMPNING != 0):
         faults.append("OPTIM.SGD_NESTEROV is True; that needs an OPTIM.MOMENTUM, and OPTIM.SGD_DAMPNING 0")

@@ -16,6 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from startup import end_by_signals
+
+    end_by_signals()
+
 from tabulate import tabulate
 
 import runs

@@ -25,7 +25,7 @@ PAIRS = [  # KEY, VALUE, what is said of them
     ("SEED", "1.5", "SEED takes a value of type int, not '1.5'"),
     ("SEED", "99999999999999999999", "SEED is 9999"),
     ("INPUT.SIZE", "(64,)", "INPUT.SIZE is .* height and width"),
-    ("INPUT.SIZE", "64", "INPUT.SIZE takes a value of type tuple"),
+    ("INPUT.SIZE", "64", "INPUT.SIZE takes a value of type list"),
     ("INPUT.SIZE", "(64, -1)", "INPUT.SIZE is"),
     ("INPUT.SIZE", "('a', 'b')", "INPUT.SIZE is"),
     ("INPUT.INTERPOLATION", "bicubix", "the nearest is 'bicubic'"),
@@ -43,6 +43,9 @@ PAIRS = [  # KEY, VALUE, what is said of them
     ("DATASET.NUM_SHOTS", "True", "NUM_SHOTS takes a value of type int"),
     ("DATASET.SUBSAMPLE_CLASSES", "old", "'old' is none of all, base, new"),
     ("DATASET.NAME", "Caltech102", "did you mean 'Caltech101'"),
+    ("DATASET.NAME", "Caltech\n101", r"'Caltech\\n101'; did you mean 'Caltech101'"),
+    ("TRAINER.PLOT.CTX_INIT", "a\x1b[31m photo\n|of", r"CTX_INIT has 2 texts for 4 prompts"),
+    ("TRAINER.PLOT.MATCH", "o\x1b[31m\nt", r"'o\\x1b\[31m\\nt' is none of ot"),
     ("DATALOADER.NUM_WORKERS", "-1", "0 or more"),
     ("DATALOADER.TRAIN_X.BATCH_SIZE", "0", "1 or more"),
     ("DATALOADER.TRAIN_X.SAMPLER", "RandomSample", "the nearest is 'RandomSampler'"),
@@ -106,11 +109,18 @@ YAMLS = [
 ]
 
 
+def bomb(pair: str) -> str:
+    """Some lines of YAML that stand for 2 ** 40 leaves."""
+    levels = ["l0: &l0 [1]"] + [f"l{i}: &l{i} {pair % ((f'*l{i - 1}',) * 2)}" for i in range(1, 40)]
+    return "\n".join(levels) + "\nOPTIM: {LR: *l39}\nINPUT: {SIZE: *l39}\n"
+
+
 def faults_of(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
     there = sorted(tmp_path.rglob("*"))
     assert train.main(argv) == 2
     out, err = capsys.readouterr()
     assert out == "" and sorted(tmp_path.rglob("*")) == there
+    assert err.replace("\n", "").isprintable()
     lines = err.splitlines()
     assert lines and all(line.startswith("error: ") for line in lines), err
     return lines
@@ -141,6 +151,15 @@ def test_a_bad_config(
     assert any(re.search(says, line) for line in lines), lines
 
 
+def test_a_directory_whose_config_is_a_bomb(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(bomb("{x: %s, y: %s}"))
+    (line,) = faults_of(["--output-dir", str(tmp_path / "run"), *command(run_args, "PLOT")], tmp_path, capsys)
+    assert "holds a run with another config" in line and len(line) < 600
+
+
 def test_all_faults_are_reported_at_once(
     run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,14 +173,13 @@ def test_all_faults_are_reported_at_once(
         assert any(value in line for line in lines)
 
 
+@pytest.mark.parametrize("pair", ["{x: %s, y: %s}", "[%s, %s]"])
 def test_a_bomb_of_aliases_is_refused_at_once(
-    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pair: str, run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Some lines of YAML that stand for 2 ** 40 leaves."""
-    levels = ["l0: &l0 {x: 1, y: 2}"] + [f"l{i}: &l{i} {{x: *l{i - 1}, y: *l{i - 1}}}" for i in range(1, 40)]
-    (tmp_path / "bomb.yaml").write_text("\n".join(levels) + "\nOPTIM: {LR: *l39}\n")
+    (tmp_path / "bomb.yaml").write_text(bomb(pair))
     lines = faults_of([*command(run_args, "PLOT"), "--config-file", "bomb.yaml"], tmp_path, capsys)
-    assert len(lines) <= 42 and any("OPTIM.LR takes a value of type float" in line for line in lines)
+    assert len(lines) == 42 and any("OPTIM.LR takes a value of type float" in line for line in lines)
     assert all(len(line) < 300 for line in lines)
 
 

@@ -84,12 +84,8 @@ def test_a_signal_ends_the_run_in_order_and_its_line_resumes_it(
     argv = argv_of(run_args, "PLOT", tmp_path / "run", "DATALOADER.NUM_WORKERS", "2", "TRAIN.PRINT_FREQ", "1")
     log = tmp_path / "log"
 
-    def slow() -> None:
-        step = train.trainers.plot.PLOT.forward_backward
-        train.trainers.plot.PLOT.forward_backward = lambda *args: (time.sleep(0.2), step(*args))[1]  # type: ignore
-
-    process = children.start(argv, log, slow)
-    children.wait_for(lambda: "epoch [2/3] batch [1/2]" in log.read_text())
+    process = children.start(argv, log, _wait_for_a_signal_in_epoch_2)
+    children.wait_for(lambda: "waits for a signal" in log.read_text())
     assert len(children.processes_of(process.pid or 0)) == 3
     begun = time.monotonic()
     os.killpg(process.pid or 0, signum)
@@ -99,7 +95,7 @@ def test_a_signal_ends_the_run_in_order_and_its_line_resumes_it(
     printed = log.read_text()
     assert "Traceback" not in printed and f"interrupted by {signal.Signals(signum).name}; what was done" in printed
     (saved,) = (tmp_path / "run/prompt_learner").glob("interrupted*")
-    assert saved.name in ("interrupted.pth.tar-1-1", "interrupted.pth.tar-1-2")
+    assert saved.name == "interrupted.pth.tar-1-1"
     torch.load(saved, weights_only=True)
     *_, line = printed.splitlines()
     words = shlex.split(line)
@@ -107,6 +103,27 @@ def test_a_signal_ends_the_run_in_order_and_its_line_resumes_it(
     assert train.main(words[words.index(sys.executable) + 2 :]) == 0
     assert_same_bits(tmp_path / "whole", tmp_path / "run")
     assert files(tmp_path / "run") == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("program", [["train.py"], ["-m", "scripts.few_shot"], ["-m", "scripts.protocols.run"]])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_imports(signum: int, program: list[str], tmp_path: Path) -> None:
+    """They take seconds; here they never end."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text("import time; print('importing', flush=True); time.sleep(600)")
+    process = subprocess.Popen(
+        [sys.executable, *program],
+        cwd=runs.REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert said.strip() == f"interrupted by {signal.Signals(signum).name} before anything was begun"
 
 
 def test_the_programs_exit_code_and_the_scripts(weights: Path, data_root: Path, tmp_path: Path) -> None:
@@ -178,6 +195,23 @@ def test_a_second_process_on_a_directory_stops_with_a_line(
     os.kill(first.pid or 0, signal.SIGKILL)  # and its lock is gone with it
     first.join()
     assert train.main(argv) == 0
+
+
+def _wait_for_a_signal_in_epoch_2() -> None:
+    """The process says when it is in the first step of the second epoch, which ends once a signal has come."""
+    from dassl.engine import TrainerX
+    from dassl.utils.interrupts import _State
+
+    step = TrainerX._step
+
+    def wait(self: Any, batch: Any) -> Any:
+        if (self.epoch, self.batch_idx) == (1, 0):
+            print("waits for a signal", flush=True)
+            while _State.came is None:
+                time.sleep(0.01)
+        return step(self, batch)
+
+    TrainerX._step = wait  # type: ignore[method-assign]
 
 
 def _stop_at_first_step() -> None:

@@ -129,9 +129,9 @@ class PromptTrainer(FrozenImageTrainer):
         return self.cfg.TRAINER[self.node]
 
     def check_cfg(self, cfg: Any) -> None:
-        """Raises UserError with all that ``find_faults`` finds, a line each."""
+        """Raises UserError with all that ``find_faults`` finds, an argument each."""
         if faults := self.find_faults(cfg):
-            raise UserError("\n".join(faults))
+            raise UserError(*faults)
 
     @classmethod
     def find_faults(cls, cfg: Any) -> list[str]:

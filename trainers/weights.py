@@ -38,12 +38,14 @@ def weights_path(cfg: Any) -> Path:
         UserError: neither one of OpenAI's names nor a file.
     """
     name = cfg.MODEL.BACKBONE.NAME
+    if not name:
+        raise UserError("no backbone: give --config-file, or --backbone with a name of OpenAI's or a weights file")
     if name in OPENAI_URLS:
         root = cfg.MODEL.BACKBONE.get("CLIP_ROOT", "") or "~/.cache/clip"
         return Path(root).expanduser() / Path(OPENAI_URLS[name]).name
     places = [Path(name).expanduser(), REPOSITORY / name]
     for path in places:
-        if name and path.is_file():
+        if path.is_file():
             return path
     nearest = difflib.get_close_matches(name, OPENAI_URLS, n=1, cutoff=0)[0]
     raise UserError(

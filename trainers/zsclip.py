@@ -29,7 +29,7 @@ class ZeroshotCLIP(FrozenImageTrainer):
 
     def check_cfg(self, cfg: Any) -> None:
         if faults := self.find_faults(cfg):
-            raise UserError("\n".join(faults))
+            raise UserError(*faults)
 
     @classmethod
     def find_faults(cls, cfg: Any) -> list[str]:

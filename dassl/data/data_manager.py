@@ -43,7 +43,7 @@ class Loader(DataLoader):
             yield from iterator
         except UserError as e:  # torch puts a worker's whole traceback into the message; its end is ours
             self.close()
-            raise UserError(str(e).rstrip().rpartition("UserError: ")[2]) from None
+            raise type(e)(str(e).rstrip().rpartition(f"{type(e).__name__}: ")[2]) from None
         finally:
             if not self.persistent_workers:
                 _end_workers(iterator)

@@ -18,6 +18,7 @@ from dassl.utils import (
     load_checkpoint,
     load_weights,
     remove_interrupted,
+    remove_rolling,
     restore,
     save_checkpoint,
     save_interrupted,
@@ -75,6 +76,10 @@ class TrainerBase:
         for name in self.get_model_names():
             file = save_interrupted(self._state(name, self.epoch), osp.join(directory, name))
             print(f"Checkpoint saved to {osp.join(directory, name, file)}")
+
+    def remove_rolling(self, directory: str) -> None:
+        for name in self.get_model_names():
+            remove_rolling(osp.join(directory, name))
 
     def _state(self, name: str, epochs: int) -> dict[str, Any]:
         """What goes on with `epochs` finished."""

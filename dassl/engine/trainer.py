@@ -1,15 +1,14 @@
 """Trainers on a DataManager: `SimpleTrainer` builds, saves, resumes and tests; `TrainerX` runs an epoch.
 
 A method subclasses TrainerX and gives `build_model` and `forward_backward`. A rolling checkpoint is written
-after every epoch; those of TRAIN.CHECKPOINT_FREQ and of the last epoch stay. Interrupted by a signal, a run leaves
-one of the epoch's middle. A run goes on from any of them to the same bits.
+after every epoch, the last two kept until the run is finished; those of TRAIN.CHECKPOINT_FREQ and of the last epoch
+stay. Interrupted by a signal, a run leaves one of the epoch's middle. A run goes on from any of them to the same bits.
 """
 
 import datetime
 import math
 import os.path as osp
 import statistics
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -32,6 +31,7 @@ from dassl.utils import (
     set_random_seed,
     set_random_state,
     uninterrupted,
+    with_progress,
 )
 
 from .base import TrainerBase
@@ -188,6 +188,7 @@ class SimpleTrainer(TrainerBase):
             else:
                 print("Deploy the last-epoch model")
             self.test()
+        self.remove_rolling(self.output_dir)
         print(f"Elapsed: {datetime.timedelta(seconds=round(time.time() - self.time_start))}")
         self.close_writer()
 
@@ -204,7 +205,7 @@ class SimpleTrainer(TrainerBase):
         self.tested = []
         self.before_test(split)
         start, images = time.perf_counter(), 0
-        for batch in _with_progress(with_features(self, loader)):
+        for batch in with_progress(with_features(self, loader)):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
             self.tested += batch.get("impath", [])
@@ -295,12 +296,3 @@ class TrainerX(SimpleTrainer):
 
     def parse_batch_train(self, batch: dict[str, Any]) -> Any:
         return tuple(batch[key].to(self.device) for key in ("img", "label", "domain"))
-
-
-def _with_progress(loader: Iterable[Any]) -> Iterable[Any]:
-    """A bar on stderr, if that is a terminal."""
-    if not sys.stderr.isatty():
-        return loader
-    from tqdm import tqdm
-
-    return tqdm(loader)

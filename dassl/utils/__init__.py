@@ -1,12 +1,12 @@
 """What the rest of the engine, and CoOp-family code, shares: files, seeds, registries, checkpoints."""
 
 from .checkpoints import (
-    count_num_param,
     list_checkpoints,
     load_checkpoint,
     load_pretrained_weights,
     load_weights,
     remove_interrupted,
+    remove_rolling,
     restore,
     resume_from_checkpoint,
     save_checkpoint,
@@ -18,10 +18,12 @@ from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
 from .tools import (
+    ImageError,
     UserError,
     atomic_file,
     check_isfile,
     collect_env_info,
+    count_num_param,
     derive_seed,
     listdir_nohidden,
     mkdir_if_missing,
@@ -32,12 +34,14 @@ from .tools import (
     set_random_seed,
     set_random_state,
     tolist_if_not,
+    with_progress,
     write_atomically,
     write_json,
 )
 
 __all__ = [
     "AverageMeter",
+    "ImageError",
     "Interrupted",
     "Logger",
     "MetricMeter",
@@ -62,6 +66,7 @@ __all__ = [
     "read_image",
     "read_json",
     "remove_interrupted",
+    "remove_rolling",
     "restore",
     "resume_from_checkpoint",
     "save_checkpoint",
@@ -72,6 +77,7 @@ __all__ = [
     "setup_logger",
     "tolist_if_not",
     "uninterrupted",
+    "with_progress",
     "write_atomically",
     "write_json",
 ]

@@ -184,6 +184,14 @@ def _list_rolling(save_dir: str, newest: str, rolling: bool) -> list[str]:
     return names
 
 
+def remove_rolling(save_dir: str) -> None:
+    """The rolling checkpoints, of no use once a training has come to its end, and the file that lists them."""
+    listed = osp.join(save_dir, "rolling")
+    for name in [*_read_lines(listed), "rolling"]:
+        if osp.isfile(file := osp.join(save_dir, osp.basename(name))):
+            os.remove(file)
+
+
 def newest_checkpoint(fdir: str) -> str | None:
     """The file name that the pointer in `fdir` holds; None without a pointer."""
     lines = _read_lines(osp.join(fdir, "checkpoint"))
@@ -283,12 +291,3 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     print(f"Successfully loaded pretrained weights from {weight_path}")
     if discarded := [key for key in given if key not in fitting]:
         print(f"Layers discarded due to unmatched keys or size: {discarded}")
-
-
-def count_num_param(model: nn.Module | None = None, params: Iterable[Any] | None = None) -> int:
-    """Parameters (numbers, not tensors) of a model, or of an iterable of parameters."""
-    if model is not None:
-        params = model.parameters()
-    if params is None:
-        raise ValueError("count_num_param() takes a model or parameters")
-    return sum((p["params"] if isinstance(p, dict) else p).numel() for p in params)

@@ -7,8 +7,9 @@ import os.path as osp
 import platform
 import random
 import struct
+import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
@@ -19,7 +20,14 @@ from PIL import Image
 
 
 class UserError(ValueError):
-    """A mistake of the user's, as one clear line: what was wrong, what was looked for, what to do."""
+    """A mistake of the user's, as one clear line: what was wrong, what was looked for, what to do.
+
+    Several found at once are an argument each.
+    """
+
+
+class ImageError(UserError):
+    """A picture that is missing or cannot be decoded."""
 
 
 def mkdir_if_missing(dirname: str) -> None:
@@ -81,15 +89,33 @@ def write_json(obj: Any, fpath: str) -> None:
 
 
 def read_image(path: str) -> Image.Image:
-    """The picture as RGB. UserError, naming `path`: it is missing or cannot be decoded."""
+    """The picture as RGB. ImageError, naming `path`: it is missing or cannot be decoded."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except FileNotFoundError:
-        raise UserError(f"image not found: {path}") from None
+        raise ImageError(f"image not found: {path}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise UserError(f"cannot decode image {path} ({reason}); replace the file or remove it") from None
+        raise ImageError(f"cannot decode image {path} ({reason}); replace the file or remove it") from None
+
+
+def with_progress(items: Iterable[Any]) -> Iterable[Any]:
+    """A bar on stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        return items
+    from tqdm import tqdm
+
+    return tqdm(items)
+
+
+def count_num_param(model: torch.nn.Module | None = None, params: Iterable[Any] | None = None) -> int:
+    """Parameters (numbers, not tensors) of a model, or of an iterable of parameters."""
+    if model is not None:
+        params = model.parameters()
+    if params is None:
+        raise ValueError("count_num_param() takes a model or parameters")
+    return sum((p["params"] if isinstance(p, dict) else p).numel() for p in params)
 
 
 def set_random_seed(seed: int) -> None:

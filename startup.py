@@ -1,0 +1,19 @@
+"""What a program does before its imports, which take seconds: a signal then ends it with one line, not a traceback.
+
+Nothing that takes time is imported here. ``dassl/utils/interrupts.py`` has the signals from then on.
+"""
+
+import os
+import signal
+from typing import Any
+
+
+def end_by_signals() -> None:
+    """SIGINT (Ctrl-C) and SIGTERM end the process at once; there is nothing to save yet."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _end)
+
+
+def _end(signum: int, _: Any) -> None:
+    os.write(2, f"\ninterrupted by {signal.Signals(signum).name} before anything was begun\n".encode())
+    os._exit(128 + signum)

@@ -8,8 +8,10 @@ change many predictions; so the meter also measures what the plan does to the lo
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,6 +64,18 @@ class HeadMeter:
         total = values.sum(dtype=torch.float64)
         self.sums[name] = self.sums[name] + total if name in self.sums else total
         self.counts[name] = self.counts.get(name, 0) + values.numel()
+
+    def gather(self) -> None:
+        """Takes in what the other processes of the run, if it has several, were shown."""
+        if not dist.is_initialized():
+            return
+        seen: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(seen, ({k: v.cpu() for k, v in self.sums.items()}, self.counts, self.iterations_max))
+        self.sums, self.counts = {}, {}
+        for sums, counts, most in seen:
+            self.sums = {name: self.sums.get(name, 0) + value for name, value in sums.items()}
+            self.counts = {name: self.counts.get(name, 0) + value for name, value in counts.items()}
+            self.iterations_max = max(self.iterations_max, most)
 
     def summary(self) -> dict[str, float | None]:
         names = (

@@ -112,7 +112,8 @@ class PLOT(PromptTrainer):
 
     def forward_backward(self, batch: Any) -> dict[str, float]:
         """At the last batch of an epoch, the plans and the prompts also go to TensorBoard."""
-        last = self.batch_idx + 1 == self.num_batches
+        split = self.model.prompt_learner.prompts.share is not None  # then the head sees a share of the classes
+        last = self.batch_idx + 1 == self.num_batches and not split
         self.model.meter = HeadMeter() if last else None
         summary = super().forward_backward(batch)
         if last:
@@ -129,4 +130,6 @@ class PLOT(PromptTrainer):
 
     def _take_diagnostics(self) -> dict[str, float | None]:
         meter, self.model.meter = self.model.meter, None
+        if not torch.is_grad_enabled():  # a test, of which each process has its part
+            meter.gather()
         return {**meter.summary(), "context_effective_rank": effective_rank(self.model.prompt_learner.ctx)}

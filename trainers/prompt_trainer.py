@@ -18,6 +18,7 @@ from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint, load_pretrained_weights
 
+from .class_split import Head
 from .encoders import ImageEncoder, TextEncoder
 from .frozen import FrozenImageTrainer
 from .prompts import CONTEXT_LENGTH, POSITIONS, UserError, tokenize_texts
@@ -171,6 +172,9 @@ class PromptTrainer(FrozenImageTrainer):
             load_pretrained_weights(self.model.prompt_learner, cfg.MODEL.INIT_WEIGHTS)
         self.model.to(self.device)
         self.image_encoder = self.model.image_encoder
+        # Our engine's hook: averages the gradients over the processes of one run, if there are several.
+        parallel = getattr(self, "parallel", lambda module: module)
+        self.head = parallel(Head(self.model, split=cfg.TRAINER.SPLIT_CLASSES))
         self.optim = build_optimizer(self.model.prompt_learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("prompt_learner", self.model.prompt_learner, self.optim, self.sched)
@@ -182,13 +186,14 @@ class PromptTrainer(FrozenImageTrainer):
         image, label = self.parse_batch_train(batch)
         amp = self.options.PREC == "amp"
         with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=amp):
-            output = self.model_inference(image)
+            output = self.head(**(image if isinstance(image, dict) else self.encode_images(image)))
         loss = F.cross_entropy(output.float() if amp else output, label)
+        weighted = loss * getattr(self, "loss_weight", 1.0)  # our engine's: a process's share of the batch
         if self.scaler is None:
-            self.model_backward_and_update(loss)
+            self.model_backward_and_update(weighted)
         else:
             self.model_zero_grad()
-            self.scaler.scale(loss).backward()
+            self.scaler.scale(weighted).backward()
             self.scaler.step(self.optim)
             self.scaler.update()
         if self.batch_idx + 1 == self.num_batches:

@@ -144,6 +144,18 @@ def initial_contexts(cfg: Any, n_cls: int, clip_model: Any, n_prompts: int = 1) 
     return ctx[:, None].repeat(1, n_cls, 1, 1) if per_class else ctx.clone()
 
 
+class Packed(nn.Module):
+    """Some classes' suffixes, packed: their ``layout``, and index [R, W] into a table of tokens and contexts."""
+
+    index: Tensor
+
+    def __init__(self, suffixes: Sequence[Sequence[int]], P: int) -> None:
+        super().__init__()
+        self.layout = Layout([len(s) for s in suffixes], P)
+        flat = torch.tensor([i for suffix in suffixes for i in suffix])
+        self.register_buffer("index", self.layout.rows(flat), persistent=False)
+
+
 class PromptBuilder(nn.Module):
     """Puts contexts and class names together, for one list of classes.
 
@@ -158,7 +170,6 @@ class PromptBuilder(nn.Module):
     """
 
     embedding: Tensor
-    index: Tensor
 
     def __init__(
         self,
@@ -188,22 +199,33 @@ class PromptBuilder(nn.Module):
                     f"the prompt of class '{name}' has {n} tokens ({n_ctx} of context); CLIP holds "
                     f"{CONTEXT_LENGTH}: shorten the name, N_CTX or CTX_INIT"
                 )
-        self.layout = Layout([len(s) for s in suffixes], 1 + self.n_prefix)
-        flat = [token for suffix in suffixes for token in suffix]
-        fixed = [SOS, *sorted({t for t in flat if t >= 0})]
+        fixed = [SOS, *sorted({t for suffix in suffixes for t in suffix if t >= 0})]
         row_of = {token: i for i, token in enumerate(fixed)}
-        index = torch.tensor([row_of[t] if t >= 0 else len(fixed) - 1 - t for t in flat])
         embedding = clip_model.token_embedding(torch.tensor(fixed)).detach().to(clip_model.dtype)
         self.register_buffer("embedding", embedding, persistent=False)  # [n_tokens, d], SOS first
-        self.register_buffer("index", self.layout.rows(index), persistent=False)  # into embedding and contexts
-        self.suffix_has_ctx = any(t < 0 for t in flat)
+        self.suffix_has_ctx = any(t < 0 for suffix in suffixes for t in suffix)
+        self.suffixes = [[row_of[t] if t >= 0 else len(fixed) - 1 - t for t in suffix] for suffix in suffixes]
+        self.whole = Packed(self.suffixes, 1 + self.n_prefix)
+        self.share: Packed | None = None
+
+    def split(self, classes: range) -> None:
+        """From now on only these classes' prompts are made under gradients: one process's share of all."""
+        self.share = Packed(self.suffixes[classes.start : classes.stop], 1 + self.n_prefix).to(self.embedding.device)
+
+    @property
+    def packed(self) -> Packed:
+        return self.share if self.share is not None and torch.is_grad_enabled() else self.whole
+
+    @property
+    def layout(self) -> Layout:
+        return self.packed.layout
 
     def forward(self, ctx: Tensor) -> tuple[Tensor, Tensor]:
         """ctx [G, n_ctx, d] or [G, n_cls, n_ctx, d] -> prefix [G, P, d], suffix [G or 1, R, W, d]."""
-        G = ctx.shape[0]
+        G, index = ctx.shape[0], self.packed.index
         sos = self.embedding[:1].expand(G, 1, -1)
         prefix = torch.cat([sos, ctx[:, : self.n_prefix]], dim=1) if self.n_prefix else sos
         if not self.suffix_has_ctx:
-            return prefix, self.embedding[self.index][None]
+            return prefix, self.embedding[index][None]
         table = torch.cat([self.embedding.expand(G, -1, -1), ctx.flatten(1, -2)], dim=1)
-        return prefix, table[:, self.index]
+        return prefix, table[:, index]

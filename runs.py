@@ -25,6 +25,7 @@ import torch
 import yaml
 from yacs.config import CfgNode
 
+from dassl.distributed import world_size
 from dassl.utils import UserError, write_atomically
 
 REPOSITORY = Path(__file__).resolve().parent
@@ -37,6 +38,7 @@ ELSEWHERE = {
     "USE_CUDA",
     "DATASET.ROOT",
     "DATALOADER.NUM_WORKERS",
+    "TRAINER.SPLIT_CLASSES",
     "MODEL.BACKBONE.CLIP_ROOT",
     "TRAIN.PRINT_FREQ",
     "TEST.FEATURE_CACHE",  # what is cached is what would be computed
@@ -251,6 +253,7 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
         "peak_gpu_memory_bytes": peak_gpu_memory(trainer.device),
         "device": str(trainer.device),
         "versions": versions(),
+        "processes": world_size(),
         "git_commit": git_commit(),
         "diagnostics": getattr(trainer, "diagnostics", None),
         "classnames": list(dataset.classnames),

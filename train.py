@@ -17,8 +17,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ if __name__ == "__main__":
 import datasets
 import runs
 import trainers
+from dassl.distributed import broadcast, in_group, is_main, process_group, rank
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import (
     ImageError,
@@ -113,7 +114,12 @@ def run(args: argparse.Namespace) -> None:
     directory = output_directory(args, cfg, base)
     cfg.OUTPUT_DIR = str(directory)
     cfg.freeze()
-    if is_finished(directory, cfg, args):
+    with process_group(cfg.USE_CUDA):
+        run_checked(args, cfg, base, directory)
+
+
+def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) -> None:
+    if broadcast(is_main() and is_finished(directory, cfg, args)):
         return
     start = time.perf_counter()
     if cfg.SEED >= 0:
@@ -126,9 +132,8 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
-    directory.mkdir(parents=True, exist_ok=True)
-    with locked(directory):
-        if is_finished(directory, cfg, args):  # by another process, meanwhile
+    with writer(directory):
+        if broadcast(is_main() and is_finished(directory, cfg, args)):  # by another command, meanwhile
             return
         try:
             execute(trainer, directory, args, base, start)
@@ -140,6 +145,17 @@ def run(args: argparse.Namespace) -> None:
             if directory.is_dir():
                 raise
             raise UserError(f"the run's directory '{directory}' has vanished; nothing more was written") from error
+
+
+@contextmanager
+def writer(directory: Path) -> Iterator[None]:
+    """The scope of the run's one writer. UserError: there is another."""
+    if not is_main():
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with locked(directory):
+        yield
 
 
 def is_finished(directory: Path, cfg: Any, args: argparse.Namespace) -> bool:
@@ -154,12 +170,15 @@ def is_finished(directory: Path, cfg: Any, args: argparse.Namespace) -> bool:
 
 def execute(trainer: Any, directory: Path, args: argparse.Namespace, base: Any, start: float) -> None:
     """Trains and tests, or tests only, and writes the result; all that a run leaves is written here."""
-    cfg = trainer.cfg
+    cfg, work = trainer.cfg, trainer.test if args.eval_only else trainer.train
+    if not is_main():
+        work()
+        return
     runs.remove_temporaries(directory)
     runs.write_config(directory, cfg)
     with setup_logger(str(directory)) or nullcontext():
         print(f"Run directory: {directory}\n\n{cfg}\n\n{collect_env_info()}\n")
-        trainer.test() if args.eval_only else trainer.train()
+        work()
         if not trainer.results:  # TEST.NO_TEST
             return
         (directory / "config.yaml").stat()  # the directory may have vanished, and would be made anew
@@ -180,8 +199,10 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
         try:
             return program() or 0
         except UserError as error:
-            for fault in error.args:
-                complain(fault)
+            if is_main() or in_group():  # before, all processes of a run make the same mistakes
+                of = "" if is_main() else f"(process {rank()}) "
+                for fault in error.args:
+                    complain(f"{of}{fault}")
             return 2
         except BrokenPipeError:  # the reader, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,6 +23,13 @@ T = TypeVar("T")
 TIMEOUT = timedelta(hours=2)
 
 
+def local_device(use_cuda: bool) -> torch.device:
+    """The device of this process."""
+    if not (use_cuda and torch.cuda.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if launched() else torch.device("cuda")
+
+
 def launched() -> bool:
     """Whether torchrun has started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -41,10 +48,15 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def in_group() -> bool:
+    """Whether the processes know of each other yet."""
+    return dist.is_initialized()
+
+
 @contextmanager
 def process_group(use_cuda: bool) -> Iterator[None]:
     """The scope in which the processes know of each other: over NCCL on GPUs, else over gloo. Only the first prints."""
-    if not launched():
+    if not launched() or in_group():
         yield
         return
     cuda = use_cuda and torch.cuda.is_available()
@@ -71,7 +83,7 @@ def share(n: int) -> range:
 
 def gathered(value: T) -> list[T]:
     """Everybody's value, by rank."""
-    if not dist.is_initialized():
+    if not in_group():
         return [value]
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
@@ -80,7 +92,7 @@ def gathered(value: T) -> list[T]:
 
 def broadcast(value: T) -> T:
     """Process 0's value."""
-    if not dist.is_initialized():
+    if not in_group():
         return value
     values = [value]
     dist.broadcast_object_list(values)
@@ -89,7 +101,7 @@ def broadcast(value: T) -> T:
 
 def summed(values: Sequence[float], device: torch.device) -> list[float]:
     """The sums over the processes."""
-    if not dist.is_initialized():
+    if not in_group():
         return list(values)
     total = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(total)
@@ -99,7 +111,7 @@ def summed(values: Sequence[float], device: torch.device) -> list[float]:
 class BatchShare(Sampler[list[int]]):
     """Of each of a sampler's batches, this process's share."""
 
-    def __init__(self, sampler: Sampler[int], batch_size: int, drop_last: bool) -> None:
+    def __init__(self, sampler: Sampler[Any], batch_size: int, drop_last: bool) -> None:
         self.batches = BatchSampler(sampler, batch_size, drop_last)
         self.sampler, self.batch_size = sampler, batch_size
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
+from dassl.distributed import gathered, is_main
 from dassl.utils import Registry, UserError, mkdir_if_missing
 
 EVALUATOR_REGISTRY = Registry("evaluator")
@@ -34,6 +35,9 @@ class EvaluatorBase:
     def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
         raise NotImplementedError
 
+    def gather(self) -> None:
+        """Take in what the other processes of the run, if it has several, have processed."""
+
     def evaluate(self) -> dict[str, float]:
         """The results by name; the first is the one that `trainer.test()` returns."""
         raise NotImplementedError
@@ -57,6 +61,10 @@ class Classification(EvaluatorBase):
         self.y_true += gt.tolist()
         self.y_pred += mo.argmax(dim=1).tolist()
 
+    def gather(self) -> None:
+        self.y_true = [label for part in gathered(self.y_true) for label in part]
+        self.y_pred = [label for part in gathered(self.y_pred) for label in part]
+
     def evaluate(self) -> dict[str, float]:
         if not self.y_true:
             raise UserError("nothing to evaluate: no image was processed")
@@ -76,7 +84,7 @@ class Classification(EvaluatorBase):
         )
         if self.cfg.TEST.PER_CLASS_RESULT:
             results["perclass_accuracy"] = self._per_class(hits, n_true)
-        if self.cfg.TEST.COMPUTE_CMAT:
+        if self.cfg.TEST.COMPUTE_CMAT and is_main():
             self._save_cmat(counts)
         return results
 

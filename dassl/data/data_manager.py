@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from yacs.config import CfgNode
 
+from dassl.distributed import BatchShare, broadcast, check_shares, launched, share
 from dassl.utils import UserError, kept_from_children, read_image, seeded
 from dassl.utils.interrupts import follow_parent
 
@@ -26,7 +27,7 @@ from .transforms import INTERPOLATION_MODES, build_transform
 
 def base_seed(cfg: CfgNode) -> int:
     """cfg.SEED, or, when that is negative, a number drawn from Python's generator."""
-    return cfg.SEED if cfg.SEED >= 0 else random.getrandbits(62)
+    return cfg.SEED if cfg.SEED >= 0 else broadcast(random.getrandbits(62))
 
 
 class Loader(DataLoader):
@@ -60,6 +61,11 @@ def _end_workers(iterator: Any) -> None:
         iterator._shutdown_workers()
 
 
+def order_of(loader: Any) -> Any:
+    """The sampler that says in which order a loader goes through its data, whatever makes batches of it."""
+    return getattr(getattr(loader, "batch_sampler", None), "sampler", None) or getattr(loader, "sampler", None)
+
+
 def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -86,17 +92,25 @@ def build_data_loader(
         raise UserError(f"dataset {cfg.DATASET.NAME!r} has no {'training' if is_train else 'test'} images")
     if batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; expected a positive number")
-    workers = min(cfg.DATALOADER.NUM_WORKERS, available_cpus())
+    workers = min(cfg.DATALOADER.NUM_WORKERS, available_cpus())  # of each process
     # Python 3.14 forks workers off a server; with torch imported there, each need not import it again.
     multiprocessing.set_forkserver_preload(["__main__", "dassl.data"])
+    if not is_train:  # each process of a run tests its share
+        check_shares(len(data_source), "images to test")
+        data_source = data_source[share(len(data_source)).start : share(len(data_source)).stop]
+    dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
+    sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins, seed=base_seed(cfg))
+    drop_last = is_train and len(data_source) >= batch_size
+    order: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
+    if is_train and launched():
+        check_shares(min(batch_size, len(data_source)), "images in a batch")
+        order = {"batch_sampler": BatchShare(sampler, batch_size, drop_last)}
     return Loader(
-        (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train),
-        batch_size=batch_size,
-        sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins, seed=base_seed(cfg)),
+        dataset,
+        **order,
         num_workers=workers,
         worker_init_fn=follow_parent,
         persistent_workers=is_train and workers > 0,
-        drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         generator=torch.Generator(),  # its draws must not shift the global one
     )

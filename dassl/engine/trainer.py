@@ -18,6 +18,8 @@ from torch import nn
 from yacs.config import CfgNode
 
 from dassl.data import DataManager
+from dassl.data.data_manager import order_of
+from dassl.distributed import gathered, is_main, local_device
 from dassl.evaluation import build_evaluator
 from dassl.features import with_features, with_views
 from dassl.utils import (
@@ -34,10 +36,10 @@ from dassl.utils import (
     with_progress,
 )
 
-from .base import TrainerBase
+from .parallel import ParallelTrainer
 
 
-class SimpleTrainer(TrainerBase):
+class SimpleTrainer(ParallelTrainer):
     """After `train()` and `test()`: `results` holds the evaluator's numbers by split, and `timing`
     `train_seconds` (all epochs, earlier sessions of a resumed run included), `step_seconds` (the median step
     of this session, loading apart) and `test_images_per_second`; `tested` the images' paths, in the order of the
@@ -52,7 +54,7 @@ class SimpleTrainer(TrainerBase):
         super().__init__()
         self.check_cfg(cfg)
         self.cfg = cfg
-        self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
+        self.device = local_device(cfg.USE_CUDA)
         self.max_epoch: int = cfg.OPTIM.MAX_EPOCH
         self.output_dir: str = cfg.OUTPUT_DIR
         self.best_result = -float("inf")
@@ -96,7 +98,7 @@ class SimpleTrainer(TrainerBase):
             "batch": self.batches_done,
             "num_batches": self.num_batches,
             "random": random_state(),
-            "loader_seeds": [(loader.dataset.seed, loader.sampler.seed) for loader in self._seeded_loaders()],
+            "loader_seeds": [(loader.dataset.seed, order_of(loader).seed) for loader in self._seeded_loaders()],
         }
 
     def load_trainer_state(self, state: Mapping[str, Any]) -> None:
@@ -110,19 +112,19 @@ class SimpleTrainer(TrainerBase):
         self.start_batch, self.num_batches = state.get("batch", 0), state.get("num_batches", 0)
         if self.cfg.SEED < 0:  # else they follow from the seed
             for loader, seeds in zip(self._seeded_loaders(), state.get("loader_seeds", ()), strict=False):
-                loader.dataset.seed, loader.sampler.seed = seeds
+                loader.dataset.seed, order_of(loader).seed = seeds
         if self.cfg.SEED < 0 or self.start_batch:
             self._random = state.get("random", {})
 
     def _seeded_loaders(self) -> list[Any]:
         loaders = (self.train_loader_x, self.train_loader_u)
-        return [x for x in loaders if hasattr(getattr(x, "dataset", None), "seed") and hasattr(x.sampler, "seed")]
+        return [x for x in loaders if hasattr(getattr(x, "dataset", None), "seed") and hasattr(order_of(x), "seed")]
 
     def train(self) -> None:  # type: ignore[override]
         try:
             super().train(self.start_epoch, self.max_epoch)
         except Interrupted:
-            if self.batches_done and osp.isdir(self.output_dir):
+            if self.batches_done and is_main() and osp.isdir(self.output_dir):
                 self.save_within_epoch(self.output_dir)
             raise
         finally:
@@ -134,10 +136,11 @@ class SimpleTrainer(TrainerBase):
     def set_epoch(self, epoch: int) -> None:
         """The epoch's order and augmentation, and, with a seed, what the model itself draws (dropout)."""
         for loader in (self.train_loader_x, self.train_loader_u):
-            if hasattr(loader, "sampler") and hasattr(loader.sampler, "set_epoch"):
-                loader.sampler.set_epoch(epoch)
+            if hasattr(order_of(loader), "set_epoch"):
+                order_of(loader).set_epoch(epoch)
         if self.start_batch:
-            self.train_loader_x.sampler.set_epoch(epoch, skip=self.start_batch * self.train_loader_x.batch_size)
+            skip = self.start_batch * self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+            order_of(self.train_loader_x).set_epoch(epoch, skip=skip)
         if self.cfg.SEED >= 0:
             set_random_seed(derive_seed(self.cfg.SEED, epoch))
         if state := self._random:  # resumed, in an epoch's middle or without a seed
@@ -155,9 +158,10 @@ class SimpleTrainer(TrainerBase):
             raise UserError(f"nothing to resume from in {self.cfg.RESUME}: looked for {wanted}")
         if self.start_epoch > self.max_epoch:
             raise UserError(f"{self.start_epoch} epochs are finished there, but OPTIM.MAX_EPOCH is {self.max_epoch}")
-        writer_dir = osp.join(self.output_dir, "tensorboard")
-        mkdir_if_missing(writer_dir)
-        self.init_writer(writer_dir)
+        if is_main():
+            writer_dir = osp.join(self.output_dir, "tensorboard")
+            mkdir_if_missing(writer_dir)
+            self.init_writer(writer_dir)
         self.time_start = time.time()
 
     def after_epoch(self) -> None:
@@ -168,7 +172,7 @@ class SimpleTrainer(TrainerBase):
             if result > self.best_result:
                 self.best_result = result
                 self.save_model(self.epoch, self.output_dir, val_result=result, model_name="model-best.pth.tar")
-        if not osp.isdir(self.output_dir):
+        if is_main() and not osp.isdir(self.output_dir):
             raise UserError(
                 f"the output directory '{self.output_dir}' has vanished in epoch {done}; nothing was saved of it"
             )
@@ -184,6 +188,7 @@ class SimpleTrainer(TrainerBase):
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
                 print("Deploy the model with the best val performance")
+                gathered(None)  # the first process may have to write it yet
                 self.load_model(self.output_dir)
             else:
                 print("Deploy the last-epoch model")
@@ -210,6 +215,9 @@ class SimpleTrainer(TrainerBase):
             self.evaluator.process(self.model_inference(input), label)
             self.tested += batch.get("impath", [])
             images += len(label)
+        self.evaluator.gather()
+        self.tested = [path for part in gathered(self.tested) for path in part]
+        images = sum(gathered(images))
         self.timing["test_images_per_second"] = images / (time.perf_counter() - start)
         self.after_test(split)
         results = self.results[split] = dict(self.evaluator.evaluate())
@@ -240,11 +248,11 @@ class TrainerX(SimpleTrainer):
         self.num_batches, self.batch_idx = n, self.start_batch - 1
         seconds_before = self.timing.get("train_seconds", 0.0)
         epoch_start = end = time.perf_counter()
-        for batch_idx, batch in enumerate(self.train_loader_x, start=self.start_batch):
+        for batch_idx, batch in enumerate(self.batches(self.train_loader_x), start=self.start_batch):
             self.batch_idx = batch_idx
             loaded = time.perf_counter()
             with uninterrupted():
-                losses.update(self._step(batch))
+                losses.update(self.end_step(self._step(batch)))
                 now = time.perf_counter()
                 self.timing["train_seconds"] = seconds_before + now - epoch_start
                 self.batches_done = batch_idx + 1
@@ -271,7 +279,7 @@ class TrainerX(SimpleTrainer):
         except FloatingPointError:
             summary = {"loss": math.nan}
         if not all(map(math.isfinite, (summary or {}).values())):
-            raise UserError(self._not_finite("the loss", batch.get("impath", [])))
+            raise UserError(self._not_finite("the loss", self.all_files(batch)))
         return summary
 
     def _not_finite(self, what: str, files: Iterable[str]) -> str:

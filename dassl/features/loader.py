@@ -20,7 +20,7 @@ import torchvision
 from torch import Tensor
 
 from dassl.data import transforms
-from dassl.data.data_manager import DatasetWrapper, Loader
+from dassl.data.data_manager import DatasetWrapper, Loader, order_of
 from dassl.data.samplers import EpochIndex, SequentialSampler
 from dassl.utils import UserError, derive_seed
 
@@ -111,7 +111,7 @@ class TrainingViews:
 
     def __init__(self, encoder: Encoder, loader: Loader, views: int) -> None:
         self.encoder, self.loader, self.views = encoder, loader, views
-        self.sampler, self.dataset = loader.sampler, loader.dataset
+        self.sampler, self.dataset = order_of(loader), loader.dataset
         self.store = open_store(encoder.cfg)
         self.arrays: dict[int, dict[str, Rows]] = {}
 

@@ -42,6 +42,17 @@ def _raise_once() -> None:
         raise Interrupted(_State.came)
 
 
+def signalled() -> int | None:
+    """The signal that has come and waits to be raised."""
+    return None if _State.raised else _State.came
+
+
+def interrupt() -> None:
+    """Interrupted: by the signal that waits or, where another process has got one, as if by SIGTERM."""
+    _State.raised = True
+    raise Interrupted(_State.came or signal.SIGTERM)
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
     """A scope in which the two signals raise `Interrupted`. Only a program's main thread can have one."""

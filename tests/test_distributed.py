@@ -1,0 +1,76 @@
+"""One run by two processes, as torchrun starts them: the same context and predictions as one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dassl.utils import load_checkpoint
+from tests.test_train import command
+
+REPOSITORY = Path(__file__).parent.parent
+METHODS = {"PLOT": "rn50", "CoOp": "rn50_ep50", "CoCoOp": "rn50_c4_ep10_batch1_ctxv1"}
+# 20 images in batches of 5: 32 steps. Neither the batch nor the 35 test images are even.
+STEPS = [
+    "DATASET.NUM_SHOTS",
+    "4",
+    "DATALOADER.TRAIN_X.BATCH_SIZE",
+    "5",
+    "OPTIM.MAX_EPOCH",
+    "8",
+    "INPUT.SIZE",
+    "(64,64)",
+]
+SPLIT = ["TRAINER.SPLIT_CLASSES", "True"]
+
+
+def launch(processes: int, commands: list[list[str]]) -> subprocess.CompletedProcess[str]:
+    """Command lines of train.py in float64, by one process or by several under torchrun."""
+    program = ["-m", "tests.double_precision", json.dumps(commands)]
+    if processes > 1:
+        program = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *program]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run([sys.executable, *program], env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def runs(weights: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with each method's run alone, by two, and by two with the classes split."""
+    out = tmp_path_factory.mktemp("distributed")
+    base = ["--root", str(data_root), "--seed", "1", "--backbone", str(weights)]
+
+    def commands(kind: str, more: list[str]) -> list[list[str]]:
+        return [
+            [*command(["--output-dir", str(out / kind / name), *base], name, config), *STEPS, *more]
+            for name, config in METHODS.items()
+        ]
+
+    for processes, jobs in ((1, commands("alone", [])), (2, commands("two", []) + commands("split", SPLIT))):
+        done = launch(processes, jobs)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.parametrize("kind", ["two", "split"])
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_learn_what_one_does(name: str, kind: str, runs: Path) -> None:
+    alone, other = (
+        load_checkpoint(str(runs / k / name / "prompt_learner" / "model.pth.tar-8"))["state_dict"]
+        for k in ("alone", kind)
+    )
+    assert alone["ctx"].dtype == torch.float64
+    for key in alone:
+        torch.testing.assert_close(other[key], alone[key], rtol=0, atol=1e-9)
+    results = [json.loads((runs / k / name / "result.json").read_text()) for k in ("alone", kind)]
+    predictions = [json.loads((runs / k / name / "predictions.json").read_text()) for k in ("alone", kind)]
+    assert predictions[0] == predictions[1] and len(predictions[1]["image"]) == 35
+    assert [result["processes"] for result in results] == [1, 2]
+    if name == "PLOT":
+        for key, value in results[0]["diagnostics"].items():
+            assert results[1]["diagnostics"][key] == pytest.approx(value, rel=1e-6), key

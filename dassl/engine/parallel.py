@@ -32,7 +32,7 @@ class ParallelTrainer(TrainerBase):
         return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """The loader's, each weighed by its part of the global batch. Interrupted: one of the processes has a signal."""
+        """The loader's, weighed by their part of the global batch. Interrupted: one of the processes has a signal."""
         if not launched():
             yield from loader
             return

@@ -31,6 +31,7 @@ setup(
         "gdown",  # datasets.prepare: CoOp's split files are on Google Drive
     ],
     extras_require={
+        "ray": ["ray"],  # sweep.py --engine ray
         "dev": [
             "pytest",
             "pytest-xdist",
@@ -41,6 +42,6 @@ setup(
             "types-PyYAML",
             "types-tabulate",
             "types-tqdm",
-        ]
+        ],
     },
 )

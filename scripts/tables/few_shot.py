@@ -10,7 +10,7 @@ from .published import NOTE, Figure, published
 from .render import Section, Table, mean_std, number
 from .request import Request, against, difference
 from .results import Cell, select
-from .suite import METHODS, SHOWN
+from .suite import SHOWN
 
 Cells = dict[tuple[str, str, int], Cell]
 Pairs = tuple[list[float], list[float]]
@@ -28,20 +28,21 @@ def cells_of(request: Request) -> Cells:
             shots,
         )
         for dataset in request.datasets
-        for method in METHODS
+        for method in request.methods
         for shots in request.shots
     }
 
 
-def build(request: Request) -> Table:
-    cells = cells_of(request)
+def build(request: Request, cells: Cells | None = None) -> Table:
+    """Of all runs that follow the recipe, or of the cells that are given."""
+    cells = cells_of(request) if cells is None else cells
     table = Table(_name("few_shot", request), f"Few-shot: accuracy in percent{_of(request)}")
     shown = any(published("few-shot", dataset, "PLOT", 16) for dataset in request.datasets)
     beside = ["published", "diff."] if shown else []
     heads = [text for shots in request.shots for text in (f"{shots}-shot", *beside)]
     rows = []
     for dataset in request.datasets:
-        for method in METHODS:
+        for method in request.methods:
             row = [dataset, SHOWN.get(method, method)]
             for shots in request.shots:
                 cell, figure = cells[dataset, method, shots], published("few-shot", dataset, method, shots)
@@ -51,7 +52,8 @@ def build(request: Request) -> Table:
     if len(request.datasets) > 1:
         rows += _averages(request, cells, table, shown)
     table.sections.append(Section("", ["dataset", "method", *heads], rows))
-    table.sections.append(_tests(request, cells, table))
+    if "PLOT" in request.methods and len(request.methods) > 1:
+        table.sections.append(_tests(request, cells, table))
     table.notes += [
         "Mean and standard deviation (n - 1) over the seeds; zero-shot CLIP is one run, the same at every number of "
         "shots. Averages are over all datasets, blank until all are there.",
@@ -87,7 +89,7 @@ def complete_mean(values: Sequence[float | None]) -> float | None:
 
 def _averages(request: Request, cells: Cells, table: Table, shown: bool) -> list[list[str]]:
     rows = []
-    for method in METHODS:
+    for method in request.methods:
         row = ["average", SHOWN.get(method, method)]
         for shots in request.shots:
             mean = complete_mean([cells[dataset, method, shots].mean for dataset in request.datasets])
@@ -113,7 +115,7 @@ def _tests(request: Request, cells: Cells, table: Table) -> Section:
     unit = "seeds" if single else "datasets"
     headers = ["PLOT against", "shots", "figures", unit, "mean diff.", "paired t-test p", "Wilcoxon p"]
     rows = []
-    for baseline in METHODS[:-1]:
+    for baseline in (method for method in request.methods if method != "PLOT"):
         for shots in request.shots:
             sides = [("ours", _pairs(request, cells, baseline, shots))]
             if not single and (theirs := _published_pairs(request, baseline, shots))[0]:

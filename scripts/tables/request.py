@@ -19,7 +19,7 @@ from trainers.weights import OPENAI_URLS
 from .published import Figure
 from .render import Table, mean_std, number
 from .results import Cell, Run, check_unique, check_unmixed, of_backbone, read_runs, shared_settings
-from .suite import DATASETS
+from .suite import DATASETS, METHODS
 
 
 def command(script: str, *arguments: str, **environment: str) -> str:
@@ -39,6 +39,7 @@ class Request:
     seeds: Sequence[int] = (1, 2, 3)
     backbone: str = ""
     mixed: bool = False
+    methods: Sequence[str] = METHODS
     cells: list[tuple[Cell, str, str, list[str], dict[str, str]]] = field(default_factory=list)
 
     def cell(

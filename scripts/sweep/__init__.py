@@ -1,0 +1,1 @@
+"""Sweeps: what is planned (``plan``), what it will take (``times``), who runs it (``local``, ``ray_engine``)."""

@@ -1,0 +1,62 @@
+"""Runs on this machine: one after another, or several at once, each with its share of the cores and GPUs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import torch
+
+from .plan import Run
+from .process import POLL, Outcome, Task, outcome, start
+
+
+class LocalEngine:
+    def __init__(self, jobs: int) -> None:
+        self.slots = jobs
+        self.running: dict[int, tuple[Run, Task, subprocess.Popen[bytes], float]] = {}  # by slot
+
+    @property
+    def free(self) -> bool:
+        return len(self.running) < self.slots
+
+    def start(self, run: Run) -> None:
+        slot = min(set(range(self.slots)) - set(self.running))
+        task = run.task(share(slot, self.slots))
+        self.running[slot] = (run, task, start(task), time.monotonic())
+
+    def wait(self) -> list[tuple[Run, Outcome]]:
+        """Those that have ended; waits a moment if none has."""
+        ended = []
+        for slot, (run, task, process, begin) in list(self.running.items()):
+            if (code := process.poll()) is not None:
+                del self.running[slot]
+                ended.append((run, outcome(task, code, time.monotonic() - begin)))
+        if not ended:
+            time.sleep(POLL)
+        return ended
+
+    def stop(self, number: int) -> None:
+        """Passes a signal on; the runs save their state and leave."""
+        for _, _, process, _ in self.running.values():
+            process.send_signal(number)
+
+    def close(self) -> None:
+        self.stop(signal.SIGKILL)
+        for _, _, process, _ in self.running.values():
+            process.wait()
+
+
+def share(slot: int, slots: int) -> dict[str, str]:
+    """Of several runs at once, one's cores and one of the GPUs; what the user has set wins."""
+    given: dict[str, str] = {}
+    if slots > 1 and "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        given["OMP_NUM_THREADS"] = str(max(1, cores // slots))
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = chosen.split(",") if chosen else [str(i) for i in range(torch.cuda.device_count())]
+    if slots > 1 and len(gpus) > 1 and chosen != "":
+        given["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    return given

@@ -1,0 +1,96 @@
+"""Runs on a Ray cluster: a task a run, which starts ``train.py`` as its child and dies with it, or it with the task.
+
+Ray is asked for no retries of its own: a run that is lost with its worker or node is submitted again by ``execute``, as
+everywhere. Tasks belong to the driver; if it dies, Ray kills its workers, and they take their runs with them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import uuid
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+import ray.exceptions
+
+from dassl.utils import UserError
+
+from . import process
+from .plan import Run, out_folder
+from .process import Outcome
+
+LOST = -int(signal.SIGKILL)
+
+
+class RayEngine:
+    free = True  # the queue is Ray's
+
+    def __init__(self, address: str, needs: Mapping[str, float]) -> None:
+        """
+        Args:
+            needs: num_cpus, num_gpus and memory (bytes) of a run, as Ray names them.
+
+        Raises:
+            UserError: no cluster at the address.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        try:
+            ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError) as error:
+            why = " ".join(str(error).split())
+            raise UserError(f"no Ray cluster at '{address or 'auto'}' ({why}); start one: ray start --head") from error
+        self.needs = {key: value for key, value in needs.items() if value}
+        self.attempt: Any = ray.remote(max_retries=0, **self.needs)(process.run)
+        self.running: dict[Any, Run] = {}
+        self.token = out_folder() / "sweeps" / f"driver-{uuid.uuid4().hex}"
+        self.token.parent.mkdir(parents=True, exist_ok=True)
+        self.token.touch()
+
+    @property
+    def slots(self) -> int:
+        """How many runs have room at once on the nodes that are there now; 1 if none has, for one may come."""
+        names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        room = [min(int(has.get(names[key], 0) / need) for key, need in self.needs.items()) for has in alive]
+        return sum(room) or 1
+
+    def notes(self) -> list[str]:
+        """What is odd about the cluster."""
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = sum(has.get("GPU", 0) for has in alive)
+        if gpus and "num_gpus" not in self.needs:
+            return [f"the cluster has {gpus:g} GPUs, and the runs see none of them; give them some with --gpus"]
+        return []
+
+    def start(self, run: Run) -> None:
+        environment = {"OMP_NUM_THREADS": str(max(1, int(self.needs.get("num_cpus", 1))))}
+        self.running[self.attempt.remote(run.task(environment), self.token)] = run
+
+    def wait(self) -> list[tuple[Run, Outcome]]:
+        """Those that have ended; waits a moment if none has."""
+        ready, _ = ray.wait(list(self.running), timeout=0.5)
+        return [(self.running.pop(ref), result_of(ref)) for ref in ready]
+
+    def stop(self, number: int) -> None:
+        """Interrupts the runs, which save their state and leave, and takes back those that wait."""
+        for ref in self.running:
+            ray.cancel(ref)
+
+    def close(self) -> None:
+        """Ray kills what still runs."""
+        self.token.unlink(missing_ok=True)
+        ray.shutdown()
+
+
+def result_of(ref: Any) -> Outcome:
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:  # of process.run's own, such as a disk that is full
+        return Outcome(1, last=str(error).strip().splitlines()[-1])
+    except ray.exceptions.RayError as error:
+        return Outcome(LOST, last=f"{type(error).__name__}: its worker or node died")

@@ -1,0 +1,18 @@
+"""Becomes the command it is given, tied to the process that started it: python tied.py PARENT COMMAND...
+
+However its parent dies, by SIGKILL too, the command is killed with it, so that no run goes on that nobody waits for,
+holding a directory that the next attempt at it needs. By Linux alone; elsewhere the run's lock keeps the two apart.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("its parent died before it started")
+os.execv(sys.argv[2], sys.argv[2:])

@@ -103,7 +103,7 @@ def execute(engine: Engine, progress: Progress) -> int:
                 for run, outcome in engine.wait():
                     if outcome.lost and tries[run.directory] < TRIES and not came:
                         waiting.appendleft(run)
-                        event = f"lost ({outcome.last or f'signal {-outcome.code}'}), try {tries[run.directory] + 1}"
+                        event = f"lost ({outcome.last}), try {tries[run.directory] + 1}"
                         progress.line(run, f"{event} of {TRIES}", list(left.values()), engine.slots)
                     elif not (outcome.lost and came):
                         settle(run, outcome, progress, left, engine.slots)

@@ -106,12 +106,15 @@ class Plan:
 
 def plan_of(spec: Spec) -> Plan:
     """Raises UserError: a mistake in a run's arguments, or a run's result or config that is damaged."""
-    cells = {}
+    cells: dict[tuple[str, str, int], list[Run]] = {}
     for dataset in spec.datasets:
         for shots in spec.shots:
             for job in jobs_of(spec.trainers, dataset, shots, spec.opts):
-                seeds = [1] if job.trainer == "ZeroshotCLIP" else spec.seeds
-                cells[dataset, job.trainer, shots] = [run_of(job, seed) for seed in seeds]
+                if job.trainer != "ZeroshotCLIP":
+                    runs_of = [run_of(job, seed) for seed in spec.seeds]
+                else:  # one run, the same at every number of shots
+                    runs_of = cells.get((dataset, job.trainer, spec.shots[0])) or [run_of(job, 1)]
+                cells[dataset, job.trainer, shots] = runs_of
     order = {trainer: i for i, trainer in enumerate(spec.trainers)}
     ordered = sorted(cells, key=lambda key: (spec.datasets.index(key[0]), order[key[1]]))
     return Plan(spec, out_folder(), {key: cells[key] for key in ordered})

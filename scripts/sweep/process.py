@@ -14,18 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "train.py"
 POLL = 0.05  # seconds
 
 
 @dataclass(frozen=True)
 class Task:
-    """A start of ``script``; its standard error goes to the file ``log``, its output is in the run's own log.txt."""
+    """A start of ``script``, from ``cwd`` where that exists.
+
+    Its standard error goes to the file ``log``; its output is in the run's own log.txt.
+    """
 
     arguments: tuple[str, ...]
     directory: Path
     log: Path
     environment: dict[str, str]
-    script: Path = REPOSITORY / "train.py"
+    script: Path = field(default_factory=lambda: SCRIPT)
     cwd: str = field(default_factory=os.getcwd)
 
 
@@ -68,7 +72,8 @@ def outcome(task: Task, code: int, seconds: float) -> Outcome:
     lines = [line for line in task.log.read_text(errors="replace").splitlines() if line.strip()]
     if not lines:
         task.log.unlink(missing_ok=True)
-    return Outcome(code, seconds, lines[-1].strip() if lines else "")
+    last = lines[-1].strip() if lines and code >= 0 else f"killed by signal {-code}" if code < 0 else ""
+    return Outcome(code, seconds, last)
 
 
 def run(task: Task, token: Path) -> Outcome:

@@ -65,7 +65,7 @@ def read_file(path: Path) -> dict[str, Any]:
     asked: dict[str, Any] = {}
     for key, value in loaded.items():
         if key not in KEYS:
-            nearest = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0)[0]
+            nearest = difflib.get_close_matches(str(key).lower(), KEYS, n=1, cutoff=0)[0]
             raise UserError(f"'{path}': '{key}' is none of {', '.join(KEYS)}; the nearest is '{nearest}'")
         if key == "options":
             if not isinstance(value, Mapping):

@@ -1,0 +1,129 @@
+"""Sweeps on this machine: what is done, in what order it ends, and what is left when something dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from scripts.sweep import command, local
+from scripts.sweep.plan import plan_of
+from scripts.sweep.spec import spec_of
+from tests.scripts.sweep.conftest import Place, alive, until
+
+SIX = ("--trainers", "PLOT,CoOp", "--datasets", "symbols", "--shots", "1", "--seeds", "1,2,3")
+Driver = Callable[..., BaseProcess]
+
+
+def test_all_is_done_once_and_kept(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--trainers", "PLOT,zsclip", "--datasets", "symbols", "--shots", "1,2", "--seeds", "1,2"]
+    assert command.main(argv) == 0
+    text = capsys.readouterr().out
+    assert [start[:3] for start in place.starts] == [
+        *(["PLOT", shots, seed] for shots in "12" for seed in "12"),
+        ["ZeroshotCLIP", "0", "1"],
+    ]
+    assert len(place.results) == 5 and not list(place.out.glob("sweeps/**/*.txt"))
+    assert "[5/5] ZeroshotCLIP, symbols: 50.00%" in text and "to go" not in text.partition("[5/5]")[2]
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| symbols")]
+    assert [[word.strip() for word in row] for row in rows] == [
+        ["symbols", "PLOT", "50.00 ± 0.00", "50.00 ± 0.00"],
+        ["symbols", "zero-shot CLIP", "50.00", "50.00"],
+    ]
+    assert (place.out / "tables/sweep_symbols.csv").is_file()
+    place.results[0].unlink()
+    assert command.main(argv) == 0
+    assert len(place.starts) == 6 and len(place.results) == 5
+    assert command.main(argv) == 0 and len(place.starts) == 6
+
+
+def test_a_failed_run_stops_no_other(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, what in (("2", "exit 2"), ("3", "traceback"), ("4", "kill"), ("5", "kill always")):
+        (place.orders / f"seed{seed}").write_text(what)
+    argv = ["--trainers", "PLOT", "--datasets", "symbols", "--shots", "1", "--seeds", "1,2,3,4,5,6", "--jobs", "2"]
+    assert command.main(argv) == 1
+    captured = capsys.readouterr()
+    assert sorted(path.parent.name for path in place.results) == ["seed1", "seed4", "seed6"]
+    tries = [start[2] for start in place.starts]
+    assert {seed: tries.count(seed) for seed in "123456"} == {"1": 1, "2": 1, "3": 1, "4": 2, "5": 3, "6": 1}
+    assert "3 of 6 runs failed:" in captured.err
+    assert "PLOT, symbols, 1 shots, seed 2 (exit 2): error: no dataset here" in captured.err
+    assert "seed 3 (exit 1): RuntimeError: not the user's" in captured.err
+    assert "seed 5 (exit -9): killed by signal 9" in captured.err
+    assert "seed 4: lost (killed by signal 9), try 2 of 3" in captured.out
+    commands = [line for line in captured.err.splitlines() if "--seed 2" in line]
+    assert len(commands) == 1 and f"OUT={place.out} python " in commands[0]
+    logs = [line.partition(": ")[2] for line in captured.err.splitlines() if "its standard error: " in line]
+    assert "Traceback" in Path(logs[1]).read_text() and len(logs) == 2
+    for seed in "235":
+        (place.orders / f"seed{seed}").unlink()
+    assert command.main(argv) == 0 and len(place.results) == 6
+    assert not list(place.out.glob("sweeps/**/*.txt"))
+
+
+def test_several_at_once_share_the_cores(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert command.main([*SIX, "--jobs", "2"]) == 0
+    assert {start[4] for start in place.starts} == {str(max(1, cores // 2))}
+    assert local.share(0, 1) == {}
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert [local.share(slot, 3) for slot in range(3)] == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "464"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert local.share(1, 3) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_runs_in_order(
+    number: signal.Signals, place: Place, drive: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLOW", "60")
+    driver = drive(*SIX, "--jobs", "2")
+    until(lambda: len(place.starts) == 2)
+    os.kill(driver.pid or 0, number)
+    driver.join(20)
+    text = (place.orders / "driver.txt").read_text()
+    assert driver.exitcode == 128 + number
+    assert text.count("interrupted; what was done is kept") == 1 and f"OUT={place.out}" in text
+    assert "python " in text.splitlines()[-1] and " ".join(SIX) in text.splitlines()[-1]
+    assert len(place.starts) == 2 and not place.results and not any(alive(start[3]) for start in place.starts)
+    if number == signal.SIGINT:
+        assert {path.name for path in place.orders.glob("left*")} == {"left1", "left2"}
+    monkeypatch.setenv("SLOW", "0")
+    assert command.main([*SIX]) == 0 and len(place.results) == 6
+
+
+def test_a_killed_driver_takes_its_runs_with_it(place: Place, drive: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLOW", "1")
+    driver = drive(*SIX)
+    until(lambda: len(place.starts) == 3)
+    before = {path: path.stat().st_mtime_ns for path in place.results}
+    driver.kill()
+    driver.join()
+    until(lambda: not any(alive(start[3]) for start in place.starts), 5)
+    assert len(before) == 2 and len(place.results) == 2
+    monkeypatch.setenv("SLOW", "0")
+    assert command.main([*SIX]) == 0
+    assert len(place.results) == 6 and len(place.starts) == 3 + 4
+    assert all(path.stat().st_mtime_ns == before[path] for path in before)
+
+
+def test_real_runs_and_a_bad_one(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """caltech101 is there, dtd is not."""
+    monkeypatch.delenv("SEEDS")
+    argv = ["--trainers", "PLOT", "--datasets", "dtd,caltech101", "--shots", "1", "--seeds", "2", "--jobs", "2", *tiny]
+    assert command.main(argv) == 1
+    captured = capsys.readouterr()
+    assert "1 of 2 runs failed:" in captured.err and "PLOT, dtd, 1 shots, seed 2 (exit 2): error: " in captured.err
+    (path,) = (tmp_path / "out").rglob("result.json")
+    result = json.loads(path.read_text())
+    assert (result["dataset"], result["seed"], result["N"], result["epochs"]) == ("caltech101", 2, 2, 1)
+    plan = plan_of(spec_of(command.build_parser(None).parse_args(argv)))
+    assert [run.finished for run in plan.runs] == [False, True] and plan.runs[1].directory == path.parent

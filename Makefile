@@ -8,7 +8,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	bash scripts/plot/main.sh symbols 16
 
-test: lint
+test: lint .venv/ray
 	$(BIN)/python -m pytest -n 2
 
 lint: .venv/installed
@@ -24,6 +24,11 @@ format: .venv/installed
 	@echo "Installing into .venv; PyTorch is large, this takes a few minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
+	@touch $@
+
+# Ray is an extra: where it does not install, its tests are skipped.
+.venv/ray: .venv/installed
+	-$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[ray]'
 	@touch $@
 
 clean:

@@ -60,7 +60,8 @@ class Progress:
         total = len(self.plan.runs)
         done = total - len(left) - len(self.failed)
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        to_go = f"; {duration(self.left(left, slots))} to go" if left else ""
+        seconds = self.left(left, slots)
+        to_go = f"; {duration(seconds)} to go" if left and seconds is not None else ""
         print(f"[{done:{len(str(total))}}/{total}{failed}] {run.name}: {event}{to_go}", flush=True)
 
     def left(self, left: list[Run], slots: int) -> float | None:

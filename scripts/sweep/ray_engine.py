@@ -44,6 +44,8 @@ class RayEngine:
         except (ConnectionError, ValueError) as error:
             why = " ".join(str(error).split())
             raise UserError(f"no Ray cluster at '{address or 'auto'}' ({why}); start one: ray start --head") from error
+        # Of a node that dies Ray prints dozens of lines among ours, whatever its options; a lost run has its own line.
+        ray._private.worker.print_to_stdstream = lambda *args, **more: None
         self.needs = {key: value for key, value in needs.items() if value}
         self.attempt: Any = ray.remote(max_retries=0, **self.needs)(process.run)
         self.running: dict[Any, Run] = {}

@@ -23,6 +23,10 @@ class Place:
     out: Path
     orders: Path
 
+    def slow(self, seconds: float) -> None:
+        """How long each takes from now on."""
+        (self.orders / "slow").write_text(str(seconds))
+
     @property
     def starts(self) -> list[list[str]]:
         """[trainer, shots, seed, process, threads] of each start so far."""
@@ -37,12 +41,13 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """The stub stands for train.py."""
-    for key in ("CFG", "BACKBONE", "SEEDS", "N", "DATA", "SLOW", "OMP_NUM_THREADS"):
+    for key in ("CFG", "BACKBONE", "SEEDS", "N", "DATA", "OMP_NUM_THREADS"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    monkeypatch.setenv("ORDERS", str(tmp_path))
     monkeypatch.setattr(process, "SCRIPT", Path(__file__).with_name("stub.py"))
-    return Place(tmp_path / "out", tmp_path)
+    place = Place(tmp_path / "out", tmp_path)
+    place.slow(0)
+    return place
 
 
 @pytest.fixture

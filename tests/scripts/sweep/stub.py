@@ -1,7 +1,7 @@
 """In the place of train.py, where what surrounds a run is tested: takes no time to start, and leaves a result.
 
-SLOW says for how many seconds it runs. In the folder ORDERS, a file named seed<S> says how it ends: "exit 2",
-"traceback", "kill" (by a signal, once) or "kill always". Each start is noted in ORDERS/starts.
+In the folder above OUT the file ``slow`` says for how many seconds it runs, a file named seed<S> how it ends: "exit 2",
+"traceback", "kill" (by a signal, once) or "kill always". Each start is noted there in ``starts``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SETTINGS = {"PLOT": "n4_nctx16_cscFalse_ctpend", "CoOp": "nctx16_cscFalse_ctpend
 def main(words: list[str]) -> int:
     trainer, seed, shots = (words[words.index(key) + 1] for key in ("--trainer", "--seed", "DATASET.NUM_SHOTS"))
     directory = Path(os.environ["OUT"], "symbols", trainer, f"symbols_{shots}shots", SETTINGS[trainer], f"seed{seed}")
-    orders = Path(os.environ["ORDERS"])
+    orders = Path(os.environ["OUT"]).parent
     with (orders / "starts").open("a") as file:
         file.write(f"{trainer} {shots} {seed} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\n")
     order = orders / f"seed{seed}"
@@ -34,7 +34,7 @@ def main(words: list[str]) -> int:
             order.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
     try:
-        time.sleep(float(os.environ.get("SLOW", "0")))
+        time.sleep(float((orders / "slow").read_text()))
     except KeyboardInterrupt:
         (orders / f"left{seed}").touch()
         return 130

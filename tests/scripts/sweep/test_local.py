@@ -79,10 +79,8 @@ def test_several_at_once_share_the_cores(place: Place, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_runs_in_order(
-    number: signal.Signals, place: Place, drive: Driver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SLOW", "60")
+def test_a_signal_ends_the_runs_in_order(number: signal.Signals, place: Place, drive: Driver) -> None:
+    place.slow(60)
     driver = drive(*SIX, "--jobs", "2")
     until(lambda: len(place.starts) == 2)
     os.kill(driver.pid or 0, number)
@@ -94,12 +92,12 @@ def test_a_signal_ends_the_runs_in_order(
     assert len(place.starts) == 2 and not place.results and not any(alive(start[3]) for start in place.starts)
     if number == signal.SIGINT:
         assert {path.name for path in place.orders.glob("left*")} == {"left1", "left2"}
-    monkeypatch.setenv("SLOW", "0")
+    place.slow(0)
     assert command.main([*SIX]) == 0 and len(place.results) == 6
 
 
-def test_a_killed_driver_takes_its_runs_with_it(place: Place, drive: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLOW", "1")
+def test_a_killed_driver_takes_its_runs_with_it(place: Place, drive: Driver) -> None:
+    place.slow(1)
     driver = drive(*SIX)
     until(lambda: len(place.starts) == 3)
     before = {path: path.stat().st_mtime_ns for path in place.results}
@@ -107,7 +105,7 @@ def test_a_killed_driver_takes_its_runs_with_it(place: Place, drive: Driver, mon
     driver.join()
     until(lambda: not any(alive(start[3]) for start in place.starts), 5)
     assert len(before) == 2 and len(place.results) == 2
-    monkeypatch.setenv("SLOW", "0")
+    place.slow(0)
     assert command.main([*SIX]) == 0
     assert len(place.results) == 6 and len(place.starts) == 3 + 4
     assert all(path.stat().st_mtime_ns == before[path] for path in before)

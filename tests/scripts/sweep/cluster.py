@@ -1,0 +1,100 @@
+"""A Ray cluster of several nodes on this machine, by ``ray start``, some of which are killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+START = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
+SMALL = ("--num-cpus=1", "--object-store-memory=80000000", "--include-log-monitor=false")
+
+
+class Cluster:
+    """``nodes`` are the ``ray start`` processes, the head first; ``address`` is for ``sweep.py``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.nodes = folder, list[subprocess.Popen[bytes]]()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def add(self) -> None:
+        """One after another: two that start at once take each other's sockets."""
+        port = self.address.partition(":")[2]
+        # Paths of sockets have to be short: no temporary folder of pytest's.
+        head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}")
+        ports = ("--min-worker-port=0", "--max-worker-port=0")
+        log = self.folder / f"node{len(self.nodes)}.txt"
+        command = [*START, *SMALL, *ports, *(head if not self.nodes else (f"--address={self.address}",))]
+        with log.open("wb") as file:
+            self.nodes.append(subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True))
+        end = time.monotonic() + 180
+        while b"Ray runtime started" not in log.read_bytes():
+            assert self.nodes[-1].poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+
+    def kill(self, node: int) -> None:
+        """As when the power goes: the node's raylet first, by SIGKILL."""
+        for pid in children(self.nodes[node].pid):
+            if Path(f"/proc/{pid}/comm").read_text().startswith("raylet"):
+                os.kill(pid, signal.SIGKILL)
+        self.nodes[node].kill()
+
+    def stop(self) -> None:
+        for node in reversed(self.nodes):
+            if node.poll() is None:
+                node.terminate()
+        for node in self.nodes:
+            try:
+                node.wait(10)
+            except subprocess.TimeoutExpired:
+                node.kill()
+                node.wait()
+        for pid in started_below(self.folder):  # what a killed node left
+            os.kill(pid, signal.SIGKILL)
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, _, rest = stat.read_text().partition(" (")
+        except OSError:
+            continue  # it has ended
+        if int(rest.rpartition(")")[2].split()[1]) == parent:
+            found.append(int(pid))
+    return found
+
+
+def started_below(folder: Path) -> list[int]:
+    """Processes that have the folder in their command line."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(folder).encode() in line.read_bytes():
+                found.append(int(line.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@contextmanager
+def cluster(nodes: int) -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))
+    made = Cluster(folder)
+    try:
+        for _ in range(nodes):
+            made.add()
+        yield made
+    finally:
+        made.stop()
+        shutil.rmtree(folder, ignore_errors=True)

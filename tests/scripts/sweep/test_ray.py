@@ -1,0 +1,95 @@
+"""Sweeps on a real cluster of three nodes on this machine; skipped where Ray is not installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import runs
+from scripts.sweep import process
+from tests.scripts.sweep.cluster import Cluster, cluster
+from tests.scripts.sweep.conftest import Place, alive, until
+
+pytest.importorskip("ray")
+
+NINE = ("--trainers", "PLOT", "--datasets", "symbols", "--shots", "1", "--seeds", "1,2,3,4,5,6,7,8,9")
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Cluster]:
+    with cluster(3) as made:
+        yield made
+
+
+def start(three: Cluster, place: Place, *more: str) -> subprocess.Popen[bytes]:
+    """A driver of nine runs; what it prints is in driver.txt."""
+    command = [sys.executable, "-m", "tests.scripts.sweep.driver", *NINE, "--engine", "ray", "--address", three.address]
+    with (place.orders / "driver.txt").open("w") as file:
+        return subprocess.Popen([*command, *more], cwd=runs.REPOSITORY, stdout=file, stderr=file)
+
+
+def printed(place: Place) -> str:
+    return (place.orders / "driver.txt").read_text()
+
+
+def test_interrupted_killed_and_a_node_lost(three: Cluster, place: Place) -> None:
+    """One cluster, which takes seconds to start, for all of it: Ctrl-C; the driver killed; a node killed; a bad run."""
+    place.slow(60)
+    driver = start(three, place)
+    until(lambda: len(place.starts) == 3, 60)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(30) == 130 and "interrupted; what was done is kept" in printed(place)
+    assert len(list(place.orders.glob("left*"))) == 3 and not any(alive(start[3]) for start in place.starts)
+
+    driver = start(three, place)
+    until(lambda: len(place.starts) == 6, 60)
+    driver.kill()
+    driver.wait()
+    until(lambda: not any(alive(start[3]) for start in place.starts), 15)
+    assert not place.results
+
+    place.slow(2)
+    (place.orders / "seed1").write_text("exit 2")
+    (place.orders / "seed2").write_text("kill")
+    driver = start(three, place)
+    until(lambda: len(place.starts) >= 6 + 3 and place.results, 60)
+    three.kill(2)
+    assert driver.wait(60) == 1, printed(place)
+    text = printed(place)
+    assert sorted(path.parent.name for path in place.results) == [f"seed{seed}" for seed in range(2, 10)]
+    tries = [start[2] for start in place.starts[6:]]
+    lost = re.findall(r"seed (\d): lost \((.*?)\), try 2 of 3", text)
+    assert {seed for seed, _ in lost} >= {"2"} and len(lost) == 2, text
+    assert "killed by signal 9" in dict(lost)["2"] and "died" in "".join(why for seed, why in lost if seed != "2")
+    assert {seed: tries.count(seed) for seed in "123456789"} == {s: 2 if s in dict(lost) else 1 for s in "123456789"}
+    assert "1 of 9 runs failed:" in text and "seed 1 (exit 2): error: no dataset here" in text
+    assert "raylet" not in text and {start[4] for start in place.starts} == {"1"}
+    assert not list(place.out.glob("sweeps/driver-*"))
+
+
+def test_without_shared_storage_the_files_come_back(place: Place, tmp_path: Path) -> None:
+    directory = tmp_path / "out/symbols/PLOT/symbols_1shots/n4_nctx16_cscFalse_ctpend/seed1"
+    words = ("--trainer", "PLOT", "--seed", "1", "DATASET.NUM_SHOTS", "1")
+    task = process.Task(words, directory, tmp_path / "log.txt", {"OUT": str(place.out)})
+    (directory / "prompt_learner").mkdir(parents=True)
+    (directory / "prompt_learner/checkpoint").write_text("x")
+    (directory / "tensorboard").mkdir()
+    (directory / "tensorboard/events").write_text("y")
+    assert process.run(task, token=tmp_path).files == {}  # it sees what the driver has made
+    back = process.run(task, token=tmp_path / "not here")
+    assert list(back.files) == ["prompt_learner/checkpoint", "result.json"]
+    assert back.files["result.json"] == (directory / "result.json").read_bytes()
+
+
+def test_no_cluster_at_the_address(place: Place) -> None:
+    command = [sys.executable, "-m", "tests.scripts.sweep.driver", *NINE, "--engine", "ray", "--address"]
+    env = {**os.environ, "RAY_gcs_rpc_server_connect_timeout_s": "1", "RAY_NUM_REDIS_GET_RETRIES": "1"}
+    done = subprocess.run([*command, "127.0.0.1:1"], cwd=runs.REPOSITORY, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and "no Ray cluster at '127.0.0.1:1'" in done.stderr.splitlines()[-1]

@@ -2,8 +2,8 @@
 
     python -m tests.soak.sweep [--runs 24] [--keep FOLDER]
 
-Short runs on symbols: after a third of them a node is killed, after two thirds the driver, which is started again. Prints
-one line; exit code 1 unless every result is there, once, and equal to that of --engine local to the last bit.
+Short runs on symbols: after a third of them a node is killed, after two thirds the driver, which is started again.
+Prints one line; exit code 1 unless every result is there, once, and equal to that of --engine local to the last bit.
 """
 
 from __future__ import annotations
@@ -98,10 +98,11 @@ def compare(folder: Path, count: int) -> int:
     expected, found = results(folder / "local"), results(folder / "ray")
     common = expected.keys() & found.keys()
     equal = sum(same(outcome(folder / "local" / path), outcome(folder / "ray" / path)) for path in common)
+    lost = text.count("lost (")
     print(
-        f"{len(found)} of {count} results with Ray, {equal} equal to --engine local bit for bit; a node was killed after "
-        f"{count // 3}, the driver after {2 * count // 3}: {text.count('lost (')} lost runs tried again, {again} finished "
-        f"ones done again; {local_seconds:.0f} s one after another, {ray_seconds:.0f} s on three nodes"
+        f"{len(found)} of {count} results with Ray, {equal} equal to --engine local bit for bit; a node was killed "
+        f"after {count // 3}, the driver after {2 * count // 3}: {lost} lost runs tried again, {again} finished ones "
+        f"done again; {local_seconds:.0f} s one after another, {ray_seconds:.0f} s on three nodes"
     )
     return 0 if len(expected) == len(found) == equal == count and not again else 1
 

@@ -3,8 +3,8 @@
     python -m benchmarks.engines [--runs 24] [--cores 2] [--sleep SECONDS]
 
 Runs of CoOp on symbols for one epoch, one thread each; or, with --sleep, ones that do nothing but sleep, whose ideal
-is known whatever else the machine does. Ideal: the first row's time through the cores. All of a sweep is timed, from the
-start of ``sweep.py`` to its table; the cluster is there before.
+is known whatever else the machine does. Ideal: the first row's time through the cores. All of a sweep is timed, from
+the start of ``sweep.py`` to its table; the cluster is there before.
 """
 
 from __future__ import annotations

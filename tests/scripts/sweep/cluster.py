@@ -33,10 +33,11 @@ class Cluster:
         # Paths of sockets have to be short: no temporary folder of pytest's.
         head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}")
         ports = ("--min-worker-port=0", "--max-worker-port=0")
+        env = {**os.environ, "RAY_raylet_start_wait_time_s": "120"}  # a busy machine takes longer than Ray waits
         log = self.folder / f"node{len(self.nodes)}.txt"
         command = [*START, *SMALL, *ports, *(head if not self.nodes else (f"--address={self.address}",))]
         with log.open("wb") as file:
-            self.nodes.append(subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True))
+            self.nodes.append(subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True))
         end = time.monotonic() + 180
         while b"Ray runtime started" not in log.read_bytes():
             assert self.nodes[-1].poll() is None and time.monotonic() < end, log.read_text()

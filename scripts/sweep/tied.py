@@ -13,6 +13,8 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what Ray starts has SIGINT blocked, and would hand that down
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 if os.getppid() != int(sys.argv[1]):
     sys.exit("its parent died before it started")
 os.execv(sys.argv[2], sys.argv[2:])

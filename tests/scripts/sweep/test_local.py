@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from scripts.sweep import command, local
+from scripts.sweep.execute import Progress, settle
 from scripts.sweep.plan import plan_of
+from scripts.sweep.process import Outcome
 from scripts.sweep.spec import spec_of
+from scripts.sweep.times import Times
 from tests.scripts.sweep.conftest import Place, alive, until
 
 SIX = ("--trainers", "PLOT,CoOp", "--datasets", "symbols", "--shots", "1", "--seeds", "1,2,3")
@@ -125,3 +128,16 @@ def test_real_runs_and_a_bad_one(
     assert (result["dataset"], result["seed"], result["N"], result["epochs"]) == ("caltech101", 2, 2, 1)
     plan = plan_of(spec_of(command.build_parser(None).parse_args(argv)))
     assert [run.finished for run in plan.runs] == [False, True] and plan.runs[1].directory == path.parent
+
+
+def test_a_result_from_where_the_driver_does_not_see_is_written_here(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_of(spec_of(command.build_parser(None).parse_args(list(SIX))))
+    run = plan.runs[0]
+    result = json.dumps({"accuracy": 12.5}).encode()
+    files = {"prompt_learner/checkpoint": b"x", "result.json": result}
+    left = {one.directory: one for one in plan.runs}
+    settle(run, Outcome(0, 3.0, files=files), Progress(plan, Times(place.out)), left, 1)
+    assert capsys.readouterr().out == "[1/6] PLOT, symbols, 1 shots, seed 1: 12.50% in 3 s\n"
+    assert run.finished and (run.directory / "prompt_learner/checkpoint").read_bytes() == b"x" and len(left) == 5

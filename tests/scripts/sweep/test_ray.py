@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,40 +28,53 @@ def three() -> Iterator[Cluster]:
         yield made
 
 
-def start(three: Cluster, place: Place, *more: str) -> subprocess.Popen[bytes]:
-    """A driver of nine runs; what it prints is in driver.txt."""
+Drive = Callable[[], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def drive(three: Cluster, place: Place) -> Iterator[Drive]:
+    """Starts a driver of nine runs; what it prints is in driver.txt."""
     command = [sys.executable, "-m", "tests.scripts.sweep.driver", *NINE, "--engine", "ray", "--address", three.address]
-    with (place.orders / "driver.txt").open("w") as file:
-        return subprocess.Popen([*command, *more], cwd=runs.REPOSITORY, stdout=file, stderr=file)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        with (place.orders / "driver.txt").open("w") as file:
+            started.append(subprocess.Popen(command, cwd=runs.REPOSITORY, stdout=file, stderr=file))
+        return started[-1]
+
+    yield start
+    for driver in started:
+        driver.kill()
+        driver.wait()
 
 
 def printed(place: Place) -> str:
     return (place.orders / "driver.txt").read_text()
 
 
-def test_interrupted_killed_and_a_node_lost(three: Cluster, place: Place) -> None:
+def test_interrupted_killed_and_a_node_lost(three: Cluster, place: Place, drive: Drive) -> None:
     """One cluster, which takes seconds to start, for all of it: Ctrl-C; the driver killed; a node killed; a bad run."""
     place.slow(60)
-    driver = start(three, place)
-    until(lambda: len(place.starts) == 3, 60)
+    driver = drive()
+    until(lambda: len(place.starts) == 3, 180)
     driver.send_signal(signal.SIGINT)
-    assert driver.wait(30) == 130 and "interrupted; what was done is kept" in printed(place)
+    assert driver.wait(60) == 130 and "interrupted; what was done is kept" in printed(place)
     assert len(list(place.orders.glob("left*"))) == 3 and not any(alive(start[3]) for start in place.starts)
 
-    driver = start(three, place)
-    until(lambda: len(place.starts) == 6, 60)
+    driver = drive()
+    until(lambda: len(place.starts) == 6, 180)
     driver.kill()
     driver.wait()
-    until(lambda: not any(alive(start[3]) for start in place.starts), 15)
+    until(lambda: not any(alive(start[3]) for start in place.starts), 60)
     assert not place.results
 
     place.slow(2)
     (place.orders / "seed1").write_text("exit 2")
     (place.orders / "seed2").write_text("kill")
-    driver = start(three, place)
-    until(lambda: len(place.starts) >= 6 + 3 and place.results, 60)
+    driver = drive()
+    until(lambda: len(place.starts) >= 6 + 3 and place.results, 180)
     three.kill(2)
-    assert driver.wait(60) == 1, printed(place)
+    assert driver.wait(180) == 1, printed(place)
     text = printed(place)
     assert sorted(path.parent.name for path in place.results) == [f"seed{seed}" for seed in range(2, 10)]
     tries = [start[2] for start in place.starts[6:]]

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import runs
+
 START = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
 SMALL = ("--num-cpus=1", "--object-store-memory=80000000", "--include-log-monitor=false")
 
@@ -33,7 +35,9 @@ class Cluster:
         # Paths of sockets have to be short: no temporary folder of pytest's.
         head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}")
         ports = ("--min-worker-port=0", "--max-worker-port=0")
-        env = {**os.environ, "RAY_raylet_start_wait_time_s": "120"}  # a busy machine takes longer than Ray waits
+        # A busy machine takes longer than Ray waits; and tests have another place for their imports than sweep.py has.
+        more = {"RAY_raylet_start_wait_time_s": "120", "PYTHONPATH": str(runs.REPOSITORY)}
+        env = {**os.environ, **more}
         log = self.folder / f"node{len(self.nodes)}.txt"
         command = [*START, *SMALL, *ports, *(head if not self.nodes else (f"--address={self.address}",))]
         with log.open("wb") as file:

@@ -15,6 +15,8 @@ import pytest
 
 from scripts.sweep import command, process
 
+Driver = Callable[..., BaseProcess]
+
 
 @dataclass
 class Place:
@@ -51,7 +53,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 @pytest.fixture
-def drive(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
+def drive(tmp_path: Path) -> Iterator[Driver]:
     """Starts ``sweep.py`` with arguments as a process that is spared the imports; what it prints is in driver.txt."""
     started: list[BaseProcess] = []
 

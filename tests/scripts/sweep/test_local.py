@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -17,10 +15,9 @@ from scripts.sweep.plan import plan_of
 from scripts.sweep.process import Outcome
 from scripts.sweep.spec import spec_of
 from scripts.sweep.times import Times
-from tests.scripts.sweep.conftest import Place, alive, until
+from tests.scripts.sweep.conftest import Driver, Place, alive, until
 
 SIX = ("--trainers", "PLOT,CoOp", "--datasets", "symbols", "--shots", "1", "--seeds", "1,2,3")
-Driver = Callable[..., BaseProcess]
 
 
 def test_all_is_done_once_and_kept(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

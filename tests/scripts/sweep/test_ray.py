@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 import runs
 from scripts.sweep import process
 from tests.scripts.sweep.cluster import Cluster, cluster
-from tests.scripts.sweep.conftest import Place, alive, until
+from tests.scripts.sweep.conftest import Driver, Place, alive, until
 
 pytest.importorskip("ray")
 
@@ -28,53 +28,36 @@ def three() -> Iterator[Cluster]:
         yield made
 
 
-Drive = Callable[[], "subprocess.Popen[bytes]"]
-
-
-@pytest.fixture
-def drive(three: Cluster, place: Place) -> Iterator[Drive]:
-    """Starts a driver of nine runs; what it prints is in driver.txt."""
-    command = [sys.executable, "-m", "tests.scripts.sweep.driver", *NINE, "--engine", "ray", "--address", three.address]
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start() -> subprocess.Popen[bytes]:
-        with (place.orders / "driver.txt").open("w") as file:
-            started.append(subprocess.Popen(command, cwd=runs.REPOSITORY, stdout=file, stderr=file))
-        return started[-1]
-
-    yield start
-    for driver in started:
-        driver.kill()
-        driver.wait()
-
-
 def printed(place: Place) -> str:
     return (place.orders / "driver.txt").read_text()
 
 
-def test_interrupted_killed_and_a_node_lost(three: Cluster, place: Place, drive: Drive) -> None:
+def test_interrupted_killed_and_a_node_lost(three: Cluster, place: Place, drive: Driver) -> None:
     """One cluster, which takes seconds to start, for all of it: Ctrl-C; the driver killed; a node killed; a bad run."""
+    argv = [*NINE, "--engine", "ray", "--address", three.address]
     place.slow(60)
-    driver = drive()
+    driver = drive(*argv)
     until(lambda: len(place.starts) == 3, 180)
-    driver.send_signal(signal.SIGINT)
-    assert driver.wait(60) == 130 and "interrupted; what was done is kept" in printed(place)
+    os.kill(driver.pid or 0, signal.SIGINT)
+    driver.join(60)
+    assert driver.exitcode == 130 and "interrupted; what was done is kept" in printed(place)
     assert len(list(place.orders.glob("left*"))) == 3 and not any(alive(start[3]) for start in place.starts)
 
-    driver = drive()
+    driver = drive(*argv)
     until(lambda: len(place.starts) == 6, 180)
     driver.kill()
-    driver.wait()
+    driver.join()
     until(lambda: not any(alive(start[3]) for start in place.starts), 60)
     assert not place.results
 
-    place.slow(2)
+    place.slow(4)
     (place.orders / "seed1").write_text("exit 2")
     (place.orders / "seed2").write_text("kill")
-    driver = drive()
-    until(lambda: len(place.starts) >= 6 + 3 and place.results, 180)
+    driver = drive(*argv)
+    until(lambda: len(place.starts) == 6 + 5, 180)
     three.kill(2)
-    assert driver.wait(180) == 1, printed(place)
+    driver.join(180)
+    assert driver.exitcode == 1, printed(place)
     text = printed(place)
     assert sorted(path.parent.name for path in place.results) == [f"seed{seed}" for seed in range(2, 10)]
     tries = [start[2] for start in place.starts[6:]]
@@ -84,7 +67,7 @@ def test_interrupted_killed_and_a_node_lost(three: Cluster, place: Place, drive:
     assert {seed: tries.count(seed) for seed in "123456789"} == {s: 2 if s in dict(lost) else 1 for s in "123456789"}
     assert "1 of 9 runs failed:" in text and "seed 1 (exit 2): error: no dataset here" in text
     assert "raylet" not in text and {start[4] for start in place.starts} == {"1"}
-    assert not list(place.out.glob("sweeps/driver-*"))
+    assert len(list(place.out.glob("sweeps/driver-*"))) == 1  # the killed driver's
 
 
 def test_without_shared_storage_the_files_come_back(place: Place, tmp_path: Path) -> None:

@@ -138,8 +138,9 @@ def _merge_pairs(cfg: Any, pairs: list[Any], source: str) -> list[str]:
 
 def _merge_value(cfg: Any, key: str, value: Any) -> bool:
     """Whether the value is of the key's type; if not, the key keeps what it has."""
-    if isinstance(value, dict):  # yacs would copy it, and aliases make few lines of YAML endless
-        return False
+    nested = (dict, list, tuple)
+    if isinstance(value, dict) or (isinstance(value, nested) and any(isinstance(item, nested) for item in value)):
+        return False  # yacs would copy or print it, and aliases make few lines of YAML endless
     *path, name = key.split(".")
     node = reduce(lambda node, part: node[part], path, cfg)
     before = node[name]

@@ -11,7 +11,7 @@ import torch
 from yacs.config import CfgNode
 
 from dassl.distributed import gathered, is_main
-from dassl.utils import Registry, UserError, mkdir_if_missing
+from dassl.utils import Registry, UserError, mkdir_if_missing, write_atomically
 
 EVALUATOR_REGISTRY = Registry("evaluator")
 
@@ -112,5 +112,6 @@ class Classification(EvaluatorBase):
         counts = counts[occurs][:, occurs]
         path = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         mkdir_if_missing(self.cfg.OUTPUT_DIR)
-        torch.save(counts / counts.sum(1, keepdim=True).clamp(min=1), path)
+        shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+        write_atomically(path, lambda file: torch.save(shares, file))
         print(f"Confusion matrix is saved to {path}")

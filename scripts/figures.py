@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 import train
+from dassl.utils import write_atomically
 from scripts.tables.few_shot import Cells, cells_of, complete_mean
 from scripts.tables.published import published
 from scripts.tables.render import Table
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(request.out) / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     for ending in ("png", "pdf"):
-        figure.savefig(folder / f"{name}.{ending}", dpi=150)
+        write_atomically(str(folder / f"{name}.{ending}"), partial(figure.savefig, format=ending, dpi=150))
     print(f"Written: {folder / name}.png, {folder / name}.pdf")
 
 

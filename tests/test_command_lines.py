@@ -104,7 +104,7 @@ YAMLS = [
     ("OPTIM: {1: 2}", "unknown config key 'OPTIM.1'"),
     ("OPTIM: {LR: 2001-01-01}", "OPTIM.LR takes a value of type float"),
     ("&a {OPTIM: *a}", "unknown config key 'OPTIM.OPTIM'"),
-    ("INPUT: {SIZE: [[1, 2], {}]}", "INPUT.SIZE is"),
+    ("INPUT: {SIZE: [[1, 2], {}]}", "INPUT.SIZE takes a value of type list"),
     ("OPTIM: !!python/object/apply:os.mkdir [ran]", "is no YAML"),
 ]
 

@@ -13,6 +13,7 @@ import html
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch.nn import functional as F
 
 import runs
 import train
-from dassl.utils import UserError
+from dassl.utils import UserError, write_atomically
 from predict import OpenRun, open_run, pictures
 from trainers.diagnostics import HeadMeter
 
@@ -158,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         figure, top = draw(opened, image, Path(path).name, label)
         file = _unused(f"{Path(path).parent.name}_{Path(path).stem}".lstrip("_"), {name for _, name, _ in entries})
-        figure.savefig(folder / file, dpi=150)
+        write_atomically(str(folder / file), partial(figure.savefig, format="png", dpi=150))
         entries.append((path, file, top))
         print(f"{folder / file}: {top[0][0]} {100 * top[0][1]:.1f}%", flush=True)
     if args.html:

@@ -1,16 +1,17 @@
 """The long test of kills: SIGKILL at random moments, checkpoint writes among them, until the count is reached.
 
-    python -m tests.soak.kills --trainer PLOT --kills 30         # on symbols; CoOp and CoCoOp: --kills 10
-    python -m tests.soak.kills --trainer CoOp --kills 3 --shots 1 OPTIM.MAX_EPOCH 4
+    python -m tests.soak.kills --trainer PLOT --kills 30         # CoOp and CoCoOp: --kills 10
+    python -m tests.soak.kills --trainer CoOp --kills 3 --exec OPTIM.MAX_EPOCH 4
 
-Each kill is followed by the same command again. A run that comes to its end is compared with one that nothing has
-killed (context and predictions, bit for bit; files and processes left behind) and begun anew. Exit code 0: all equal.
+On symbols with few pictures a class. Each kill is followed by the same command again. A run that comes to its end is
+compared with one that nothing has killed (context and predictions, bit for bit; files and processes left behind) and
+begun anew. Each start is a new process, forked from this one after the imports; with --exec it is a new interpreter,
+which takes seconds more. Exit code 0: all equal.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
 import signal
@@ -18,51 +19,55 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import runs
 from dassl.utils import load_checkpoint
+from tests import children
+from tests.soak import symbols
+
+Start = Callable[[list[str], Path], Any]  # (arguments of train.py, log file) -> a process, leader of its own group
 
 
-def command(args: argparse.Namespace, directory: Path) -> list[str]:
-    configs = runs.REPOSITORY / "configs"
-    return [
-        *(sys.executable, str(runs.REPOSITORY / "train.py"), "--seed", "1", "--trainer", args.trainer),
-        *("--dataset-config-file", str(configs / "datasets/symbols.yaml"), "--output-dir", str(directory)),
-        *("--config-file", str(configs / f"trainers/{args.trainer}/symbols.yaml")),
-        *("DATASET.NUM_SHOTS", str(args.shots), *args.opts),
-    ]
-
-
-def kill_once(start: list[str], directory: Path, within: float, rng: random.Random, log: Path) -> bool:
-    """Whether it was killed before its end: at a random moment or, every other time, as a checkpoint is written."""
-    writing = rng.random() < 0.5
-    end = time.monotonic() + rng.uniform(0, within)
+def start_interpreter(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(runs.REPOSITORY / "train.py"), *argv]
     with log.open("w") as file:
-        process = subprocess.Popen(start, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-    while process.poll() is None:
-        if time.monotonic() > end and not (writing and not list(directory.glob("*/*.tmp-*"))):
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def exit_code(process: Any) -> int | None:
+    return process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
+
+
+def writing(directory: Path) -> bool:
+    """Whether a checkpoint is half written."""
+    return any(directory.glob("prompt_learner/*.tmp-*"))
+
+
+def kill_once(start: Start, argv: list[str], directory: Path, within: float, rng: random.Random, log: Path) -> bool:
+    """Whether it was killed before its end: at a random moment or, every other time, as a checkpoint is written."""
+    at_a_write = rng.random() < 0.5
+    end = time.monotonic() + rng.uniform(0, within)
+    process = start(argv, log)
+    while exit_code(process) is None:
+        if time.monotonic() > end and (writing(directory) or not at_a_write):
+            process.kill()
             break
-        time.sleep(0.0005 if writing else 0.01)
-    killed = process.poll() is None
-    if killed:
-        process.kill()
-    code = process.wait()
+        time.sleep(0.0005 if at_a_write else 0.01)
+    while (code := exit_code(process)) is None:
+        time.sleep(0.001)
     if code not in (0, -signal.SIGKILL):
         raise SystemExit(f"exit code {code}:\n{log.read_text()[-2000:]}")
-    time.sleep(2.5)  # workers see within a second that their parent is gone
-    if left := [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _session(pid) == process.pid]:
-        raise SystemExit(f"processes left behind: {left}")
-    return killed
-
-
-def _session(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except OSError:
-        return -1
+    limit = time.monotonic() + 10  # workers see within a second that their parent is gone
+    while left := children.processes_of(process.pid):
+        if time.monotonic() > limit:
+            raise SystemExit(f"processes left behind: {left}")
+        time.sleep(0.05)
+    return code != 0
 
 
 def compare(whole: Path, other: Path) -> None:
@@ -78,32 +83,49 @@ def compare(whole: Path, other: Path) -> None:
         raise SystemExit("what was learned differs")
 
 
+def kill_and_resume(args: argparse.Namespace, folder: Path) -> str:
+    """What came of it, in a line. Raises SystemExit where something differs."""
+    whole, other, log = (folder / name for name in ("whole", "killed", "log"))
+    start: Start = start_interpreter if args.exec else children.start
+    argv = [*symbols(args.trainer, folder / "data", args.shots), *args.opts]
+    rng, begun = random.Random(args.seed), time.monotonic()
+    kill_once(start, ["--output-dir", str(whole), *argv], whole, 1e9, rng, log)
+    seconds = time.monotonic() - begun
+    kills = finished = at_writes = resumed = 0
+    while kills < args.kills or not finished:
+        # Once the count is reached, the last run is left to its end.
+        within = seconds if kills < args.kills else 1e9
+        if kill_once(start, ["--output-dir", str(other), *argv], other, within, rng, log):
+            kills += 1
+            at_writes += writing(other)
+            names = sorted(p.name for p in other.glob("prompt_learner/*"))
+            print(f"[{time.monotonic() - begun:6.1f} s] kill {kills} of {args.kills}, left: {names}", flush=True)
+        else:
+            compare(whole, other)
+            finished += 1
+            print(f"[{time.monotonic() - begun:6.1f} s] run {finished} has ended, equal bit for bit", flush=True)
+            shutil.rmtree(other)
+        resumed += "Found checkpoint" in log.read_text()
+    writes = f"{at_writes} within a checkpoint's write"
+    ended = f"{finished} runs ended, all equal to the one of {seconds:.1f} s without a kill"
+    return f"{args.trainer}: {kills} kills ({writes}), {resumed} starts resumed, {ended}; {time.monotonic() - begun:.0f} s"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trainer", default="PLOT", choices=("PLOT", "CoOp", "CoCoOp"))
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--shots", type=int, default=1)
+    parser.add_argument("--shots", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--exec", action="store_true", help="a new interpreter for each start")
     parser.add_argument("opts", nargs=argparse.REMAINDER)
     args = parser.parse_args()
-    rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
-        whole, other, log = (Path(folder) / name for name in ("whole", "killed", "log"))
-        begun = time.monotonic()
-        subprocess.run(command(args, whole), check=True, stdout=subprocess.DEVNULL)
-        seconds = time.monotonic() - begun
-        kills = finished = 0
-        while kills < args.kills or not finished:
-            # Once the count is reached, the last run is left to its end.
-            within = seconds if kills < args.kills else 1e9
-            if kill_once(command(args, other), other, within, rng, log):
-                kills += 1
-                print(f"kill {kills}: {sorted(p.name for p in other.glob('prompt_learner/*'))}", flush=True)
-            else:
-                compare(whole, other)
-                finished += 1
-                shutil.rmtree(other)
-        print(f"{args.trainer}: {kills} kills, {finished} runs ended, all as the one of {seconds:.1f} s without a kill")
+        try:
+            print(kill_and_resume(args, Path(folder)))
+        except SystemExit as failure:
+            print(f"FAILED: {failure}")
+            return 1
     return 0
 
 

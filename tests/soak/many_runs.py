@@ -2,8 +2,10 @@
 
     python -m tests.soak.many_runs --runs 200 --shell 200
 
-Prints every tenth run's resident memory and open files; exit code 1 if the last quarter's mean has grown by more than
-5% in memory over the second quarter's, or by any open file or thread.
+On symbols with few pictures a class. Through the shell: one main.sh whose seeds are as many processes of train.py, one
+after the other. Prints every tenth run's resident memory and open files, of the process that makes the runs; exit code
+1 if the last quarter's mean has grown by more than 5% in memory over the second quarter's, or by any open file or
+thread.
 """
 
 from __future__ import annotations
@@ -17,22 +19,26 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from pathlib import Path
 
 import runs
 import train
+from tests.soak import symbols
 
-SHORT = ["DATASET.NUM_SHOTS", "1", "OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0"]
-
-
-def measure() -> tuple[float, int, int]:
-    """Resident memory in MB, open files, threads of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, len(os.listdir("/proc/self/fd")), threading.active_count()
+SHORT = ["OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "1"]
+Measure = tuple[float, int, int]
 
 
-def one_run(argv: list[str], directory: Path) -> tuple[float, int, int]:
+def measure(pid: int | str = "self") -> Measure:
+    """Resident memory in MB, open files, threads of a process."""
+    process = Path("/proc") / str(pid)
+    pages = int((process / "statm").read_text().split()[1])
+    files, threads = len(os.listdir(process / "fd")), len(os.listdir(process / "task"))
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6, files, threads
+
+
+def one_run(argv: list[str], directory: Path) -> Measure:
     """What the process holds after a run, whose directory is removed again."""
     with contextlib.redirect_stdout(io.StringIO()):
         code = train.main(["--output-dir", str(directory), *argv])
@@ -42,7 +48,7 @@ def one_run(argv: list[str], directory: Path) -> tuple[float, int, int]:
     return measure()
 
 
-def growth(measured: list[tuple[float, int, int]]) -> list[str]:
+def growth(measured: list[Measure]) -> list[str]:
     """What has grown between the second and the last quarter of the runs."""
     quarter = max(1, len(measured) // 4)
     early, late = measured[quarter : 2 * quarter] or measured[:1], measured[-quarter:]
@@ -55,30 +61,60 @@ def growth(measured: list[tuple[float, int, int]]) -> list[str]:
     ]
 
 
+def show(made: int, begun: float, measured: Measure) -> None:
+    if made % 10 == 0:
+        memory, files, threads = measured
+        print(f"[{time.monotonic() - begun:6.1f} s] run {made}: {memory:.1f} MB, {files} open files, {threads} threads")
+        sys.stdout.flush()
+
+
+def in_one_process(count: int, folder: Path) -> list[Measure]:
+    argv, begun = [*symbols("CoOp", folder / "data", 1), *SHORT], time.monotonic()
+    measured: list[Measure] = []
+    for made in range(1, count + 1):
+        measured.append(one_run(argv, folder / "run"))
+        show(made, begun, measured[-1])
+    return measured
+
+
+def through_the_shell(count: int, folder: Path) -> list[Measure]:
+    """Of the process that starts the runs, after each of them."""
+    symbols("CoOp", folder / "data", 1)
+    shell = ["bash", str(runs.REPOSITORY / "scripts/coop/main.sh"), "symbols", "1", *SHORT]
+    seeds = " ".join(map(str, range(1, count + 1)))
+    environment = {"DATA": str(folder / "data"), "OUT": str(folder / "out"), "SEEDS": seeds, "PYTHON": sys.executable}
+    measured: list[Measure] = []
+    begun = time.monotonic()
+    with subprocess.Popen(shell, env={**os.environ, **environment}, stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            if len(list((folder / "out").glob("*/*/*/*/seed*/result.json"))) > len(measured):
+                with contextlib.suppress(OSError):  # it has just ended
+                    measured.append(measure(process.pid))
+                    show(len(measured), begun, measured[-1])
+            time.sleep(0.05)
+    if process.returncode:
+        raise SystemExit(f"main.sh ended with exit code {process.returncode}")
+    return measured
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--shell", type=int, default=200)
     args = parser.parse_args()
-    configs = runs.REPOSITORY / "configs"
-    argv = ["--seed", "1", "--trainer", "CoOp", "--config-file", str(configs / "trainers/CoOp/symbols.yaml")]
-    argv += ["--dataset-config-file", str(configs / "datasets/symbols.yaml"), *SHORT]
+    grown = []
     with tempfile.TemporaryDirectory() as folder:
-        measured = []
-        for i in range(args.runs):
-            measured.append(one_run(argv, Path(folder) / "run"))
-            if i % 10 == 9:
-                print(f"run {i + 1}: %.1f MB, %d open files, %d threads" % measured[-1], flush=True)
-        shell = ["bash", str(runs.REPOSITORY / "scripts/coop/main.sh"), "symbols", "1", *SHORT[2:]]
-        environment = {**os.environ, "OUT": f"{folder}/out", "SEEDS": "1", "PYTHON": sys.executable}
-        before = measure()
-        for _ in range(args.shell):
-            subprocess.run(shell, env=environment, check=True, stdout=subprocess.DEVNULL)
-            shutil.rmtree(f"{folder}/out")
-        grown = growth(measured) if measured else []
-        if measure()[1:] != before[1:]:
-            grown.append("open files or threads, through the shell")
-    print("grown: " + "; ".join(grown) if grown else "flat")
+        for count, where, make in (
+            (args.runs, "in one process", in_one_process),
+            (args.shell, "through the shell", through_the_shell),
+        ):
+            if count:
+                print(f"{count} runs {where}")
+                measured = make(count, Path(folder))
+                grown += [f"{what} {where}" for what in growth(measured)]
+    print(
+        "grown: " + "; ".join(grown) if grown else f"flat: {args.runs} runs in one process, {args.shell} by the shell"
+    )
     return 1 if grown else 0
 
 

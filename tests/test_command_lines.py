@@ -17,7 +17,7 @@ from .test_train import command
 
 # What keys of other types than bool may be, apart from LIMITS: anything of their type.
 FREE = {"OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATASET.NAME", "MODEL.BACKBONE.NAME", "TRAINER.NAME"}
-FREE |= {"MODEL.HEAD.NAME", "MODEL.HEAD.ACTIVATION", "INPUT.GN_MEAN"}
+FREE |= {"MODEL.HEAD.NAME", "MODEL.HEAD.ACTIVATION", "INPUT.GN_MEAN", "TEST.FEATURE_CACHE_DIR"}
 
 PAIRS = [  # KEY, VALUE, what is said of them
     ("SEED", "0", "SEED is 0; it must be a positive integer"),

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import train
+import trainers.prompt_trainer
 from dassl.utils import load_checkpoint
+from tests.double_precision import load_double
 from tests.test_train import command
 
 REPOSITORY = Path(__file__).parent.parent
@@ -30,11 +33,10 @@ STEPS = [
 SPLIT = ["TRAINER.SPLIT_CLASSES", "True"]
 
 
-def launch(processes: int, commands: list[list[str]]) -> subprocess.CompletedProcess[str]:
-    """Command lines of train.py in float64, by one process or by several under torchrun."""
-    program = ["-m", "tests.double_precision", json.dumps(commands)]
-    if processes > 1:
-        program = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *program]
+def launch(commands: list[list[str]]) -> subprocess.CompletedProcess[str]:
+    """Command lines of train.py in float64, by two processes under torchrun."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    program = [*torchrun, "-m", "tests.double_precision", json.dumps(commands)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run([sys.executable, *program], env=env, capture_output=True, text=True, timeout=300)
 
@@ -51,9 +53,11 @@ def runs(weights: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactor
             for name, config in METHODS.items()
         ]
 
-    for processes, jobs in ((1, commands("alone", [])), (2, commands("two", []) + commands("split", SPLIT))):
-        done = launch(processes, jobs)
-        assert done.returncode == 0, done.stderr[-3000:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers.prompt_trainer, "load_clip", load_double)
+        assert [train.main(argv) for argv in commands("alone", [])] == [0, 0, 0]
+    done = launch(commands("two", []) + commands("split", SPLIT))
+    assert done.returncode == 0, done.stderr[-3000:]
     return out
 
 

@@ -62,7 +62,7 @@ def with_views(trainer: Any, loader: Any) -> Any:
     """
     views = trainer.cfg.DATALOADER.CACHED_VIEWS
     if views < 0:
-        raise UserError(f"DATALOADER.CACHED_VIEWS is {views}; it must be 0 (off) or more")
+        raise UserError(f"DATALOADER.CACHED_VIEWS is {views}; it must be 0 or more")
     if views == 0 or loader is None or not hasattr(trainer, "forward_backward"):
         return loader
     if not hasattr(trainer, "encode_images"):

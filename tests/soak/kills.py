@@ -108,7 +108,8 @@ def kill_and_resume(args: argparse.Namespace, folder: Path) -> str:
         resumed += "Found checkpoint" in log.read_text()
     writes = f"{at_writes} within a checkpoint's write"
     ended = f"{finished} runs ended, all equal to the one of {seconds:.1f} s without a kill"
-    return f"{args.trainer}: {kills} kills ({writes}), {resumed} starts resumed, {ended}; {time.monotonic() - begun:.0f} s"
+    took = f"{time.monotonic() - begun:.0f} s"
+    return f"{args.trainer}: {kills} kills ({writes}), {resumed} starts resumed, {ended}; {took}"
 
 
 def main() -> int:

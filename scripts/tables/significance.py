@@ -15,7 +15,7 @@ from scipy import stats
 # McNemar: below this many discordant pairs the exact binomial test, from it on chi-squared with continuity correction.
 EXACT_BELOW = 25
 
-# Wilcoxon: up to this many non-zero differences, without ties, the exact distribution of the rank sum.
+# Wilcoxon: up to this many non-zero differences the exact distribution of the rank sum, ties or not.
 WILCOXON_EXACT = 50
 
 
@@ -49,8 +49,8 @@ def paired_t(a: Sequence[float], b: Sequence[float]) -> float | None:
 def wilcoxon(a: Sequence[float], b: Sequence[float]) -> float | None:
     """Wilcoxon's signed-rank test of the paired differences, zeros dropped; None for fewer than two.
 
-    Exact up to 50 differences without ties; else the normal approximation, corrected for ties, without continuity
-    correction.
+    Exact up to 50 differences, tied ones with their mean rank; beyond, the normal approximation, corrected for ties,
+    without continuity correction.
     """
     differences = [round(x - y, 9) for x, y in zip(a, b, strict=True)]  # 0.3 - 0.2 and 0.2 - 0.1 are a tie
     differences = [d for d in differences if d != 0]
@@ -61,19 +61,19 @@ def wilcoxon(a: Sequence[float], b: Sequence[float]) -> float | None:
     ranks = stats.rankdata(sizes)
     plus = float(sum(rank for rank, d in zip(ranks, differences, strict=True) if d > 0))
     smaller = min(plus, n * (n + 1) / 2 - plus)
+    if n <= WILCOXON_EXACT:
+        ways = _rank_sums([round(2 * rank) for rank in ranks])  # mean ranks are halves
+        return min(1.0, 2 * sum(ways[: round(2 * smaller) + 1]) / 2**n)
     ties = [sizes.count(size) for size in set(sizes)]
-    if n <= WILCOXON_EXACT and max(ties) == 1:
-        ways = _rank_sums(n)
-        return min(1.0, 2 * sum(ways[: int(smaller) + 1]) / 2**n)
     variance = n * (n + 1) * (2 * n + 1) / 24 - sum(t**3 - t for t in ties) / 48
     z = (smaller - n * (n + 1) / 4) / math.sqrt(variance)
     return float(2 * stats.norm.sf(abs(z)))
 
 
-def _rank_sums(n: int) -> list[int]:
-    """How many of the 2^n choices of signs give each sum of the positive ranks, 0 to n (n + 1) / 2."""
+def _rank_sums(ranks: Sequence[int]) -> list[int]:
+    """How many of the 2^n choices of signs give each sum of the positive ranks, 0 to all of them."""
     ways = [1]
-    for rank in range(1, n + 1):
+    for rank in ranks:
         longer = [*ways, *[0] * rank]
         for total, count in enumerate(ways):
             longer[total + rank] += count

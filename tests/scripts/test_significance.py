@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -45,19 +47,42 @@ def test_scipy_says_the_same(seed: int) -> None:
     assert significance.half_width(a) == pytest.approx((high - low) / 2)
 
 
+def by_enumeration(differences: list[float]) -> float:
+    """Of all 2^n choices of signs, those whose positive ranks are as far from half as the differences' own."""
+    kept = [d for d in differences if d]
+    ranks = stats.rankdata([abs(d) for d in kept])
+    middle = sum(ranks) / 2
+    far = abs(sum(rank for rank, d in zip(ranks, kept, strict=True) if d > 0) - middle)
+    signs = list(itertools.product((0, 1), repeat=len(kept)))
+    return sum(abs(ranks @ np.array(sign) - middle) >= far - 1e-9 for sign in signs) / len(signs)
+
+
 @pytest.mark.parametrize("seed", range(20))
-def test_ties_and_zeros_as_scipy_has_them(seed: int) -> None:
+def test_ties_and_zeros_by_enumeration_and_by_scipy(seed: int) -> None:
     rng = random.Random(seed)
-    differences = [float(rng.randrange(-3, 5)) for _ in range(25)]
-    zeros = [0.0] * len(differences)
-    expected = stats.wilcoxon(differences, zero_method="wilcox", correction=False, method="asymptotic").pvalue
-    assert significance.wilcoxon(differences, zeros) == pytest.approx(expected)
+    differences = [float(rng.randrange(-3, 5)) for _ in range(rng.randrange(5, 12))]
+    ours = significance.wilcoxon(differences, [0.0] * len(differences))
+    assert ours == pytest.approx(by_enumeration(differences))
+    kept = [d for d in differences if d]
+    permuted = stats.wilcoxon(kept, method=stats.PermutationMethod(n_resamples=2**12))
+    assert ours == pytest.approx(permuted.pvalue)
+
+
+def test_ties_by_hand() -> None:
+    """Three of one sign, 1, 1 and 2: 2 of the 8 choices of signs are as far out."""
+    assert significance.wilcoxon([1.0, 1.0, 2.0], [0.0] * 3) == pytest.approx(2 / 8)
+
+
+def test_many_differences_by_the_normal_approximation() -> None:
+    rng = random.Random(1)
+    differences = [float(rng.randrange(-30, 40)) or 1.0 for _ in range(significance.WILCOXON_EXACT + 1)]
+    expected = stats.wilcoxon(differences, correction=False, method="approx").pvalue
+    assert significance.wilcoxon(differences, [0.0] * len(differences)) == pytest.approx(expected)
 
 
 def test_equal_differences_are_ties_in_spite_of_rounding() -> None:
     a, b = [0.3, 0.4, 0.6, 0.9], [0.2, 0.3, 0.4, 0.4]
-    expected = stats.wilcoxon([1, 1, 2, 5], correction=False, method="asymptotic").pvalue
-    assert significance.wilcoxon(a, b) == pytest.approx(expected)
+    assert significance.wilcoxon(a, b) == pytest.approx(by_enumeration([1, 1, 2, 5])) == 0.125
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 1), (0, 24), (7, 3), (12, 12), (1, 23)])

@@ -125,8 +125,11 @@ def pictures(paths: Iterable[str | Path]) -> list[str]:
     """Files as they are, folders as all pictures in and below them, sorted.
 
     Raises:
-        UserError: a folder holds no picture.
+        UserError: a folder holds no picture, or a name is empty.
     """
+    paths = list(paths)
+    if "" in paths:  # of an unset variable; Path would take it for the working directory
+        raise UserError("an IMAGE's name is empty; the working directory is '.'")
     found: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -188,15 +191,38 @@ def write(predictions: Iterable[Prediction], form: str) -> int:
     for prediction in predictions:
         if prediction.error:
             failures += 1
-            print(f"error: {prediction.error}", file=sys.stderr)
+            train.complain(prediction.error)
         elif form == "csv":
             writer.writerows([prediction.image, i + 1, k, f"{p:.6f}"] for i, (k, p) in enumerate(prediction.top))
         elif form == "jsonl":
             top = [{"class": k, "probability": round(p, 6)} for k, p in prediction.top]
-            print(json.dumps({"image": prediction.image, "top": top}, ensure_ascii=False))
+            print(_json({"image": prediction.image, "top": top}))
         else:
             print(prediction.image + "".join(f"\n  {100 * p:6.2f}%  {k}" for k, p in prediction.top))
     return failures
+
+
+def _json(value: Any) -> str:
+    """In ASCII only where standard output takes nothing else, or a file's name is no text."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
+
+
+def printable(text: str) -> str:
+    """Text that fonts and pages take: what is no character, such as a stray byte of a file's name, as its escape."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def open_output() -> None:
+    """Makes standard output take any file's name, with escapes for what its encoding lacks; UserError: it is closed."""
+    if sys.stdout is None:
+        raise UserError("standard output is closed; there is nothing to print to")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -217,11 +243,14 @@ def main(argv: list[str] | None = None) -> int:
 
     def program() -> int:
         args = parser.parse_args(argv)
+        open_output()
         for name, value in (("--top", args.top), ("--batch-size", args.batch_size)):
             if value < 1:
                 raise UserError(f"{name} is {value}; it must be 1 or more")
         classes = None if args.classes is None else args.classes.split(",")
-        return 1 if write(predict(args.run, args.images, classes, args.top, args.batch_size), args.format) else 0
+        opened, images = open_run(args.run, classes), pictures(args.images)
+        found = predict(opened, images, top=args.top, batch_size=args.batch_size)
+        return 1 if write(found, args.format) else 0
 
     return train.guarded(program)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,29 @@ def test_an_image_that_cannot_be_read_does_not_stop_the_others(
     assert len(errors) == 2 and str(bad) in errors[0] and "nowhere.png" in errors[1]
 
 
+@pytest.mark.parametrize("form", ["text", "csv", "jsonl"])
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9.jpg"), "café.jpg"])
+def test_names_that_standard_output_does_not_take(
+    name: str, form: str, run_of: dict[str, Path], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_bytes(next(images.glob("face/*.jpg")).read_bytes())
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, encoding="ascii", errors="strict"))
+    assert predict.main(["--run", str(run_of["PLOT"]), "--format", form, str(tmp_path / name)]) == 0
+    sys.stdout.flush()
+    text = printed.getvalue().decode("ascii")
+    assert ascii(name)[1:-1] in text if form != "jsonl" else json.loads(text)["image"] == str(tmp_path / name)
+
+
+def test_closed_standard_output(
+    run_of: dict[str, Path], images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        assert predict.main(["--run", str(run_of["PLOT"]), str(next(images.glob("face/*.jpg")))]) == 2
+    assert capsys.readouterr().err == "error: standard output is closed; there is nothing to print to\n"
+
+
 def test_what_is_no_finished_run(
     run_of: dict[str, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +151,7 @@ def test_what_is_no_finished_run(
         (["--run", str(run_of["PLOT"]), "--classes", "cat,cat", picture], "different names"),
         (["--run", str(run_of["PLOT"]), "--top", "0", picture], "--top is 0"),
         (["--run", str(run_of["PLOT"])], "IMAGE"),
+        (["--run", str(run_of["PLOT"]), "--format", "csv", picture, ""], "an IMAGE's name is empty"),
     ):
         assert predict.main(argv) == 2
         captured = capsys.readouterr()

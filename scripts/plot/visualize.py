@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import html
 import math
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from torch.nn import functional as F
 import runs
 import train
 from dassl.utils import UserError, write_atomically
-from predict import OpenRun, open_run, pictures
+from predict import OpenRun, open_output, open_run, pictures, printable
 from trainers.diagnostics import HeadMeter
 
 TOP = 5
@@ -82,7 +84,8 @@ def draw(run: OpenRun, image: Tensor, name: str, label: int | None) -> tuple[Fig
     figure = Figure(figsize=(2.3 * (N + 1) + 3.6, 3.1), layout="constrained")
     axes = figure.subplots(1, N + 2, width_ratios=[*[1.0] * (N + 1), 1.1])
     axes[0].imshow(picture)
-    axes[0].set_title(name if len(name) < 34 else f"…{name[-32:]}", fontsize=8)
+    name = printable(name)
+    axes[0].set_title(name if len(name) < 34 else f"…{name[-32:]}", fontsize=8, parse_math=False)
     weights = plans[shown].numpy()
     bounds = {"vmin": float(weights.min()), "vmax": float(weights.max())}
     if bounds["vmax"] - bounds["vmin"] < 1e-12:  # a single prompt: its plan is uniform
@@ -102,14 +105,15 @@ def draw(run: OpenRun, image: Tensor, name: str, label: int | None) -> tuple[Fig
     bar.ax.tick_params(labelsize=6)
     if bar.solids is not None:  # the bar shows the colours as they are, without the picture under them
         bar.solids.set_alpha(1)
-    names = [k.replace("_", " ") for k, _ in top][::-1]
+    names = [printable(k.replace("_", " ")) for k, _ in top][::-1]
     axes[-1].barh(range(len(top)), [100 * p for _, p in top][::-1], color="tab:gray")
-    axes[-1].set_yticks(range(len(top)), names, fontsize=7)
+    axes[-1].set_yticks(range(len(top)), names, fontsize=7, parse_math=False)
     axes[-1].set_xlim(0, 100)
     axes[-1].set_xlabel("probability (%)", fontsize=7)
     axes[-1].tick_params(axis="x", labelsize=6)
     what = "predicted" if label is None else "named"
-    figure.suptitle(f"plans of the {what} class: {run.classnames[shown].replace('_', ' ')}", fontsize=9)
+    title = f"plans of the {what} class: {printable(run.classnames[shown].replace('_', ' '))}"
+    figure.suptitle(title, fontsize=9, parse_math=False)
     return figure, top
 
 
@@ -127,10 +131,10 @@ def page(entries: Sequence[tuple[str, str, list[tuple[str, float]]]], title: str
     """An HTML page of (picture's path, its PNG's name, the most probable classes)."""
     parts = []
     for path, file, top in entries:
-        text = ", ".join(f"{name.replace('_', ' ')} {100 * p:.1f}%" for name, p in top)
-        caption = f"{html.escape(path)}<br>{html.escape(text)}"
-        source = html.escape(file, quote=True)
-        parts.append(f'<figure><img src="{source}" alt="{html.escape(path, quote=True)}">')
+        text = printable(", ".join(f"{name.replace('_', ' ')} {100 * p:.1f}%" for name, p in top))
+        path = html.escape(printable(path), quote=True)
+        caption = f"{path}<br>{html.escape(text)}"
+        parts.append(f'<figure><img src="{quote(os.fsencode(file))}" alt="{path}">')
         parts.append(f"<figcaption>{caption}</figcaption></figure>")
     style = "body{font:14px sans-serif;margin:1em}img{max-width:100%}figure{margin:0 0 2em}"
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style>'
@@ -142,20 +146,24 @@ def page(entries: Sequence[tuple[str, str, list[tuple[str, float]]]], title: str
 
 
 def run(args: argparse.Namespace) -> int:
+    open_output()
+    folder = Path(args.to or Path(args.run) / "pictures")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"'{folder}' is no folder; name one with --to")
     opened = open_run(args.run, trainers=["PLOT"])
     if (kind := opened.trainer.options.MATCH) != "ot":
         raise UserError(f"'{args.run}' was trained with MATCH {kind}: it has no transport plans to draw")
     label = label_of(opened, args.name)
-    folder = Path(args.to or Path(args.run) / "pictures")
+    images = pictures(args.images)
     folder.mkdir(parents=True, exist_ok=True)
     entries: list[tuple[str, str, list[tuple[str, float]]]] = []
     failures = 0
-    for path in pictures(args.images):
+    for path in images:
         try:
             image = opened.read(path)
         except UserError as error:
             failures += 1
-            print(f"error: {error}", file=sys.stderr)
+            train.complain(str(error))
             continue
         figure, top = draw(opened, image, Path(path).name, label)
         file = _unused(f"{Path(path).parent.name}_{Path(path).stem}".lstrip("_"), {name for _, name, _ in entries})
@@ -163,7 +171,7 @@ def run(args: argparse.Namespace) -> int:
         entries.append((path, file, top))
         print(f"{folder / file}: {top[0][0]} {100 * top[0][1]:.1f}%", flush=True)
     if args.html:
-        runs.write_whole(folder / "index.html", page(entries, f"Transport plans, {args.run}"))
+        runs.write_whole(folder / "index.html", page(entries, printable(f"Transport plans, {args.run}")))
         print(folder / "index.html")
     return 1 if failures else 0
 

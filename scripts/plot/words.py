@@ -19,7 +19,7 @@ from torch import Tensor
 
 import train
 from dassl.utils import UserError
-from predict import OpenRun, open_run
+from predict import OpenRun, open_output, open_run, printable
 from trainers.weights import load_clip
 
 _tokenizer = SimpleTokenizer()
@@ -61,12 +61,20 @@ def nearest(context: Tensor, embedding: Tensor, top: int) -> list[list[tuple[str
 
 
 def word(token: int) -> str:
-    """A token as text; one that does not end a word with a hyphen behind it."""
-    text = _tokenizer.decode([token])
-    return text[:-1] if text.endswith(" ") else f"{text}-"
+    """A token as text, bytes that are none as \\xff; one that does not end a word with a hyphen behind it."""
+    spelled = _tokenizer.decoder[token]
+    stem = spelled.removesuffix("</w>")
+    text = bytes(_tokenizer.byte_decoder[sign] for sign in stem).decode("utf-8", errors="backslashreplace")
+    return printable(text) + ("" if spelled.endswith("</w>") else "-")
+
+
+def markdown(text: str) -> str:
+    """For a cell of a table."""
+    return text.replace("|", r"\|")
 
 
 def run(args: argparse.Namespace) -> None:
+    open_output()
     if args.top < 1:
         raise UserError(f"--top is {args.top}; it must be 1 or more")
     opened = open_run(args.run, trainers=LEARNED)
@@ -74,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     embedding = clip_model.token_embedding.weight.detach().float()
     for title, context in contexts(opened, args.name):
         rows = [
-            [str(i + 1), *(f"{text} ({distance:.3f})" for text, distance in words)]
+            [str(i + 1), *(f"{markdown(text)} ({distance:.3f})" for text, distance in words)]
             for i, words in enumerate(nearest(context, embedding, min(args.top, len(embedding))))
         ]
         headers = ["vector", *(f"{i + 1}. (distance)" for i in range(len(rows[0]) - 1))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -96,9 +95,6 @@ def test_every_command_starts_up_to_the_weights(
         arguments, environment = through_bash(command, tmp_path)
         assert environment["OUT"] == str(out)
         assert arguments[0] == "-m" and arguments[1] in ("scripts.few_shot", "scripts.protocols.run")
-        datasets = set(re.findall(r"main.sh (\w+)|domain_generalization.sh (\w+)", command)[0]) - {""}
-        if not all((runs.REPOSITORY / f"configs/datasets/{name}.yaml").is_file() for name in datasets):
-            continue  # a dataset that has no loader yet
         with monkeypatch.context() as patch:
             for key, value in {"SEEDS": "1", **environment}.items():
                 patch.setenv(key, value)
@@ -108,7 +104,6 @@ def test_every_command_starts_up_to_the_weights(
                 module.main(arguments[2:])
             assert len(up_to_the_weights) == before + 1, command
     capsys.readouterr()
-    assert up_to_the_weights or argv == ["domain"] or "vit_b32" in argv
 
 
 def test_all_cells_of_a_table_are_on_one_backbone(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import html
+import io
+import os
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -88,10 +91,37 @@ def test_a_png_an_image_and_a_page(
     files = sorted(to.glob("*.png"))
     assert len(files) == 2 and all(Image.open(file).width > 800 for file in files)
     page = (to / "index.html").read_text()
-    sources = [html.unescape(source) for source in re.findall(r'src="([^"]+)"', page)]
+    sources = [unquote(html.unescape(source)) for source in re.findall(r'src="([^"]+)"', page)]
     assert sorted(sources) == [file.name for file in files]
     assert "quarters &amp; more.png" in page and "& more" not in page.replace("&amp;", "")
     assert page.count("%") >= 10
+
+
+@pytest.mark.parametrize("name", ["$x^$ #1?.png", "$x_{$.png", os.fsdecode(b"caf\xe9.png")])
+def test_names_that_are_no_mathematics_and_no_text(
+    name: str, runs_of: dict[str, Path], picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(picture.read_bytes())
+    to = tmp_path / "drawn"
+    assert visualize.main([str(runs_of["PLOT"]), str(tmp_path / name), "--to", str(to), "--html"]) == 0
+    assert capsys.readouterr().err == ""
+    (source,) = re.findall(r'src="([^"]+)"', (to / "index.html").read_text())
+    assert (to / unquote(source, errors="surrogateescape")).is_file() and not {*"$#? "} & {*source}
+
+
+def test_class_names_are_no_mathematics(runs_of: dict[str, Path], picture: Path) -> None:
+    run = open_run(runs_of["PLOT"])
+    run.classnames[:] = [f"$x_{{{k}$" for k in range(5)]
+    figure, _ = visualize.draw(run, run.read(picture), "$a^$", label=None)
+    figure.savefig(io.BytesIO())
+    assert figure.get_suptitle().count("$") == 2 and figure.axes[0].get_title() == "$a^$"
+
+
+def test_where_no_picture_can_be_written(
+    runs_of: dict[str, Path], picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert visualize.main([str(runs_of["PLOT"]), str(picture), "--to", str(picture)]) == 2
+    assert capsys.readouterr().err == f"error: '{picture}' is no folder; name one with --to\n"
 
 
 def test_the_figure_has_the_picture_n_plans_a_bar_and_the_top_five(runs_of: dict[str, Path], picture: Path) -> None:
@@ -125,6 +155,11 @@ def test_words_are_the_nearest_tokens(
 def test_tokens_as_text() -> None:
     encoder = SimpleTokenizer().encoder
     assert words.word(encoder["dog</w>"]) == "dog" and words.word(encoder["dog"]) == "dog-"
+    assert words.word(encoder["<|startoftext|>"]) == "<|startoftext|>-"
+    assert words.markdown("<|") == r"<\|"
+    spelled = SimpleTokenizer().byte_encoder
+    assert [words.word(encoder[spelled[byte]]) for byte in (0xFE, 0xFF)] == [r"\xfe-", r"\xff-"]
+    assert len({words.word(token) for token in range(256)}) == 256
 
 
 def test_class_specific_contexts_speak_class_by_class(
@@ -142,6 +177,7 @@ def test_class_specific_contexts_speak_class_by_class(
         ("visualize", "mean", [], "trained with MATCH mean: it has no transport plans"),
         ("visualize", "PLOT", ["--class", "tiger"], "--class 'tiger' is none of the run's classes"),
         ("visualize", "nowhere", [], "is no run"),
+        ("visualize", "PLOT", [""], "an IMAGE's name is empty"),
         ("words", "ZeroshotCLIP", [], "is a run of ZeroshotCLIP; this takes one of PLOT, CoOp, CoCoOp"),
         ("words", "PLOT", ["--class", "leopard"], "common ones"),
         ("words", "csc", ["--class", "tiger"], "none of the run's classes"),

@@ -32,18 +32,10 @@ REPOSITORY = Path(__file__).resolve().parent
 
 # Keys that say where a run happens, not what comes out of it.
 ELSEWHERE = {
-    "OUTPUT_DIR",
-    "RESUME",
-    "VERBOSE",
-    "USE_CUDA",
-    "DATASET.ROOT",
-    "DATALOADER.NUM_WORKERS",
-    "TRAINER.SPLIT_CLASSES",
-    "MODEL.BACKBONE.CLIP_ROOT",
-    "TRAIN.PRINT_FREQ",
-    "TEST.FEATURE_CACHE",  # what is cached is what would be computed
-    "TEST.FEATURE_CACHE_DIR",
-    "TEST.FEATURE_CACHE_GB",
+    *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS"),
+    *("TRAINER.SPLIT_CLASSES", "MODEL.BACKBONE.CLIP_ROOT", "TRAIN.PRINT_FREQ"),
+    # What is cached is what would be computed.
+    *("TEST.FEATURE_CACHE", "TEST.FEATURE_CACHE_DIR", "TEST.FEATURE_CACHE_GB"),
 }
 # Keys with a place of their own in the path.
 IN_PATH = {"SEED", "DATASET.NAME", "DATASET.NUM_SHOTS", "TRAINER.NAME"}
@@ -131,36 +123,57 @@ def read_result(directory: str | Path) -> dict[str, Any] | None:
     return result if isinstance(result, dict) and "accuracy" in result else None
 
 
+def finished_result(directory: Path) -> dict[str, Any] | None:
+    """As ``read_result``, but a result that is there has to be whole: UserError for a damaged one."""
+    path = directory / "result.json"
+    return load_result(path) if path.exists() else None
+
+
 # What every result.json has, for those who make tables of them.
 REQUIRED: dict[str, Any] = {
-    "accuracy": (int, float),
-    "seed": int,
-    "shots": int,
-    "dataset": str,
-    "trainer": str,
-    "epochs": int,
-    "backbone": dict,
-    "counts": dict,
-    "seconds": dict,
+    **dict.fromkeys(("accuracy", "macro_f1"), (int, float)),
+    **dict.fromkeys(("seed", "shots", "epochs"), int),
+    **dict.fromkeys(("dataset", "trainer"), str),
+    **dict.fromkeys(("backbone", "counts", "seconds"), dict),
 }
+# What may be absent or null.
+OPTIONAL: dict[str, Any] = {
+    **dict.fromkeys(("options", "overrides", "diagnostics"), dict),
+    **dict.fromkeys(("config", "subsample_classes"), str),
+    **dict.fromkeys(("batch_size", "parameters", "peak_memory_bytes", "peak_gpu_memory_bytes"), int),
+    "classnames": list,
+}
+# What is in them; in ``backbone`` and ``diagnostics`` also null.
+VALUES: dict[str, Any] = {"backbone": str, "counts": int, "classnames": str}
+VALUES |= dict.fromkeys(("seconds", "diagnostics"), (int, float))
+
+
+def _faults(result: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the fields of a result; only the first is sure to be found."""
+
+    def other(value: Any, kind: Any) -> bool:
+        return not isinstance(value, kind) or isinstance(value, bool)
+
+    for key, kind in {**REQUIRED, **OPTIONAL}.items():
+        value = result.get(key)
+        if other(value, kind) and (key in REQUIRED or value is not None):
+            yield f"its '{key}' is {brief(value)}"
+    for key, kind in VALUES.items():
+        values = result.get(key) or {}
+        for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+            if other(value, kind) and (value is not None or key not in ("backbone", "diagnostics")):
+                yield f"its '{key}.{name}' is {brief(value)}"
+    if not 0 <= result["accuracy"] <= 100:
+        yield f"its 'accuracy' is {brief(result['accuracy'])}"
 
 
 def load_result(path: Path) -> dict[str, Any]:
-    """A result.json that has to be whole.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """A result.json that has to be whole: UserError if it is damaged."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        wrong = "it is no mapping" if not isinstance(result, dict) else None
-    except (OSError, ValueError) as error:
-        result, wrong = {}, " ".join(str(error).split())
-    for key, kind in REQUIRED.items():
-        if wrong is None and not isinstance(result.get(key), kind):
-            wrong = f"its '{key}' is {result.get(key)!r}"
-    if wrong is None and not 0 <= result["accuracy"] <= 100:
-        wrong = f"its 'accuracy' is {result['accuracy']!r}"
+        wrong = next(_faults(result), None) if isinstance(result, dict) else "it is no mapping"
+    except (OSError, ValueError, RecursionError) as error:
+        wrong = " ".join(str(error).split())
     if wrong is not None:
         raise UserError(f"'{path}' is damaged ({wrong}); remove it and give the run's command again")
     return result
@@ -188,9 +201,7 @@ def check_config(directory: Path, cfg: Any) -> None:
     ours = dict(flatten(yaml.safe_load(cfg.dump())))
     differing = [k for k in sorted({*ours, *theirs} - ELSEWHERE) if ours.get(k) != theirs.get(k)]
     if differing:
-        shown = ", ".join(
-            f"{k} {reprlib.repr(theirs.get(k)):.80} there, {ours.get(k)!r} asked for" for k in differing[:3]
-        )
+        shown = ", ".join(f"{k} {brief(theirs.get(k))} there, {ours.get(k)!r} asked for" for k in differing[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(
             f"'{directory}' holds a run with another config ({shown}{more}); name another --output-dir or OUT"
@@ -198,7 +209,6 @@ def check_config(directory: Path, cfg: Any) -> None:
 
 
 def write_config(directory: Path, cfg: Any) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     write_whole(directory / "config.yaml", cfg.dump())
 
 
@@ -262,8 +272,7 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
 
 def peak_memory() -> int:
     """The largest resident size of this process so far, in bytes, by the operating system."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def peak_gpu_memory(device: torch.device) -> int | None:
@@ -283,16 +292,7 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The checkout's commit, with "+" behind it if files differ from it; None outside a checkout."""
-    command = [
-        "git",
-        "-C",
-        str(REPOSITORY),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty=+",
-        "--exclude=*",
-    ]
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -29,6 +29,14 @@ NO_BASELINE = "CoOp is not among TRAINERS"
 BASELINE = "CoOp"
 
 
+def chosen_methods() -> list[str]:
+    """TRAINERS, all four by default; UserError if it names none, or one that is no method."""
+    text = os.environ.get("TRAINERS") or " ".join(METHODS)
+    if not (chosen := methods(text)):
+        raise UserError(f"TRAINERS is '{text}'; it must name some of {', '.join(METHODS)}")
+    return chosen
+
+
 def jobs_of(trainers: Sequence[str], dataset: str, shots: int, opts: Sequence[str]) -> list[Job]:
     """A job a method, by CFG or BACKBONE and the recipe; without either all methods are on one backbone.
 
@@ -119,15 +127,13 @@ def _row(table: Table, trainer: str, cell: Cell, baseline: Cell | None) -> list[
 
 
 def run(args: argparse.Namespace) -> None:
-    trainers = methods(os.environ.get("TRAINERS") or " ".join(METHODS))
+    trainers = chosen_methods()
     shots = positive_integers(args.shots, "SHOTS")
     if len(shots) != 1:
         raise UserError(f"SHOTS is '{args.shots}'; it must be one positive integer")
     jobs = jobs_of(trainers, args.dataset, shots[0], args.opts)
     for job in jobs:
-        for directory in job.directories():
-            if (path := directory / "result.json").exists():
-                runs.load_result(path)  # a damaged one is named before anything runs
+        job.directories()
     if not args.mixed:
         check_configs(jobs)
     directories = []

@@ -74,8 +74,11 @@ class Job:
         ]
 
     def directories(self) -> list[Path]:
-        """By seed; every mistake in the arguments is found here, before anything runs."""
-        return [directory_of(self.arguments(seed)) for seed in self.seeds]
+        """By seed; every mistake in the arguments, and a damaged result, is found here, before anything runs."""
+        directories = [directory_of(self.arguments(seed)) for seed in self.seeds]
+        for directory in directories:
+            runs.finished_result(directory)
+        return directories
 
 
 def directory_of(arguments: list[str]) -> Path:
@@ -89,7 +92,7 @@ def directory_of(arguments: list[str]) -> Path:
 
 def table(directories: list[Path]) -> str:
     """Accuracy and macro-F1 in percent by seed, with mean and standard deviation (n - 1)."""
-    results = [runs.read_result(d) or {} for d in directories]
+    results = [runs.load_result(d / "result.json") for d in directories]
     rows: list[list[Any]] = [[r["seed"], r["accuracy"], r["macro_f1"]] for r in results]
     if len(rows) > 1:
         columns = list(zip(*rows, strict=True))[1:]
@@ -116,13 +119,13 @@ def finish(job: Job) -> list[Path]:
     """Runs what is not yet finished of a job; the directories of its seeds.
 
     Raises:
-        UserError: a mistake in the arguments, found before anything runs.
+        UserError: a mistake in the arguments or a damaged result, found before anything runs.
         SystemExit: a run failed, and has said why.
     """
     directories = job.directories()
     for i, (seed, directory) in enumerate(zip(job.seeds, directories, strict=True)):
         place = f"[{i + 1}/{len(directories)}] seed {seed}"
-        if (result := runs.read_result(directory)) is not None:
+        if (result := runs.finished_result(directory)) is not None:
             print(f"{place}: finished before, {result['accuracy']:.2f}%, {directory}", flush=True)
             continue
         print(f"{place}: {directory}", flush=True)

@@ -21,7 +21,7 @@ from dassl.utils import write_atomically
 from scripts.tables.few_shot import Cells, cells_of, complete_mean
 from scripts.tables.published import published
 from scripts.tables.render import Table
-from scripts.tables.request import Request, parser, request_of
+from scripts.tables.request import Request, may_write, parser, request_of
 from scripts.tables.suite import DATASETS, METHODS, SHOTS, SHOWN
 
 COLOURS = {"ZeroshotCLIP": "tab:gray", "CoOp": "tab:blue", "CoCoOp": "tab:green", "PLOT": "tab:red"}
@@ -104,6 +104,9 @@ def run(args: argparse.Namespace) -> None:
     request = request_of(args, DATASETS, SHOTS)
     figure = draw(request)
     name = "few_shot_curves" + (f"_{request.datasets[0]}" if len(request.datasets) == 1 else "")
+    if not may_write(request.out):
+        print(f"Not written: there is no folder '{request.out.parent}' to make '{request.out.name}' in")
+        return
     folder = Path(request.out) / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     for ending in ("png", "pdf"):

@@ -22,9 +22,8 @@ if __name__ == "__main__":
 import runs
 import train
 from dassl.utils import UserError
-from scripts.compare import check_configs, finished, jobs_of
+from scripts.compare import check_configs, chosen_methods, finished, jobs_of
 from scripts.few_shot import Job, finish, positive_integers, run_train
-from scripts.recipes import METHODS, methods
 from scripts.tables import significance
 from scripts.tables.render import Section, Table, mean_std, number
 from scripts.tables.results import Cell, check_unmixed
@@ -128,7 +127,9 @@ def harmonic_mean(base: float | None, new: float | None) -> float | None:
 def cross_dataset(request: Request) -> Table:
     chosen = os.environ.get("TARGETS", "").replace(",", " ").split()
     default = SHIFTED["symbols"] if request.dataset == "symbols" else DATASETS
-    targets = [name for name in chosen or default if name != request.dataset]
+    targets = [name for name in dict.fromkeys(chosen or default) if name != request.dataset]
+    if not targets:
+        raise UserError(f"TARGETS is '{os.environ['TARGETS']}'; it must name other datasets than {request.dataset}")
     return _transfer(request, targets, "cross_dataset", "Cross-dataset transfer")
 
 
@@ -192,8 +193,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"SHOTS is '{args.shots}'; {args.protocol} takes one positive integer")
     if len(args.opts) % 2:
         raise UserError(f"KEY VALUE pairs expected, '{args.opts[-1]}' has no value")
-    trainers = methods(os.environ.get("TRAINERS") or " ".join(METHODS))
-    table = PROTOCOLS[args.protocol](Request(args.dataset, shots, trainers, args.opts, args.mixed))
+    table = PROTOCOLS[args.protocol](Request(args.dataset, shots, chosen_methods(), args.opts, args.mixed))
     print(f"\n{table.markdown()}")
     if table.name:
         paths = table.write(Path(os.environ.get("OUT") or "output"))

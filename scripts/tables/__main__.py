@@ -19,7 +19,7 @@ from dassl.utils import UserError
 
 from . import cost, domain, few_shot, variants
 from .render import Table
-from .request import Request, parser, request_of
+from .request import Request, may_write, parser, request_of
 from .suite import DATASETS, SHIFTED, SHOTS
 
 TABLES: dict[str, Callable[[Request], Table]] = {
@@ -34,7 +34,7 @@ TABLES: dict[str, Callable[[Request], Table]] = {
 
 def run(args: argparse.Namespace) -> None:
     if args.table == "domain":
-        sources = args.dataset or ["imagenet"]
+        sources = list(dict.fromkeys(args.dataset)) or ["imagenet"]
         if len(sources) > 1 or sources[0] not in SHIFTED:
             raise UserError(f"domain takes one --dataset, a source with shifted sets: one of {', '.join(SHIFTED)}")
         args.dataset = sources
@@ -46,7 +46,10 @@ def run(args: argparse.Namespace) -> None:
 
 def show(table: Table, out: Path) -> None:
     print(table.markdown())
-    print("Written: " + ", ".join(str(path) for path in table.write(out)))
+    if may_write(out):
+        print("Written: " + ", ".join(str(path) for path in table.write(out)))
+    else:
+        print(f"Not written: there is no folder '{out.parent}' to make '{out.name}' in")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from scripts.recipes import ENTRY
 from .few_shot import complete_mean, record
 from .published import NOTE, Figure, published
 from .render import Section, Table, number
-from .request import Request, against
+from .request import Request
 from .results import Cell, select
 from .suite import METHODS, SHIFTED, SHOWN
 
@@ -37,7 +37,7 @@ def build(request: Request) -> Table:
         shown: list[tuple[Cell, Figure | None]] = []
         for dataset, cell in cells.items():
             figure = _figure(method, dataset, shots)
-            row += against(cell, figure, with_published)
+            row += request.against(cell, figure, with_published)
             shown.append((cell, figure))
             table.records.append(record("domain generalization", dataset, method, shots, cell, figure))
         average = complete_mean([cell.mean for cell, _ in shown[1:]])

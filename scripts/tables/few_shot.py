@@ -8,9 +8,11 @@ from typing import Any
 from . import significance
 from .published import NOTE, Figure, published
 from .render import Section, Table, mean_std, number
-from .request import Request, against, difference
+from .request import Request, difference
 from .results import Cell, select
 from .suite import SHOWN
+
+NO_SEEDS = "zero-shot CLIP has no seeds: no test over seeds"
 
 Cells = dict[tuple[str, str, int], Cell]
 Pairs = tuple[list[float], list[float]]
@@ -46,7 +48,7 @@ def build(request: Request, cells: Cells | None = None) -> Table:
             row = [dataset, SHOWN.get(method, method)]
             for shots in request.shots:
                 cell, figure = cells[dataset, method, shots], published("few-shot", dataset, method, shots)
-                row += against(cell, figure, shown)
+                row += request.against(cell, figure, shown)
                 table.records.append(record("few-shot", dataset, method, shots, cell, figure))
             rows.append(row)
     if len(request.datasets) > 1:
@@ -121,7 +123,8 @@ def _tests(request: Request, cells: Cells, table: Table) -> Section:
             if not single and (theirs := _published_pairs(request, baseline, shots))[0]:
                 sides.append(("published", theirs))
             for whose, (a, b) in sides:
-                rows.append([SHOWN.get(baseline, baseline), str(shots), whose, *_test_row(table, unit, a, b)])
+                why = NO_SEEDS if single and baseline == "ZeroshotCLIP" else ""
+                rows.append([SHOWN.get(baseline, baseline), str(shots), whose, *_test_row(table, unit, a, b, why)])
                 table.records.append(
                     {
                         "table": f"PLOT against {baseline} ({whose})",
@@ -137,10 +140,11 @@ def _tests(request: Request, cells: Cells, table: Table) -> Section:
     return Section(f"PLOT against each baseline, paired over the {unit}, two-sided", headers, rows)
 
 
-def _test_row(table: Table, unit: str, a: list[float], b: list[float]) -> list[str]:
-    """[pairs, mean difference and its deviation, p, p]."""
+def _test_row(table: Table, unit: str, a: list[float], b: list[float], why: str = "") -> list[str]:
+    """[pairs, mean difference and its deviation, p, p]; ``why`` there is nothing to test."""
     differences = [x - y for x, y in zip(a, b, strict=True)]
     few = f"fewer than two {unit} with both methods: no test" if len(a) < 2 else "the differences do not vary: no test"
+    few = why or few
     mean, std = significance.mean(differences), significance.deviation(differences)
     return [
         str(len(a)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tabulate import tabulate
 import runs
 
 DASH = "–"
+PAGE = 80  # characters a line of LaTeX's page
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _PLAIN = {sign: digit for digit, sign in zip("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)}
 _LATEX = {
@@ -23,6 +25,8 @@ _LATEX = {
     "±": r"$\pm$",
     "–": "--",
     "<": "$<$",
+    ">": "$>$",
+    "|": r"\textbar{}",
     **{sign: f"$^{digit}$" for sign, digit in _PLAIN.items()},
 }
 
@@ -98,14 +102,18 @@ class Table:
         return text.getvalue()
 
     def latex(self) -> str:
-        """A ``table`` a section, for the booktabs package."""
+        """A ``table`` a section, for the packages booktabs and graphicx: one wider than a page is made as wide."""
         parts = []
         for section in self.sections:
             rule = "l" * len(section.headers)
+            columns = zip(section.headers, *section.rows, strict=True)
+            wide = sum(2 + max(map(len, column)) for column in columns) > PAGE
             lines = [
-                *(r"\begin{table}", r"\centering", rf"\begin{{tabular}}{{{rule}}}", r"\toprule"),
-                *(_latex_row(section.headers), r"\midrule", *map(_latex_row, section.rows), r"\bottomrule"),
-                *(r"\end{tabular}", rf"\caption{{{_latex(section.caption or self.title)}}}", r"\end{table}"),
+                *(r"\begin{table}", r"\centering"),
+                (r"\resizebox{\textwidth}{!}{" if wide else "") + rf"\begin{{tabular}}{{{rule}}}",
+                *(r"\toprule", _latex_row(section.headers), r"\midrule"),
+                *(*map(_latex_row, section.rows), r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")),
+                *(rf"\caption{{{_latex(section.caption or self.title)}}}", r"\end{table}"),
             ]
             parts.append("\n".join(lines))
         footnotes = [f"{str(i + 1).translate(_SUPERSCRIPT)} {text}." for i, text in enumerate(self.footnotes)]
@@ -125,4 +133,5 @@ def _latex_row(cells: list[str]) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+    escaped = "".join(_LATEX.get(sign, sign) for sign in text)
+    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)  # a minus, not a hyphen

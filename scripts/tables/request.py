@@ -58,6 +58,24 @@ class Request:
         environment = {"N": str(n)} if n is not None else {}
         return self.cell(cell, trainer, f"scripts/{ENTRY[trainer]}/main.sh", arguments, environment)
 
+    def wanted(self, trainer: str) -> Sequence[int]:
+        """The seeds asked for; zero-shot CLIP has none: one run."""
+        return [1] if trainer == "ZeroshotCLIP" else self.seeds
+
+    def is_partial(self, cell: Cell) -> bool:
+        return bool(cell.runs) and len(cell.by_seed) < len(self.wanted(cell.runs[0].trainer))
+
+    def ours(self, cell: Cell) -> str:
+        """With the number of runs behind it where they are fewer than the seeds asked for."""
+        return mean_std(cell.mean, cell.std) + (f" ({len(cell.by_seed)})" if self.is_partial(cell) else "")
+
+    def against(self, cell: Cell, figure: Figure | None, shown: bool) -> list[str]:
+        """[ours, published, difference], as text; ours alone where no published figures are ``shown``."""
+        if not shown:
+            return [self.ours(cell)]
+        text = "" if figure is None else mean_std(figure.mean, figure.std)
+        return [self.ours(cell), text, number(difference(cell, figure), signed=True)]
+
     def close(self, table: Table) -> Table:
         """Checks the runs behind the table and lists the commands of its blank cells.
 
@@ -66,11 +84,12 @@ class Request:
         """
         used = list({run.path: run for cell, *_ in self.cells for run in cell.runs}.values())
         table.notes += [f"Mixed, as asked for: {text}." for text in check_unmixed(used, self.mixed)]
+        if any(self.is_partial(cell) for cell, *_ in self.cells):
+            table.notes.append("(n) behind a figure: it is of n runs, fewer than the seeds asked for.")
         settings = shared_settings(used)
         commands: dict[str, None] = {}
         for cell, trainer, script, arguments, environment in self.cells:
-            wanted = [1] if trainer == "ZeroshotCLIP" else self.seeds
-            absent = [seed for seed in wanted if seed not in cell.by_seed]
+            absent = [seed for seed in self.wanted(trainer) if seed not in cell.by_seed]
             if absent:
                 seeds = "" if absent == [1, 2, 3] or trainer == "ZeroshotCLIP" else " ".join(map(str, absent))
                 out = "" if str(self.out) == "output" else str(self.out)
@@ -86,16 +105,9 @@ class Request:
         return self.backbone or "rn50"
 
 
-def ours(cell: Cell) -> str:
-    return mean_std(cell.mean, cell.std)
-
-
-def against(cell: Cell, figure: Figure | None, shown: bool) -> list[str]:
-    """[ours, published, difference], as text; ours alone where no published figures are ``shown``."""
-    if not shown:
-        return [ours(cell)]
-    text = "" if figure is None else mean_std(figure.mean, figure.std)
-    return [ours(cell), text, number(difference(cell, figure), signed=True)]
+def may_write(out: Path) -> bool:
+    """Whether OUT is there or would be made in a folder that is; a mistyped path makes no folders."""
+    return out.is_dir() or out.parent.is_dir()
 
 
 def difference(cell: Cell, figure: Figure | None) -> float | None:
@@ -121,7 +133,7 @@ def parser(prog: str, description: str | None) -> train.Parser:
 
 
 def request_of(args: argparse.Namespace, datasets: tuple[str, ...], shots: tuple[int, ...]) -> Request:
-    """Raises UserError: no such folder or dataset, or a damaged result.json."""
+    """Raises UserError: no such folder, dataset or backbone, or a damaged result.json."""
     out = Path(args.out or os.environ.get("OUT") or "output")
     if args.out and not out.is_dir():
         raise UserError(f"no folder of runs at '{out}'; name it with --out")
@@ -131,11 +143,14 @@ def request_of(args: argparse.Namespace, datasets: tuple[str, ...], shots: tuple
     found = read_runs(out)
     if args.backbone:
         found = of_backbone(found, args.backbone)
+        if not found and args.backbone not in {*BACKBONES, *BACKBONES.values()}:
+            known = ", ".join(BACKBONES)
+            raise UserError(f"--backbone '{args.backbone}': no run under '{out}' is on it, and it is none of {known}")
     prefix = {name: short for short, name in BACKBONES.items()}.get(args.backbone, args.backbone)
     return Request(
         out=out,
         found=found,
-        datasets=args.dataset or datasets,
+        datasets=tuple(dict.fromkeys(args.dataset)) or datasets,
         shots=positive_integers(" ".join(args.shots), "--shots") if args.shots else shots,
         seeds=positive_integers(os.environ.get("SEEDS") or "1 2 3", "SEEDS"),
         backbone=prefix if prefix in BACKBONES else "",

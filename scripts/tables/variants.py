@@ -7,7 +7,7 @@ from typing import Any
 from . import significance
 from .few_shot import record
 from .render import DASH, Section, Table, mean_std, number, probability
-from .request import Request, ours
+from .request import Request
 from .results import Cell, discordant, select
 from .suite import MATCHES, PROMPTS
 
@@ -29,7 +29,7 @@ def prompts(request: Request) -> Table:
             )
             for n in PROMPTS
         }
-        rows += [_row(table, dataset, shots, str(n), cells[n], None if n == 1 else cells[1]) for n in PROMPTS]
+        rows += [_row(table, request, dataset, shots, str(n), cells[n], None if n == 1 else cells[1]) for n in PROMPTS]
     table.sections.append(Section("", _headers("N", "N = 1"), rows))
     table.notes.append(_NOTE)
     return request.close(table)
@@ -45,7 +45,7 @@ def match(request: Request) -> Table:
             opts = [] if kind == "ot" else ["TRAINER.PLOT.MATCH", kind]
             cell = select(request.found, "PLOT", dataset, shots, varied=("TRAINER.PLOT.MATCH",), N=4, MATCH=kind)
             cells[kind] = request.main_sh(cell, "PLOT", dataset, shots, opts)
-        rows += [_row(table, dataset, shots, k, cells[k], None if k == "ot" else cells["ot"]) for k in MATCHES]
+        rows += [_row(table, request, dataset, shots, k, cells[k], None if k == "ot" else cells["ot"]) for k in MATCHES]
         plans.append([dataset, str(shots), *diagnostics_row(table, cells["ot"], PLAN)])
     table.sections.append(Section("", _headers("MATCH", "ot"), rows))
     table.sections.append(Section("The plans of ot, on the test set", ["dataset", "shots", *PLAN.values()], plans))
@@ -62,7 +62,7 @@ PLAN = {
 ALL = {
     **PLAN,
     "iterations_mean": "iterations",
-    "iterations_max": "most",
+    "iterations_max": "most (mean over seeds)",
     "text_cosine": "cosine of the N text features",
     "context_effective_rank": "effective rank of the N contexts",
 }
@@ -80,7 +80,9 @@ def diagnostics(request: Request) -> Table:
                 if cell.runs or (n, kind) == (4, "ot"):
                     opts = [] if kind == "ot" else ["TRAINER.PLOT.MATCH", kind]
                     request.main_sh(cell, "PLOT", dataset, shots, opts, None if n == 4 else n)
-                    rows.append([dataset, str(shots), str(n), kind, ours(cell), *diagnostics_row(table, cell, ALL)])
+                    rows.append(
+                        [dataset, str(shots), str(n), kind, request.ours(cell), *diagnostics_row(table, cell, ALL)]
+                    )
                     means = {key: mean for key, (mean, _) in _diagnostics(cell).items()}
                     table.records.append(
                         record("diagnostics", dataset, "PLOT", shots, cell, None, N=n, MATCH=kind, **means)
@@ -112,10 +114,12 @@ def _diagnostics(cell: Cell) -> dict[str, tuple[float | None, str]]:
     return found
 
 
-def _row(table: Table, dataset: str, shots: int, variant: str, cell: Cell, base: Cell | None) -> list[str]:
+def _row(
+    table: Table, request: Request, dataset: str, shots: int, variant: str, cell: Cell, base: Cell | None
+) -> list[str]:
     """One variant, and its tests against the base variant (None for the base itself)."""
     interval = significance.half_width(list(cell.by_seed.values()))
-    row = [dataset, str(shots), variant, ours(cell), "" if interval is None else f"± {interval:.2f}"]
+    row = [dataset, str(shots), variant, request.ours(cell), "" if interval is None else f"± {interval:.2f}"]
     more: dict[str, Any] = {"variant": variant, "interval": interval}
     if base is None:
         row += [DASH, DASH, DASH]

@@ -120,6 +120,8 @@ def test_options_go_to_the_method_that_has_them() -> None:
         (["caltech101", "1", "OPTIM.LRR", "1"], {}, "unknown config key 'OPTIM.LRR'"),
         (["caltech101", "1"], {"TRAINERS": "PLOT coopp"}, "TRAINERS: 'coopp' is none of .*'CoOp'"),
         (["caltech101", "1"], {"SEEDS": "x"}, "SEEDS is 'x'"),
+        (["caltech101", "1"], {"TRAINERS": " "}, "TRAINERS is ' '; it must name"),
+        (["caltech101", "1"], {"TRAINERS": ","}, "TRAINERS is ','; it must name"),
     ],
 )
 def test_a_mistake_gives_one_line(

@@ -49,11 +49,18 @@ def test_what_is_not_there_is_not_drawn(tmp_path: Path) -> None:
     assert lines(axes) == {"PLOT": ([4.0], [50.0])}
 
 
-def test_files_and_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_and_refusals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_table(tmp_path, ("symbols",), (1, 2))
     assert figures.main(["--dataset", "symbols", "--out", str(tmp_path)]) == 0
     for ending, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
         assert (tmp_path / f"tables/few_shot_curves_symbols.{ending}").read_bytes().startswith(start)
+    assert figures.main(["--dataset", "symbols", "--backbone", "nope", "--out", str(tmp_path)]) == 2
+    assert "--backbone 'nope'" in capsys.readouterr().err
+    monkeypatch.setenv("OUT", str(tmp_path / "mistyped/new"))
+    assert figures.main(["--dataset", "symbols"]) == 0
+    assert "Not written" in capsys.readouterr().out and not (tmp_path / "mistyped").exists()
     write_run(tmp_path, "PLOT", "symbols", 1, 4, epochs=99)
     assert figures.main(["--dataset", "symbols", "--out", str(tmp_path)]) == 2
     assert "mixed epochs" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dassl.engine import TrainerX
+from scripts import few_shot
 from scripts.protocols import run as protocols
 from tests.scripts.test_main_sh import bash
 from tests.scripts.test_tables import grid
@@ -113,6 +114,50 @@ def test_few_shot_runs_every_number_of_shots(
     rows = grid(capsys.readouterr().out)
     assert [row[:2] for row in rows[1:]] == [[n, m] for n in "12" for m in ("zero-shot CLIP", "CoOp")]
     assert len(in_process) == 1 + 2 * 2
+
+
+def test_a_damaged_result_is_named_before_anything_runs(
+    tiny: list[str],
+    in_process: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TRAINERS", "zsclip")
+    argv = ["few_shot", "caltech101", "1", *tiny]
+    assert protocols.main(argv) == 0 and len(in_process) == 1
+    (path,) = (tmp_path / "out").rglob("result.json")
+    method = ["--trainer", "ZeroshotCLIP", "--dataset", "caltech101", "--config", "rn50", "--shots", "1", *tiny]
+    capsys.readouterr()
+    for content in ("{", '{"accuracy": 3}', ""):
+        path.write_text(content)
+        for main, words in ((protocols.main, argv), (few_shot.main, method)):
+            assert main(words) == 2
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1 and f"'{path}' is damaged" in error and "remove it" in error
+    path.unlink()
+    assert few_shot.main(method) == 0 and len(in_process) == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "says"),
+    [
+        (["cross_dataset", "symbols", "16"], {"TARGETS": "symbols"}, "TARGETS is 'symbols'; it must name other"),
+        (["few_shot", "caltech101", "1"], {"TRAINERS": ","}, "TRAINERS is ','; it must name"),
+    ],
+)
+def test_a_mistake_in_the_environment(
+    argv: list[str],
+    environment: dict[str, str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert protocols.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and says in error
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from scipy import stats
 
 from scripts.tables import __main__ as tables
 from scripts.tables.published import published
+from scripts.tables.render import Section, Table
 from scripts.tables.suite import DATASETS, METHODS, SHOTS
 from tests.scripts.trees import write_run, write_table
 
@@ -67,7 +68,7 @@ def test_numbers_averages_and_tests(tmp_path: Path, capsys: pytest.CaptureFixtur
     text = show(
         capsys, "few-shot", "--out", str(tmp_path), "--dataset", "caltech101", "dtd", "food101", "--shots", "1", "16"
     )
-    assert commands(text) == []
+    assert commands(text) == [] and "(n)" not in text
     kept = {(r["table"], r["dataset"], r["method"], r["shots"]): r for r in records(tmp_path / "tables/few_shot.csv")}
     found = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
 
@@ -108,8 +109,12 @@ def test_what_is_missing_is_blank_and_has_its_command(tmp_path: Path, capsys: py
         f"{here} SEEDS='1 3' bash scripts/plot/main.sh caltech101 16",
     ]
     rows = {row[1]: row for row in grid(text)[1:]}
-    assert rows["PLOT"][2] == "90.00" and rows["CoCoOp"][2] == ""
-    assert "–¹" in grid(text, 1)[1] and "fewer than two seeds with both methods: no test" in text
+    assert rows["PLOT"][2] == "90.00 (1)" and rows["CoCoOp"][2] == "" and rows["zero-shot CLIP"][2] == "90.00"
+    assert "(n) behind a figure: it is of n runs, fewer than the seeds asked for." in text
+    tests = {row[0]: row for row in grid(text, 1)}
+    assert tests["zero-shot CLIP"][5:] == ["–¹"] * 2 and tests["CoOp"][5:] == ["–²"] * 2
+    assert "¹ zero-shot CLIP has no seeds: no test over seeds." in text
+    assert "² fewer than two seeds with both methods: no test." in text
 
 
 def test_one_dataset_is_tested_over_its_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +161,7 @@ def test_one_backbone_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert tables.main(argv) == 2
     capsys.readouterr()
     for name in ("vit_b16", "ViT-B/16", "5806e"):
-        assert grid(show(capsys, *argv, "--backbone", name))[4][2] == "90.00"
+        assert grid(show(capsys, *argv, "--backbone", name))[4][2] == "90.00 (1)"
     text = show(capsys, *argv, "--backbone", "vit_b16")
     assert grid(text)[4][4] == ""  # no difference to a figure on another backbone
     assert f"OUT={tmp_path} SEEDS='2 3' BACKBONE=vit_b16 bash scripts/plot/main.sh caltech101 16" in text
@@ -181,7 +186,7 @@ def test_runs_with_other_settings_or_classes_are_left_out(tmp_path: Path, capsys
     base = {"DATASET.SUBSAMPLE_CLASSES": "base"}
     write_run(tmp_path, accuracy=14.0, overrides=base, subsample_classes="base")
     text = show(capsys, "few-shot", "--dataset", "caltech101", "--shots", "16", "--out", str(tmp_path))
-    assert grid(text)[4][2] == "80.00"
+    assert grid(text)[4][2] == "80.00 (1)"
 
 
 def test_a_place_with_two_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,6 +217,46 @@ def test_a_damaged_result_is_named(
     assert error.count("\n") == 1 and str(path) in error and says in error
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("options", [1], "'options' is [1]"),
+        ("overrides", "none", "'overrides' is 'none'"),
+        ("config", 3, "'config' is 3"),
+        ("diagnostics", [0.5], "'diagnostics' is [0.5]"),
+        ("diagnostics", {"plan_entropy": "high"}, "'diagnostics.plan_entropy' is 'high'"),
+        ("backbone", {"name": "RN50", "sha256": 5}, "'backbone.sha256' is 5"),
+        ("backbone", {"name": ["RN50"]}, "'backbone.name' is ['RN50']"),
+        ("counts", {"train": "many"}, "'counts.train' is 'many'"),
+        ("counts", {"train": True}, "'counts.train' is True"),
+        ("seconds", {"step_seconds": "1"}, "'seconds.step_seconds' is '1'"),
+        ("seconds", {"step_seconds": None}, "'seconds.step_seconds' is None"),
+        ("seed", True, "'seed' is True"),
+        ("accuracy", False, "'accuracy' is False"),
+        ("macro_f1", None, "'macro_f1' is None"),
+        ("batch_size", "32", "'batch_size' is '32'"),
+        ("parameters", [], "'parameters' is []"),
+        ("peak_memory_bytes", "1 GB", "'peak_memory_bytes' is '1 GB'"),
+        ("classnames", ["cat", 1], "'classnames.1' is 1"),
+    ],
+)
+@pytest.mark.parametrize("table", ["few-shot", "cost", "diagnostics"])
+def test_a_damaged_field_is_named(
+    table: str, field: str, value: object, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_run(tmp_path) / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    assert tables.main([table, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(path) in error and says in error
+
+
+def test_what_a_result_may_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nulls = dict.fromkeys(("config", "diagnostics", "batch_size", "parameters"))
+    write_run(tmp_path, backbone={"name": "RN50", "sha256": None}, seconds={}, counts={}, **nulls)
+    assert grid(show(capsys, "few-shot", "--dataset", "caltech101", "--out", str(tmp_path)))[4][14] == "90.00 (1)"
+
+
 def test_an_accuracy_that_is_no_number_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for value in (float("nan"), 101.0, -1.0):
         write_run(tmp_path, accuracy=value)
@@ -228,12 +273,31 @@ def test_an_accuracy_that_is_no_number_is_damage(tmp_path: Path, capsys: pytest.
         (["domain", "--shots", "1", "2"], "one number of --shots"),
         (["poems"], "poems"),
         (["cost", "--out", "nowhere"], "no folder of runs at 'nowhere'"),
+        (["cost", "--backbone", "nope"], "--backbone 'nope': no run under"),
     ],
 )
 def test_a_mistake_gives_one_line(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert tables.main(argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and says in error
+
+
+def test_what_is_named_twice_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    once = ["--dataset", "symbols", "--shots", "1", "--out", str(tmp_path)]
+    twice = ["--dataset", "symbols", "symbols", "--shots", "1", "1", "--out", str(tmp_path)]
+    for table in tables.TABLES:
+        assert show(capsys, table, *twice) == show(capsys, table, *once)
+
+
+def test_an_out_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out in ("new", "mistyped/new"):
+        monkeypatch.setenv("OUT", str(tmp_path / out))
+        text = show(capsys, "cost", "--dataset", "symbols")
+        assert grid(text)[1][3:] == [""] * 6
+        assert ("Not written: there is no folder" in text) == (out != "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
 def test_matching_variants_and_whether_the_plan_matters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,7 +379,7 @@ def test_diagnostics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         diagnostics={**single, "plan_distance": 0.0},
     )
     rows = grid(show(capsys, "diagnostics", "--dataset", "symbols", "--out", str(tmp_path)))
-    assert rows[1][2:5] == ["1", "ot", "90.00"] and rows[1][5] == "1.0000" and rows[1][11] == "–¹"
+    assert rows[1][2:5] == ["1", "ot", "90.00 (1)"] and rows[1][5] == "1.0000" and rows[1][11] == "–¹"
     assert rows[2][5:] == ["0.9700", "0.1000", "0.500", "12.00", "4.50", "9.00", "0.900", "3.90"]
 
 
@@ -338,8 +402,8 @@ def test_domain_generalization_shows_both_heads(tmp_path: Path, capsys: pytest.C
             (place / "result.json").unlink()
     text = show(capsys, "domain", "--dataset", "symbols", "--out", str(tmp_path))
     rows = {row[0]: row for row in grid(text)[1:]}
-    assert rows["PLOT, with the head it was trained with"][1:] == ["60.00", "50.00", "30.00", "", "", ""]
-    assert rows["PLOT, tested as the published code does"][1:] == ["60.00", "40.00", "20.00", "", "", ""]
+    assert rows["PLOT, with the head it was trained with"][1:] == ["60.00 (1)", "50.00 (1)", "30.00 (1)", "", "", ""]
+    assert rows["PLOT, tested as the published code does"][1:] == ["60.00 (1)", "40.00 (1)", "20.00 (1)", "", "", ""]
     assert f"OUT={tmp_path} TRAINERS=coop bash scripts/protocols/domain_generalization.sh symbols 16" in commands(text)
     published_rows = grid(show(capsys, "domain", "--out", str(tmp_path)))
     (row,) = (r for r in published_rows if r[0] == "PLOT, tested as the published code does")
@@ -357,3 +421,12 @@ def test_markdown_csv_and_latex_lie_beside_the_runs(tmp_path: Path, capsys: pyte
     assert body.count(r"\\") == 4 and all(line.count("&") == 3 for line in body.splitlines() if "&" in line)
     assert r"$\pm$" in latex and "±" not in latex and "%" not in re.sub(r"\\%", "", latex)
     assert {r["shots"] for r in records(folder / "few_shot_symbols.csv")} == {"1", "16"}
+
+
+def test_latex_of_signs_and_of_wide_tables() -> None:
+    rows = [["-1.50 ± 0.20", "<0.001", "a > b | c", "rn50-x"]]
+    narrow = Table("", "n - 1", [Section("", list("abcd"), rows)]).latex()
+    assert r"$-$1.50 $\pm$ 0.20 & $<$0.001 & a $>$ b \textbar{} c & rn50-x" in narrow and "resizebox" not in narrow
+    wide = Table("", "wide", [Section("", ["x" * 30] * 4, rows)]).latex()
+    assert wide.count("{") == wide.count("}")
+    assert r"\resizebox{\textwidth}{!}{\begin{tabular}" in wide and r"\end{tabular}}" in wide

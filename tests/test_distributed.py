@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import train
 import trainers.prompt_trainer
 from dassl.utils import load_checkpoint
+from tests.children import wait_for
 from tests.double_precision import load_double
 from tests.test_train import command
 
@@ -33,12 +35,17 @@ STEPS = [
 SPLIT = ["TRAINER.SPLIT_CLASSES", "True"]
 
 
-def launch(commands: list[list[str]]) -> subprocess.CompletedProcess[str]:
-    """Command lines of train.py in float64, by two processes under torchrun."""
+def launch(commands: list[list[str]], until: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Command lines of train.py in float64, by two processes under torchrun; once ``until`` is there, SIGTERM."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    program = [*torchrun, "-m", "tests.double_precision", json.dumps(commands)]
+    program = [sys.executable, *torchrun, "-m", "tests.double_precision", json.dumps(commands)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run([sys.executable, *program], env=env, capture_output=True, text=True, timeout=300)
+    with subprocess.Popen(program, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        if until is not None:
+            wait_for(until.exists)
+            process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(program, process.returncode, out, err)
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +85,24 @@ def test_two_processes_learn_what_one_does(name: str, kind: str, runs: Path) -> 
     if name == "PLOT":
         for key, value in results[0]["diagnostics"].items():
             assert results[1]["diagnostics"][key] == pytest.approx(value, rel=1e-6), key
+
+
+def test_a_signal_ends_all_after_the_same_step_and_one_process_can_go_on(
+    run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def argv(name: str) -> list[str]:
+        more = ["--output-dir", str(tmp_path / name), *run_args]
+        return [*command(more, "PLOT"), *STEPS, "OPTIM.MAX_EPOCH", "40", "TRAIN.PRINT_FREQ", "1"]
+
+    def context(name: str) -> torch.Tensor:
+        return load_checkpoint(str(tmp_path / name / "prompt_learner" / "model.pth.tar-40"))["state_dict"]["ctx"]
+
+    monkeypatch.setattr(trainers.prompt_trainer, "load_clip", load_double)
+    assert train.main(argv("alone")) == 0
+    done = launch([argv("two")], until=tmp_path / "two" / "prompt_learner" / "model.pth.tar-2")
+    assert done.returncode != 0 and "goes on with" in done.stderr
+    left = [path.name for path in (tmp_path / "two" / "prompt_learner").iterdir()]
+    assert any(name.startswith("interrupted.pth.tar-") for name in left), left
+    assert not (tmp_path / "two" / "result.json").exists()
+    assert train.main(argv("two")) == 0
+    torch.testing.assert_close(context("two"), context("alone"), rtol=0, atol=1e-9)

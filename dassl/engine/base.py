@@ -5,7 +5,7 @@ and `trainer_state` are ours: by the last two a resumed run ends at the same bit
 """
 
 import os.path as osp
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class TrainerBase:
         self._scheds: dict[str, Any] = {}
         self._writer: Any = None
         self.start_epoch = self.epoch = self.max_epoch = 0
+        self.batch_idx = self.num_batches = 0  # in an epoch
 
     def register_model(self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None) -> None:
         """Hand over a model, which is saved, loaded and stepped under `name`."""
@@ -80,6 +81,13 @@ class TrainerBase:
     def remove_rolling(self, directory: str) -> None:
         for name in self.get_model_names():
             remove_rolling(osp.join(directory, name))
+
+    def not_finite(self, what: str, files: Iterable[str]) -> UserError:
+        look = f", and look at its images: {', '.join(files)}" if files else ""
+        return UserError(
+            f"{what} is not finite in epoch {self.epoch + 1}, batch {self.batch_idx + 1} of {self.num_batches}; the "
+            f"checkpoints of before are as they were. Try a lower OPTIM.LR or PREC fp32{look}"
+        )
 
     def _state(self, name: str, epochs: int) -> dict[str, Any]:
         """What goes on with `epochs` finished."""

@@ -10,7 +10,7 @@ import math
 import os.path as osp
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -60,7 +60,6 @@ class SimpleTrainer(ParallelTrainer):
         self.best_result = -float("inf")
         self.start_batch = 0  # the first epoch's, when it is resumed in its middle
         self.batches_done = 0  # of an epoch that is not saved yet
-        self.num_batches = 0  # in an epoch
         self._random: dict[str, Any] = {}
         self.results: dict[str, dict[str, float]] = {}
         self.timing: dict[str, float] = {}
@@ -271,7 +270,7 @@ class TrainerX(SimpleTrainer):
             self.timing["step_seconds"] = statistics.median(self.step_times)
         models = [self._models[name] for name in self.get_model_names()]
         if not all(p.isfinite().all() for model in models for p in model.parameters() if p.requires_grad):
-            raise UserError(self._not_finite("what was learned", []))
+            raise self.not_finite("what was learned", [])
 
     def _step(self, batch: dict[str, Any]) -> dict[str, float]:
         try:
@@ -279,15 +278,8 @@ class TrainerX(SimpleTrainer):
         except FloatingPointError:
             summary = {"loss": math.nan}
         if not all(map(math.isfinite, (summary or {}).values())):
-            raise UserError(self._not_finite("the loss", self.all_files(batch)))
+            raise self.not_finite("the loss", self.all_files(batch))
         return summary
-
-    def _not_finite(self, what: str, files: Iterable[str]) -> str:
-        look = f", and look at its images: {', '.join(files)}" if files else ""
-        return (
-            f"{what} is not finite in epoch {self.epoch + 1}, batch {self.batch_idx + 1} of {self.num_batches}; the "
-            f"checkpoints of before are as they were. Try a lower OPTIM.LR or PREC fp32{look}"
-        )
 
     def _print_progress(self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter) -> None:
         epochs_left = self.max_epoch - self.epoch - 1

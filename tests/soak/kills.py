@@ -92,17 +92,20 @@ def kill_and_resume(args: argparse.Namespace, folder: Path) -> str:
     kill_once(start, ["--output-dir", str(whole), *argv], whole, 1e9, rng, log)
     seconds = time.monotonic() - begun
     kills = finished = at_writes = resumed = 0
+    moments = seconds  # within which a kill comes; on a busy machine runs get slower or faster
     while kills < args.kills or not finished:
         # Once the count is reached, the last run is left to its end.
-        within = seconds if kills < args.kills else 1e9
+        within = moments if kills < args.kills else 1e9
         if kill_once(start, ["--output-dir", str(other), *argv], other, within, rng, log):
             kills += 1
+            moments *= 1.1
             at_writes += writing(other)
             names = sorted(p.name for p in other.glob("prompt_learner/*"))
             print(f"[{time.monotonic() - begun:6.1f} s] kill {kills} of {args.kills}, left: {names}", flush=True)
         else:
             compare(whole, other)
             finished += 1
+            moments *= 0.7
             print(f"[{time.monotonic() - begun:6.1f} s] run {finished} has ended, equal bit for bit", flush=True)
             shutil.rmtree(other)
         resumed += "Found checkpoint" in log.read_text()

@@ -19,7 +19,7 @@ from yacs.config import CfgNode
 
 from dassl.data import DataManager
 from dassl.data.data_manager import order_of
-from dassl.distributed import gathered, is_main, local_device
+from dassl.distributed import gathered, is_main, local_device, summed
 from dassl.evaluation import build_evaluator
 from dassl.features import with_features, with_views
 from dassl.utils import (
@@ -277,7 +277,7 @@ class TrainerX(SimpleTrainer):
             summary = self.forward_backward(batch)
         except FloatingPointError:
             summary = {"loss": math.nan}
-        if not all(map(math.isfinite, (summary or {}).values())):
+        if summed([not all(map(math.isfinite, (summary or {}).values()))], self.device)[0]:
             raise self.not_finite("the loss", self.all_files(batch))
         return summary
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,7 +107,7 @@ class Table:
         parts = []
         for section in self.sections:
             rule = "l" * len(section.headers)
-            columns = zip(section.headers, *section.rows, strict=True)
+            columns = itertools.zip_longest(section.headers, *section.rows, fillvalue="")
             wide = sum(2 + max(map(len, column)) for column in columns) > PAGE
             lines = [
                 *(r"\begin{table}", r"\centering"),

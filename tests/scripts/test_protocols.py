@@ -11,6 +11,7 @@ import pytest
 from dassl.engine import TrainerX
 from scripts import few_shot
 from scripts.protocols import run as protocols
+from scripts.recipes import own_options
 from tests.scripts.test_main_sh import bash
 from tests.scripts.test_tables import grid
 
@@ -127,7 +128,8 @@ def test_a_damaged_result_is_named_before_anything_runs(
     argv = ["few_shot", "caltech101", "1", *tiny]
     assert protocols.main(argv) == 0 and len(in_process) == 1
     (path,) = (tmp_path / "out").rglob("result.json")
-    method = ["--trainer", "ZeroshotCLIP", "--dataset", "caltech101", "--config", "rn50", "--shots", "1", *tiny]
+    method = ["--trainer", "ZeroshotCLIP", "--dataset", "caltech101", "--config", "rn50", "--shots", "1"]
+    method += own_options("ZeroshotCLIP", tiny)
     capsys.readouterr()
     for content in ("{", '{"accuracy": 3}', ""):
         path.write_text(content)

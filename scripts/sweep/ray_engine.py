@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ class RayEngine:
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        check_address(address or os.environ.get("RAY_ADDRESS", ""))
         try:
             ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError) as error:
@@ -87,6 +89,17 @@ class RayEngine:
         """Ray kills what still runs."""
         self.token.unlink(missing_ok=True)
         ray.shutdown()
+
+
+def check_address(address: str) -> None:
+    """Raises UserError if no one listens at HOST:PORT, where Ray itself tries for minutes and then ends the program."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if not port.isdigit():
+        return  # auto, local
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster at '{address}' ({error}); start one: ray start --head") from error
 
 
 def result_of(ref: Any) -> Outcome:

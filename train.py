@@ -215,7 +215,7 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
             return 2
         except KeyboardInterrupt as error:
             command = os.environ.get("PLOT_COMMAND", "").strip() or command
-            goes_on = f"; what was done is saved, and goes on with:\n{resuming(command)}" if command else ""
+            goes_on = f"; what is saved of it goes on with:\n{resuming(command)}" if command else ""
             print(f"\ninterrupted by {error or 'Ctrl-C'}{goes_on}", file=sys.stderr)
             return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
 

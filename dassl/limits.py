@@ -139,11 +139,16 @@ LIMITS: dict[str, Fault] = {
 }
 
 
+LARGEST = 2**31  # whole numbers from here on are slips of the finger, and some overflow
+
+
 def find_faults(cfg: CfgNode) -> list[str]:
     """What is wrong with the values of a config, a line each; [] if nothing is."""
     faults = []
     for key, value in _leaves(cfg):
         expected = "finite" if not finite(value) else LIMITS.get(key, lambda value: "")(value)
+        if not expected and type(value) is int and abs(value) >= LARGEST:
+            expected = f"under {LARGEST}"
         if expected:
             faults.append(f"{key} is {reprlib.repr(value):.80}; it must be {expected}")
     c = cfg.OPTIM

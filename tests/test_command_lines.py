@@ -67,6 +67,7 @@ PAIRS = [  # KEY, VALUE, what is said of them
     ("OPTIM.STEPSIZE", "()", "whole numbers"),
     ("OPTIM.MAX_EPOCH", "0", "OPTIM.MAX_EPOCH is 0; it must be 1 or more"),
     ("OPTIM.MAX_EPOCH", "1e3", "OPTIM.MAX_EPOCH takes a value of type int"),
+    ("OPTIM.MAX_EPOCH", "99999999999999999999", "it must be under 2147483648"),
     ("OPTIM.WARMUP_TYPE", "linea", "the nearest is 'linear'"),
     ("TRAIN.PRINT_FREQ", "0", "1 or more"),
     ("TRAIN.CHECKPOINT_FREQ", "-1", "0 or more"),

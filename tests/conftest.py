@@ -8,6 +8,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests run at once; PyTorch reads it when it is imported
+
 import pytest
 import torch
 from clip.model import CLIP
@@ -15,7 +17,7 @@ from PIL import Image
 
 from tests import children
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests run at once
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))  # a child waits for ever for its parent's threads
 
 CLASSES = ("face", "sea_horse", "leopard", "motorbike", "accordion")
 SIZES = {"train": 6, "val": 5, "test": 7}  # images a class
@@ -25,6 +27,14 @@ SIZES = {"train": 6, "val": 5, "test": 7}  # images a class
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Image features that are kept go where the tests end, not to the user's."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """A test that sets their number sets it for itself alone."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -192,7 +192,8 @@ class SimpleTrainer(ParallelTrainer):
             else:
                 print("Deploy the last-epoch model")
             self.test()
-        self.remove_rolling(self.output_dir)
+        if is_main():
+            self.remove_rolling(self.output_dir)
         print(f"Elapsed: {datetime.timedelta(seconds=round(time.time() - self.time_start))}")
         self.close_writer()
 

@@ -137,9 +137,7 @@ LIMITS: dict[str, Fault] = {
     "TEST.SPLIT": one_of(("val", "test")),
     "TEST.FINAL_MODEL": one_of(("last_step", "best_val")),
 }
-
-
-LARGEST = 2**31  # whole numbers from here on are slips of the finger, and some overflow
+LARGEST = 2**31  # whole numbers from here on, a seed apart, are slips of the finger, and some overflow
 
 
 def find_faults(cfg: CfgNode) -> list[str]:
@@ -147,7 +145,7 @@ def find_faults(cfg: CfgNode) -> list[str]:
     faults = []
     for key, value in _leaves(cfg):
         expected = "finite" if not finite(value) else LIMITS.get(key, lambda value: "")(value)
-        if not expected and type(value) is int and abs(value) >= LARGEST:
+        if not expected and type(value) is int and abs(value) >= LARGEST and key != "SEED":
             expected = f"under {LARGEST}"
         if expected:
             faults.append(f"{key} is {reprlib.repr(value):.80}; it must be {expected}")

@@ -192,5 +192,6 @@ def test_every_key_has_a_range() -> None:
 
 def test_the_defaults_and_a_name_of_digits_are_fine(run_args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     args = train.build_parser().parse_args([*command(run_args, "PLOT"), "MODEL.HEAD.NAME", "2024", "OPTIM.LR", "1"])
+    args.seed = 2**40
     cfg, _ = settings.setup_cfg(args)
-    assert (cfg.MODEL.HEAD.NAME, cfg.OPTIM.LR) == ("2024", 1.0)
+    assert (cfg.MODEL.HEAD.NAME, cfg.OPTIM.LR, cfg.SEED) == ("2024", 1.0, 2**40)

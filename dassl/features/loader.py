@@ -58,11 +58,9 @@ def with_features(trainer: Any, loader: Any) -> Iterable[dict[str, Any]]:
 def with_views(trainer: Any, loader: Any) -> Any:
     """A training loader whose batches hold features of one of DATALOADER.CACHED_VIEWS views of each image.
 
-    UserError: the trainer or its data do not allow it, or CACHED_VIEWS is negative.
+    UserError: the trainer or its data do not allow it.
     """
     views = trainer.cfg.DATALOADER.CACHED_VIEWS
-    if views < 0:
-        raise UserError(f"DATALOADER.CACHED_VIEWS is {views}; it must be 0 or more")
     if views == 0 or loader is None or not hasattr(trainer, "forward_backward"):
         return loader
     if not hasattr(trainer, "encode_images"):

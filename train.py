@@ -159,10 +159,12 @@ def writer(directory: Path) -> Iterator[None]:
 
 
 def is_finished(directory: Path, cfg: Any, args: argparse.Namespace) -> bool:
-    """Whether there is nothing to do. Raises UserError if the directory holds a run with another config."""
+    """Whether there is nothing to do. Raises UserError: another config's run is there, or a damaged result."""
     runs.check_config(directory, cfg)
-    result = runs.read_result(directory)
-    if not result or args.no_train or args.load_epoch:
+    if args.no_train or args.load_epoch:
+        return False
+    result = runs.finished_result(directory)
+    if result is None:
         return False
     print(f"Finished before, kept: {directory / 'result.json'} (accuracy {result['accuracy']:.2f}%)")
     return True

@@ -117,6 +117,18 @@ def test_another_config_is_neither_kept_nor_resumed(
     assert (tmp_path / "run/result.json").read_text() == before
 
 
+def test_a_damaged_result_is_named_and_not_begun_again(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--output-dir", str(tmp_path / "run"), *command(run_args, "ZeroshotCLIP"), *SMALL]
+    assert train.main(argv) == 0
+    for damaged in ("{", '{"accuracy": 3}'):
+        (tmp_path / "run/result.json").write_text(damaged)
+        assert train.main(argv) == 2
+        assert "result.json' is damaged" in capsys.readouterr().err
+        assert (tmp_path / "run/result.json").read_text() == damaged
+
+
 TOO_LONG = " ".join(["word"] * 80)
 
 

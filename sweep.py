@@ -9,13 +9,12 @@ listed; the same command does what is missing. DATA, OUT, CFG, BACKBONE and N fr
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 
-if __name__ == "__main__":  # imports take seconds; until a run is started, a signal just ends the program
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: os._exit(128 + number))
+if __name__ == "__main__":
+    from startup import end_by_signals
+
+    end_by_signals()
 
 from scripts.sweep.command import main
 

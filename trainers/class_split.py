@@ -3,6 +3,7 @@
 A process has the image features of its own part of the batch. Split, it is given everybody's, makes the logits of
 the whole batch for its classes, and takes from all others what they made for its images. Text towers, transport plans
 and what they keep for the backward pass are divided by the number of processes; what travels is features and logits.
+Of torch alone, since upstream Dassl has no processes to speak of.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -17,8 +16,6 @@ from .local import LocalEngine
 from .plan import Plan, duration, plan_of
 from .spec import spec_of
 from .times import Times
-
-VARIABLES = ("DATA", "OUT", "SEEDS", "CFG", "BACKBONE", "N")
 
 
 def build_parser(description: str | None) -> train.Parser:
@@ -81,7 +78,7 @@ def run(args: argparse.Namespace, command: str) -> int:
         print(f"{slots} at once: {duration(progress.left(plan.todo, slots))}", flush=True)
         code = execute(engine, progress)
     if code:
-        print(f"interrupted; what was done is kept, and goes on with:\n{resuming(command)}", file=sys.stderr)
+        print(f"interrupted; what was done is kept, and goes on with:\n{train.resuming(command)}", file=sys.stderr)
         return 128 + code
     finish(plan, progress)
     return 1 if progress.failed else 0
@@ -102,11 +99,6 @@ def finish(plan: Plan, progress: Progress) -> None:
         print(f"    {places} {shlex.join(['python', str(task.script), *task.arguments])}", file=sys.stderr)
         if failed.log.is_file():
             print(f"    its standard error: {failed.log}", file=sys.stderr)
-
-
-def resuming(command: str) -> str:
-    """The command with the variables that it reads, for a shell."""
-    return " ".join([*(f"{key}={shlex.quote(os.environ[key])}" for key in VARIABLES if os.environ.get(key)), command])
 
 
 def main(argv: list[str] | None = None, description: str | None = None) -> int:

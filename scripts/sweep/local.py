@@ -9,6 +9,8 @@ import time
 
 import torch
 
+from dassl.data.data_manager import available_cpus
+
 from .plan import Run
 from .process import POLL, Outcome, Task, outcome, start
 
@@ -53,8 +55,7 @@ def share(slot: int, slots: int) -> dict[str, str]:
     """Of several runs at once, one's cores and one of the GPUs; what the user has set wins."""
     given: dict[str, str] = {}
     if slots > 1 and "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        given["OMP_NUM_THREADS"] = str(max(1, cores // slots))
+        given["OMP_NUM_THREADS"] = str(max(1, available_cpus() // slots))
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = chosen.split(",") if chosen else [str(i) for i in range(torch.cuda.device_count())]
     if slots > 1 and len(gpus) > 1 and chosen != "":

@@ -63,14 +63,6 @@ class RayEngine:
         room = [min(int(has.get(names[key], 0) / need) for key, need in self.needs.items()) for has in alive]
         return sum(room) or 1
 
-    def notes(self) -> list[str]:
-        """What is odd about the cluster."""
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = sum(has.get("GPU", 0) for has in alive)
-        if gpus and "num_gpus" not in self.needs:
-            return [f"the cluster has {gpus:g} GPUs, and the runs see none of them; give them some with --gpus"]
-        return []
-
     def start(self, run: Run) -> None:
         environment = {"OMP_NUM_THREADS": str(max(1, int(self.needs.get("num_cpus", 1))))}
         self.running[self.attempt.remote(run.task(environment), self.token)] = run

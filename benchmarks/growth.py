@@ -11,10 +11,8 @@ batch.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from benchmarks.sides import CLOCKS, PARTS, Setting, take_turns
+from benchmarks.sides import PARTS, Setting, parser_of, take_turns
 
 POINTS = {
     "classes": (10, 100, 1000),
@@ -67,15 +65,9 @@ def measure(axis: str, setting: Setting, repeats: int, clock: str) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--axes", nargs="+", choices=POINTS, default=list(POINTS))
-    add("--batch", type=int, default=8)
-    add("--repeats", type=int, default=3)
-    add("--threads", type=int, default=os.cpu_count())
-    add("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of this program alone, on a busy machine")
-    add("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")
-    add("--json", metavar="FILE", help="write the results here as well")
+    parser = parser_of(__doc__, repeats=3)
+    parser.add_argument("--axes", nargs="+", choices=POINTS, default=list(POINTS))
+    parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
     setting = Setting("PLOT", options.batch, classes=100, threads=options.threads, tiny=options.tiny)
     model = "a toy CLIP" if options.tiny else "RN50"

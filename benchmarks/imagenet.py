@@ -9,27 +9,19 @@ operating system's peak of memory.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 from pathlib import Path
 
 import torch
 from tabulate import tabulate
 
-from benchmarks.sides import CLOCKS, PARTS, Setting, take_turns
+from benchmarks.sides import PARTS, Setting, parser_of, take_turns
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--batch", type=int, default=32)
-    add("--classes", type=int, default=1000)
-    add("--repeats", type=int, default=1)
-    add("--threads", type=int, default=os.cpu_count())
-    add("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of this program alone, on a busy machine")
-    add("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")
-    add("--json", metavar="FILE", help="write the results here as well")
+    parser = parser_of(__doc__, repeats=1)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--classes", type=int, default=1000)
     options = parser.parse_args()
     setting = Setting("PLOT", options.batch, options.classes, global_logits=True, threads=options.threads,
                       tiny=options.tiny)  # fmt: skip

@@ -9,8 +9,10 @@ once a prompt and class.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +39,18 @@ METHODS = {"PLOT": "plot", "COOP": "coop", "COCOOP": "cocoop"}
 N_CTX = 16
 PARTS = ("image", "text", "ot", "head", "head_back", "text_back", "optimizer")
 Logits = Callable[[Tensor], Tensor]  # image [batch, 3, h, w] -> [batch, n_cls]
+
+
+def parser_of(description: str | None, repeats: int) -> argparse.ArgumentParser:
+    """What the programs that time steps have in common."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--repeats", type=int, default=repeats, help="rounds of steps")
+    add("--threads", type=int, default=os.cpu_count())
+    add("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of this program alone, on a busy machine")
+    add("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")
+    add("--json", metavar="FILE", help="write the results here as well")
+    return parser
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.image_loading import rates
-from benchmarks.sides import CLOCKS, METHODS, N_CTX, PARTS, Setting, take_turns
+from benchmarks.sides import METHODS, N_CTX, PARTS, Setting, parser_of, take_turns
 
 OURS_PER_PLAIN = 3  # our steps after each plain one: ours are many times shorter
 HEADERS = {
@@ -66,19 +65,14 @@ def measure(method: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, repeats=2)  # a round: one plain step and OURS_PER_PLAIN of the others
     add = parser.add_argument
     add("--trainers", nargs="+", choices=METHODS, default=list(METHODS))
     add("--batch", type=int, default=8, help="images a step of PLOT and CoOp")
     add("--cocoop-batch", type=int, default=1, help="images a step of CoCoOp")
-    add("--repeats", type=int, default=2, help=f"rounds of one plain step and {OURS_PER_PLAIN} of the others")
-    add("--threads", type=int, default=os.cpu_count())
-    add("--clock", choices=CLOCKS, default="wall", help="cpu: seconds of this program alone, on a busy machine")
     add("--amp", action="store_true", help="also our step in bf16")
     add("--parts", action="store_true", help="also a table of our step's parts")
     add("--no-plain", action="store_true", help="ours and the floor alone")
-    add("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")
-    add("--json", metavar="FILE", help="write the results here as well")
     options = parser.parse_args()
     rows = [measure(method, options) for method in options.trainers]
     model = "a toy CLIP" if options.tiny else "RN50"

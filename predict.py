@@ -20,6 +20,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+if __name__ == "__main__":
+    from startup import end_by_signals
+
+    end_by_signals()
+
 import torch
 
 import runs

@@ -27,6 +27,8 @@ if __name__ == "__main__":
 
     end_by_signals()
 
+import torch
+
 import datasets
 import runs
 import trainers
@@ -49,6 +51,7 @@ THE_USERS_DISK = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
+NEED_LESS = "smaller DATALOADER batches, fewer prompts (TRAINER.PLOT.N) or a smaller backbone need less"
 # What the scripts and train.py take from the environment.
 VARIABLES = ("DATA", "OUT", "SEEDS", "CFG", "BACKBONE", "N", "TRAINERS", "TARGETS", "PYTHON")
 
@@ -215,11 +218,21 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
             of = f": '{error.filename}'" if error.filename else ""
             complain(f"{error.strerror}{of}; nothing more was written")
             return 2
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            complain(f"out of memory; {NEED_LESS} ({str(error).partition(chr(10))[0]})")
+            return 2
         except KeyboardInterrupt as error:
             command = os.environ.get("PLOT_COMMAND", "").strip() or command
             goes_on = f"; what is saved of it goes on with:\n{resuming(command)}" if command else ""
             print(f"\ninterrupted by {error or 'Ctrl-C'}{goes_on}", file=sys.stderr)
             return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether it is the GPU's, the CPU allocator's or Python's memory that was too small."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def complain(message: str) -> None:

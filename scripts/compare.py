@@ -12,6 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from startup import end_by_signals
+
+    end_by_signals()
+
 import runs
 import train
 from dassl.utils import UserError

@@ -14,6 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    from startup import end_by_signals
+
+    end_by_signals()
+
 from matplotlib.figure import Figure
 
 import train

@@ -74,6 +74,7 @@ PAIRS = [  # KEY, VALUE, what is said of them
     ("TEST.SPLIT", "train", "one of val, test"),
     ("TEST.FINAL_MODEL", "best", "the nearest is 'best_val'"),
     ("TRAINER.PLOT.N", "0", "TRAINER.PLOT.N is 0"),
+    ("TRAINER.PLOT.N", "1001", "TRAINER.PLOT.N is 1001"),
     ("TRAINER.PLOT.N_CTX", "100", "from 1 to 74"),
     ("TRAINER.PLOT.EPS", "0.0", "TRAINER.PLOT.EPS is 0.0"),
     ("TRAINER.PLOT.THRESH", "-0.1", "TRAINER.PLOT.THRESH is -0.1"),

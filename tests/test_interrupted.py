@@ -107,7 +107,12 @@ def test_a_signal_ends_the_run_in_order_and_its_line_resumes_it(
     assert files(tmp_path / "run") == files(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("program", [["train.py"], ["-m", "scripts.few_shot"], ["-m", "scripts.protocols.run"]])
+MODULES = ("few_shot", "protocols.run", "compare", "tables", "figures", "plot.visualize", "plot.words")
+
+
+@pytest.mark.parametrize(
+    "program", [["train.py"], ["sweep.py"], ["predict.py"], *(["-m", f"scripts.{name}"] for name in MODULES)]
+)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_imports(signum: int, program: list[str], tmp_path: Path) -> None:
     """They take seconds; here they never end."""

@@ -129,6 +129,14 @@ def test_a_damaged_result_is_named_and_not_begun_again(
         assert (tmp_path / "run/result.json").read_text() == damaged
 
 
+def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.guarded(lambda: print(torch.empty(1 << 50))) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory; smaller DATALOADER batches")
+    with pytest.raises(RuntimeError, match="shapes"):
+        train.guarded(lambda: print(torch.ones(2, 3) @ torch.ones(2, 3)))
+
+
 TOO_LONG = " ".join(["word"] * 80)
 
 

@@ -22,6 +22,7 @@ from .sinkhorn import counted_sinkhorn
 
 MATCHES = ("ot", "uniform", "mean", "max")
 
+MAX_N = 1000
 MIN_EPS = 1e-4  # below it, costs that differ by rounding alone make different plans
 
 # Similarities that the head holds at once, in elements; larger batches go through it in chunks of images.
@@ -105,7 +106,9 @@ class PLOT(PromptTrainer):
         faults, options = super().find_faults(cfg), cfg.TRAINER.PLOT
         if options.MATCH not in MATCHES:
             faults.append(f"TRAINER.PLOT.MATCH '{options.MATCH}' is none of {', '.join(MATCHES)}")
-        for key, least in (("N", 1), ("EPS", MIN_EPS), ("MAX_ITER", 1), ("THRESH", 0)):
+        if not 1 <= options.N <= MAX_N:
+            faults.append(f"TRAINER.PLOT.N is {options.N}; it must be from 1 to {MAX_N}")
+        for key, least in (("EPS", MIN_EPS), ("MAX_ITER", 1), ("THRESH", 0)):
             if not least <= options[key] < float("inf"):
                 faults.append(f"TRAINER.PLOT.{key} is {options[key]}; it must be {least} or more")
         return faults

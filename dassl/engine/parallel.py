@@ -4,6 +4,7 @@ Each step is one of the global batch: gradients are averaged with each process's
 and a signal to one process stops all of them after the same step. The first process alone writes.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -29,7 +30,11 @@ class ParallelTrainer(TrainerBase):
         if not launched():
             return module
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # Deprecated since PyTorch 2.13, but its successor sends the buffers once, and with the classes split they
+            # are each process's own; there PyTorch advises the old one.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
         """The loader's, weighed by their part of the global batch. Interrupted: one of the processes has a signal."""

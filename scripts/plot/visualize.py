@@ -19,6 +19,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+if __name__ == "__main__":
+    from startup import end_by_signals
+
+    end_by_signals()
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure

@@ -12,6 +12,11 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+if __name__ == "__main__":
+    from startup import end_by_signals
+
+    end_by_signals()
+
 import torch
 from clip.simple_tokenizer import SimpleTokenizer
 from tabulate import tabulate

@@ -14,6 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+if __name__ == "__main__":
+    from startup import end_by_signals
+
+    end_by_signals()
+
 import train
 from dassl.utils import UserError
 

@@ -78,9 +78,12 @@ def compare(whole: Path, other: Path) -> None:
     if (whole / "predictions.json").read_bytes() != (other / "predictions.json").read_bytes():
         raise SystemExit("the predictions differ")
     last = max((whole / "prompt_learner").glob("model.pth.tar-*"), key=lambda path: int(path.suffix[5:])).name
-    states = [load_checkpoint(str(d / "prompt_learner" / last))["state_dict"] for d in (whole, other)]
-    if not all(torch.equal(states[0][key], states[1][key]) for key in states[0]):
-        raise SystemExit("what was learned differs")
+    one, two = (load_checkpoint(str(d / "prompt_learner" / last)) for d in (whole, other))
+    for part in ("state_dict", "optimizer", "scheduler"):
+        try:
+            torch.testing.assert_close(two[part], one[part], rtol=0, atol=0)
+        except AssertionError as error:
+            raise SystemExit(f"the checkpoints' {part} differs: {error}") from None
 
 
 def kill_and_resume(args: argparse.Namespace, folder: Path) -> str:

@@ -7,6 +7,8 @@ Each problem stops by its own change, so that a plan never depends on what else 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -68,7 +70,7 @@ def _scale_log(log_kernel: Tensor, max_iter: int, thresh: float) -> tuple[Tensor
     """The same iteration on log r and log c: finite for every eps > 0."""
     n_problems, M, N = log_kernel.shape
     log_kernel = log_kernel.clamp(min=torch.finfo(log_kernel.dtype).min / 16)  # sums of such stay finite
-    log_M, log_N = torch.tensor([M, N], dtype=log_kernel.dtype).log().tolist()
+    log_M, log_N = math.log(M), math.log(N)
     r, c = log_kernel.new_zeros(n_problems, M, 1), log_kernel.new_zeros(n_problems, 1, N)
     active = torch.ones(n_problems, 1, 1, dtype=torch.bool, device=log_kernel.device)
     iterations = torch.zeros_like(active, dtype=torch.int32)

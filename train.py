@@ -32,7 +32,7 @@ import torch
 import datasets
 import runs
 import trainers
-from dassl.distributed import broadcast, in_group, is_main, process_group, rank
+from dassl.distributed import in_group, is_main, of_main, process_group, rank
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import (
     ImageError,
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) -> None:
-    if broadcast(is_main() and is_finished(directory, cfg, args)):
+    if of_main(lambda: is_finished(directory, cfg, args)):
         return
     start = time.perf_counter()
     if cfg.SEED >= 0:
@@ -136,7 +136,7 @@ def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) 
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     with writer(directory):
-        if broadcast(is_main() and is_finished(directory, cfg, args)):  # by another command, meanwhile
+        if of_main(lambda: is_finished(directory, cfg, args)):  # by another command, meanwhile
             return
         try:
             execute(trainer, directory, args, base, start)

@@ -6,7 +6,7 @@ Without torchrun there is one process, which has all of everything.
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -99,6 +99,27 @@ def broadcast(value: T) -> T:
     return values[0]
 
 
+def of_main(function: Callable[[], T]) -> T:
+    """Process 0's value of a function that it alone computes, or its UserError."""
+    value: Any = None
+    fault = None
+    if is_main():
+        try:
+            value = function()
+        except UserError as error:
+            fault = error
+    value, fault = broadcast((value, fault))
+    if fault is not None:
+        raise common(fault)
+    return value
+
+
+def common(error: UserError) -> BaseException:
+    """What to raise of a mistake that all processes find: the first says it, and the others leave."""
+    gathered(None)  # the first has come as far
+    return error if is_main() else SystemExit(2)
+
+
 def summed(values: Sequence[float], device: torch.device) -> list[float]:
     """The sums over the processes."""
     if not in_group():
@@ -127,4 +148,4 @@ class BatchShare(Sampler[list[int]]):
 def check_shares(n: int, what: str) -> None:
     """UserError: there are fewer than processes."""
     if n < world_size():
-        raise UserError(f"{n} {what} for {world_size()} processes: start fewer with torchrun --nproc_per_node")
+        raise common(UserError(f"{n} {what} for {world_size()} processes: start fewer with torchrun --nproc_per_node"))

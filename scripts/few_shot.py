@@ -29,6 +29,14 @@ from dassl.utils import Interrupted, UserError, uninterrupted
 
 REPOSITORY = Path(train.__file__).resolve().parent
 
+# Keys that tell apart the runs of one command, with what says them.
+OURS = {
+    "SEED": "the seeds (SEEDS)",
+    "DATASET.NUM_SHOTS": "the shots",
+    "DATASET.NAME": "the dataset",
+    "TRAINER.NAME": "the method",
+}
+
 
 def positive_integers(text: str, name: str) -> list[int]:
     """ "1 2 3" -> [1, 2, 3], each once; raises UserError for anything else."""
@@ -61,6 +69,8 @@ class Job:
         prompts = positive_integers(os.environ.get("N") or "4", "N")
         if len(prompts) > 1:
             raise UserError(f"N is '{os.environ['N']}'; it must be one positive integer, the prompts a class")
+        if taken := [key for key in self.opts[::2] if key in OURS]:
+            raise UserError(f"{taken[0]} follows from {OURS[taken[0]]}: it cannot be a KEY VALUE pair as well")
         shots = 0 if self.trainer == "ZeroshotCLIP" else self.shots
         return [
             *("--seed", str(seed)),

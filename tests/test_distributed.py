@@ -88,6 +88,16 @@ def test_two_processes_learn_what_one_does(name: str, kind: str, runs: Path) -> 
             assert results[1]["diagnostics"][key] == pytest.approx(value, rel=1e-6), key
 
 
+def test_a_mistake_of_all_is_said_once(run_args: list[str], tmp_path: Path) -> None:
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged/result.json").write_text("{")
+    argv = ["--output-dir", str(tmp_path / "damaged"), *command(run_args, "PLOT"), *STEPS]
+    done = launch([argv])
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode and len(said) == 1 and "result.json' is damaged" in said[0], done.stderr
+    assert "_checked" not in done.stderr  # no traceback of ours
+
+
 def test_a_signal_ends_all_after_the_same_step_and_one_process_can_go_on(
     run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

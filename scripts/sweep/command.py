@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import train
@@ -16,6 +18,8 @@ from .local import LocalEngine
 from .plan import Plan, duration, plan_of
 from .spec import spec_of
 from .times import Times
+
+LEAST = 0.001  # of a core; Ray counts in 0.0001
 
 
 def build_parser(description: str | None) -> train.Parser:
@@ -34,7 +38,7 @@ def build_parser(description: str | None) -> train.Parser:
     add("--dry-run", action="store_true", help="print the plan only")
     add("--engine", choices=("local", "ray"), default="local", help="this machine (default), or a Ray cluster")
     add("--jobs", type=int, default=1, help="local: so many runs at once (default: 1)")
-    add("--address", default="", help="ray: the cluster's (default: $RAY_ADDRESS, else the one here, else one is made)")
+    add("--address", default="", help="ray: the cluster's (default: $RAY_ADDRESS, else the one here); local: a new one")
     add("--cpus", type=float, default=1, help="ray: cores of a run (default: 1)")
     add("--memory", type=float, default=0, help="ray: GB of memory of a run (default: not counted)")
     add("--gpus", type=float, default=0, help="ray: GPUs of a run, or a fraction of one (default: 0)")
@@ -46,8 +50,11 @@ def check(args: argparse.Namespace) -> None:
     """Raises UserError: an impossible number, or Ray is asked for and not installed."""
     if args.jobs < 1:
         raise UserError(f"--jobs is {args.jobs}; it must be 1 or more")
-    if args.cpus <= 0 or args.memory < 0 or args.gpus < 0:
-        raise UserError("--cpus must be positive, --memory and --gpus not negative")
+    for name, least in (("cpus", LEAST), ("memory", 0), ("gpus", 0)):
+        if not least <= (value := getattr(args, name)) < math.inf:
+            raise UserError(f"--{name} is {value}; it must be a number from {least:g} on")
+    if args.gpus > 1 and args.gpus % 1:
+        raise UserError(f"--gpus is {args.gpus}; it must be a fraction of one or a whole number")
     if args.engine == "local" and (args.address or args.memory or args.gpus or args.cpus != 1):
         raise UserError("--address, --cpus, --memory and --gpus are for --engine ray")
     if args.engine == "ray" and args.jobs != 1:
@@ -67,7 +74,7 @@ def engine_of(args: argparse.Namespace) -> Engine:
 def run(args: argparse.Namespace, command: str) -> int:
     check(args)
     plan = plan_of(spec_of(args))
-    times = Times(plan.out)
+    times = Times(plan.out, start=time.process_time())  # so far we have imported what a run imports
     print(f"{plan.spec.name}: {len(plan.runs)} runs under {plan.out}\n\n{plan.describe(times)}\n", flush=True)
     if args.dry_run:
         return 0
@@ -75,7 +82,10 @@ def run(args: argparse.Namespace, command: str) -> int:
     if plan.todo:
         engine = engine_of(args)
         slots = engine.slots
-        print(f"{slots} at once: {duration(progress.left(plan.todo, slots))}", flush=True)
+        if slots:
+            print(f"{slots} at once: {duration(progress.left(plan.todo, slots))}", flush=True)
+        else:
+            print("no node has room for a run (--cpus, --memory, --gpus): it waits for one that has", flush=True)
         code = execute(engine, progress)
     if code:
         print(f"interrupted; what was done is kept, and goes on with:\n{train.resuming(command)}", file=sys.stderr)

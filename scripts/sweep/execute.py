@@ -71,7 +71,7 @@ class Progress:
         if len(known) < len(each):
             return None
         slow = sum(self.slow) / len(self.slow) if self.slow else 1.0
-        return slow * max(sum(known) / slots, max(known, default=0.0))
+        return slow * max(sum(known) / max(1, slots), max(known, default=0.0))
 
 
 class Signals:
@@ -100,7 +100,11 @@ def execute(engine: Engine, progress: Progress) -> int:
             while left and not came:
                 while waiting and engine.free and not came:
                     tries[waiting[0].directory] += 1
-                    engine.start(waiting.popleft())
+                    run = waiting.popleft()
+                    try:
+                        engine.start(run)
+                    except OSError as error:  # of its log: a disk that is full
+                        settle(run, Outcome(1, last=str(error)), progress, left, engine.slots)
                 for run, outcome in engine.wait():
                     if outcome.lost and tries[run.directory] < TRIES and not came:
                         waiting.appendleft(run)

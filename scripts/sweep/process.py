@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,10 +69,12 @@ def start(task: Task) -> subprocess.Popen[bytes]:
 
 
 def outcome(task: Task, code: int, seconds: float) -> Outcome:
-    """Of a process that has ended; a log without a word is removed."""
-    lines = [line for line in task.log.read_text(errors="replace").splitlines() if line.strip()]
-    if not lines:
-        task.log.unlink(missing_ok=True)
+    """Of a process that has ended; a log without a word is removed, if another sweep has not done so."""
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = [line for line in task.log.read_text(errors="replace").splitlines() if line.strip()]
+        if not lines:
+            task.log.unlink()
     last = lines[-1].strip() if lines and code >= 0 else f"killed by signal {-code}" if code < 0 else ""
     return Outcome(code, seconds, last)
 

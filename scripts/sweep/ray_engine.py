@@ -40,12 +40,13 @@ class RayEngine:
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-        check_address(address or os.environ.get("RAY_ADDRESS", ""))
+        address = address or os.environ.get("RAY_ADDRESS") or "auto"
+        check_address(address)
         try:
-            ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
             why = " ".join(str(error).split())
-            raise UserError(f"no Ray cluster at '{address or 'auto'}' ({why}); start one: ray start --head") from error
+            raise UserError(f"no Ray cluster at '{address}' ({why}); start one: ray start --head") from error
         # Of a node that dies Ray prints dozens of lines among ours, whatever its options; a lost run has its own line.
         ray._private.worker.print_to_stdstream = lambda *args, **more: None
         self.needs = {key: value for key, value in needs.items() if value}
@@ -57,11 +58,11 @@ class RayEngine:
 
     @property
     def slots(self) -> int:
-        """How many runs have room at once on the nodes that are there now; 1 if none has, for one may come."""
+        """How many runs have room at once on the nodes that are there now."""
         names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         room = [min(int(has.get(names[key], 0) / need) for key, need in self.needs.items()) for has in alive]
-        return sum(room) or 1
+        return sum(room)
 
     def start(self, run: Run) -> None:
         environment = {"OMP_NUM_THREADS": str(max(1, int(self.needs.get("num_cpus", 1))))}

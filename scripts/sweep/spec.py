@@ -71,6 +71,8 @@ def read_file(path: Path) -> dict[str, Any]:
             if not isinstance(value, Mapping):
                 raise UserError(f"'{path}': 'options' should be a mapping of keys to values, not {value!r}")
             asked[key] = [str(word) for pair in value.items() for word in pair]
+        elif isinstance(value, Mapping) or value is None:
+            raise UserError(f"'{path}': '{key}' should be a list, not {value!r}")
         else:
             asked[key] = " ".join(map(str, value if isinstance(value, list) else [value]))
     return asked

@@ -23,16 +23,20 @@ class Planned(Protocol):
 
 
 class Times:
-    """Seconds of finished runs: fixed ones (start, loading, testing) and, of training, those a shot and epoch."""
+    """Seconds of finished runs: fixed ones (start, loading, testing) and, of training, those a shot and epoch.
 
-    def __init__(self, out: Path) -> None:
+    ``start`` is what a run takes before it begins to count: its imports.
+    """
+
+    def __init__(self, out: Path, start: float = 0.0) -> None:
+        self.start = start
         self.fixed: dict[tuple[str, ...], list[float]] = defaultdict(list)
         self.rate: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for path in out.glob("*/*/*/*/seed*/result.json"):
             self.add(runs.read_result(path.parent))
 
     def add(self, result: dict[str, Any] | None) -> None:
-        """A run without the figures tells nothing."""
+        """A run without the figures tells nothing, nor one whose training was interrupted: its total is of the rest."""
         try:
             trainer, dataset = str(result["trainer"]), str(result["dataset"])  # type: ignore[index]
             seconds, work = result["seconds"], result["shots"] * result["epochs"]  # type: ignore[index]
@@ -40,8 +44,10 @@ class Times:
             fixed = float(seconds["total"]) - training
         except (KeyError, TypeError, ValueError):
             return
+        if fixed < 0:
+            return
         for key in ((trainer, dataset), (trainer,), ()):
-            self.fixed[key].append(fixed)
+            self.fixed[key].append(self.start + fixed)
             if work:
                 self.rate[key].append(training / work)
 

@@ -92,10 +92,16 @@ def started_below(folder: Path) -> list[int]:
 def cluster(nodes: int) -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
     made = Cluster(folder)
+    before = os.environ.get("RAY_AUTH_MODE")
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # whatever token the user has: drivers and nodes are of one mind
     try:
         for _ in range(nodes):
             made.add()
         yield made
     finally:
         made.stop()
+        if before is None:
+            del os.environ["RAY_AUTH_MODE"]
+        else:
+            os.environ["RAY_AUTH_MODE"] = before
         shutil.rmtree(folder, ignore_errors=True)

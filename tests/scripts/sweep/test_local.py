@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.sweep import command, local
+from scripts.sweep import command, local, process
 from scripts.sweep.execute import Progress, settle
 from scripts.sweep.plan import plan_of
 from scripts.sweep.process import Outcome
@@ -40,6 +40,19 @@ def test_all_is_done_once_and_kept(place: Place, capsys: pytest.CaptureFixture[s
     assert command.main(argv) == 0
     assert len(place.starts) == 6 and len(place.results) == 5
     assert command.main(argv) == 0 and len(place.starts) == 6
+
+
+def test_where_no_log_can_be_written_each_run_says_so(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.out.mkdir()
+    (place.out / "sweeps").write_text("no folder")
+    assert command.main(list(SIX)) == 1
+    error = capsys.readouterr().err
+    assert "6 of 6 runs failed:" in error and error.count("sweeps") >= 6 and not place.starts
+
+
+def test_a_log_that_another_sweep_has_removed(tmp_path: Path) -> None:
+    task = process.Task((), tmp_path, tmp_path / "gone.txt", {})
+    assert process.outcome(task, 2, 1.0) == Outcome(2, 1.0)
 
 
 def test_a_failed_run_stops_no_other(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,10 @@ def test_flags_win_over_the_file(place: Place, tmp_path: Path, monkeypatch: pyte
     assert found.table().name == "sweep_mine"
 
 
-def test_finished_resumable_and_to_do(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_resumable_and_to_do(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "process_time", lambda: 0.0)
     argv = ["--trainers", "PLOT,CoOp", "--datasets", "symbols", "--shots", "1,2", "--seeds", "1,2"]
     found = plan(*argv)
     folder = found.runs[0].directory.parent.name
@@ -80,8 +84,16 @@ def test_times(tmp_path: Path) -> None:
         seconds = {"total": training + 2, "train_seconds": training}
         times.add({"trainer": trainer, "dataset": "symbols", "shots": 1, "epochs": 8, "seconds": seconds})
     times.add({"trainer": "PLOT", "dataset": "symbols"})
+    resumed = {"total": 4.0, "train_seconds": 13.0}
+    times.add({"trainer": "PLOT", "dataset": "symbols", "shots": 1, "epochs": 8, "seconds": resumed})
     times.add(None)
     assert times.estimate(run) == pytest.approx(2 + 24 * 4) == times.of([run])
+    late = Times(tmp_path, start=5)
+    late.add({"trainer": "PLOT", "dataset": "symbols", "shots": 0, "epochs": 0, "seconds": {"total": 3.0}})
+    late.add(
+        {"trainer": "PLOT", "dataset": "symbols", "shots": 1, "epochs": 8, "seconds": {"total": 9, "train_seconds": 8}}
+    )
+    assert late.estimate(run) == pytest.approx(5 + (3 + 1) / 2 + 8 * 4)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +110,13 @@ def test_times(tmp_path: Path) -> None:
         (["--datasets", "dtd", "--jobs", "two"], "--jobs"),
         (["--datasets", "dtd", "--engine", "slurm"], "--engine"),
         (["--datasets", "dtd", "--gpus", "1"], "for --engine ray"),
+        (["--datasets", "dtd", "--engine", "ray", "--cpus", "nan"], "--cpus is nan"),
+        (["--datasets", "dtd", "--engine", "ray", "--cpus", "1e-5"], "--cpus is 1e-05"),
+        (["--datasets", "dtd", "--engine", "ray", "--memory", "inf"], "--memory is inf"),
+        (["--datasets", "dtd", "--engine", "ray", "--gpus", "1.5"], "--gpus is 1.5"),
+        (["--datasets", "dtd", "SEED", "7"], "SEED follows from the seeds"),
+        (["--datasets", "dtd", "DATASET.NUM_SHOTS", "7"], "DATASET.NUM_SHOTS follows from the shots"),
+        (["--datasets", "dtd", "TRAINER.NAME", "CoOp"], "TRAINER.NAME follows from the method"),
         (["--file", "nowhere.yaml"], "no sweep's file at 'nowhere.yaml'"),
         (["--file", str(SWEEPS.parent / "datasets/dtd.yaml")], "'DATASET' is none of .*'datasets'"),
     ],
@@ -109,7 +128,9 @@ def test_a_mistake_gives_one_line(argv: list[str], says: str, place: Place, caps
     assert not place.out.exists() and not place.starts
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "shots: {", "options: [1]\ndatasets: dtd", "shotz: 1"])
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "shots: {", "options: [1]\ndatasets: dtd", "shotz: 1", "shots:", "datasets: {dtd: 1}"]
+)
 def test_a_file_that_is_no_sweep(text: str, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     assert command.main(["--file", str(tmp_path / "bad.yaml")]) == 2

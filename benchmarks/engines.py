@@ -1,10 +1,10 @@
 """What the engines of a sweep cost: the same runs one after another, several at once, and on Ray with as many cores.
 
-    python -m benchmarks.engines [--runs 24] [--cores 2] [--sleep SECONDS]
+    python -m benchmarks.engines [--runs 24] [--cores 2] [--epochs 4] [--sleep SECONDS]
 
-Runs of CoOp on symbols for one epoch, one thread each; or, with --sleep, ones that do nothing but sleep, whose ideal
-is known whatever else the machine does. Ideal: the first row's time through the cores. All of a sweep is timed, from
-the start of ``sweep.py`` to its table; the cluster is there before.
+Runs of CoOp on symbols with one shot, for a few epochs, one thread each; or, with --sleep, ones that do nothing but
+sleep, whose ideal is known whatever else the machine does. Ideal: the first row's time through the cores. All of a
+sweep is timed, from the start of ``sweep.py`` to its table; the cluster is there before.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ import runs
 from tests.scripts.sweep.cluster import cluster
 
 
-def timed(out: Path, count: int, sleep: float, *engine: str) -> float:
+def timed(out: Path, count: int, epochs: int, sleep: float, *engine: str) -> float:
     """Seconds of a whole sweep."""
     out.mkdir(parents=True)
     (out.parent / "slow").write_text(str(sleep))  # for the stub
     seeds = ",".join(map(str, range(1, count + 1)))
     program = ["-m", "tests.scripts.sweep.driver"] if sleep else ["sweep.py"]
     command = [sys.executable, *program, "--trainers", "CoOp", "--datasets", "symbols", "--shots", "1"]
-    command += ["--seeds", seeds, *engine, *([] if sleep else ["OPTIM.MAX_EPOCH", "1"])]
+    command += ["--seeds", seeds, *engine, *([] if sleep else ["OPTIM.MAX_EPOCH", str(epochs)])]
     data = Path(os.environ.get("DATA") or "data").absolute()
     env = {**os.environ, "OUT": str(out), "DATA": str(data), "OMP_NUM_THREADS": "1"}
     start = time.perf_counter()
@@ -42,14 +42,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=24)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--sleep", type=float, default=0, help="seconds (default: real runs)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        one = timed(out / "one", args.runs, args.sleep)
-        several = timed(out / "several", args.runs, args.sleep, "--jobs", str(args.cores))
+
+        def seconds(folder: Path, *engine: str) -> float:
+            return timed(folder, args.runs, args.epochs, args.sleep, *engine)
+
+        one = seconds(out / "one")
+        several = seconds(out / "several", "--jobs", str(args.cores))
         with cluster(args.cores) as made:  # a node a core
-            ray = timed(out / "ray", args.runs, args.sleep, "--engine", "ray", "--address", made.address)
+            ray = seconds(out / "ray", "--engine", "ray", "--address", made.address)
     ideal = args.runs * args.sleep / args.cores or one / args.cores
     rows = [
         ["one after another", one, one / (ideal * args.cores) - 1],

@@ -2,6 +2,9 @@
 # Both make .venv first if it is not there; all they need is Python 3.10+, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
+# Bytecode of what is used is written once, at the installation: where PYTHONDONTWRITEBYTECODE is set, as in many
+# containers, each start of a program would compile all of PyTorch anew, which takes some 15 seconds.
+COMPILE := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -W ignore -c
 
 .PHONY: demo test lint format clean
 
@@ -24,11 +27,12 @@ format: .venv/installed
 	@echo "Installing into .venv; PyTorch is large, this takes a few minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
+	@$(COMPILE) "import predict, sweep, pytest, scripts.compare, scripts.plot.visualize, torch.utils.tensorboard"
 	@touch $@
 
 # Ray is an extra: where it does not install, its tests are skipped.
 .venv/ray: .venv/installed
-	-$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[ray]'
+	-$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[ray]' && $(COMPILE) "import ray"
 	@touch $@
 
 clean:

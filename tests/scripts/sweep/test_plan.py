@@ -67,10 +67,10 @@ def test_finished_resumable_and_to_do(
     (found.runs[1].directory / "prompt_learner/model.pth.tar-3").touch()
     assert command.main([*argv, "--dry-run"]) == 0
     lines = {words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())}
-    # 10 s and 20 s a shot; CoOp, of 15 epochs where PLOT has 8, by PLOT's
+    # 10 s and 20 s a shot; CoOp, of as many epochs, by PLOT's
     assert lines["PLOT"] == ["4", "1", "1", "2", "~0:02:10"]
-    assert lines["CoOp"] == ["4", "0", "0", "4", "~0:04:25"]
-    assert lines["all"] == ["8", "1", "1", "6", "~0:06:35"]
+    assert lines["CoOp"] == ["4", "0", "0", "4", "~0:02:40"]
+    assert lines["all"] == ["8", "1", "1", "6", "~0:04:50"]
     assert not place.starts
 
 
@@ -82,17 +82,16 @@ def test_times(tmp_path: Path) -> None:
     assert times.estimate(run) is None  # a test says nothing of training
     for trainer, training in (("CoOp", 8.0), ("PLOT", 16.0), ("PLOT", 32.0)):
         seconds = {"total": training + 2, "train_seconds": training}
-        times.add({"trainer": trainer, "dataset": "symbols", "shots": 1, "epochs": 8, "seconds": seconds})
+        times.add({"trainer": trainer, "dataset": "symbols", "shots": 1, "epochs": run.epochs, "seconds": seconds})
     times.add({"trainer": "PLOT", "dataset": "symbols"})
     resumed = {"total": 4.0, "train_seconds": 13.0}
-    times.add({"trainer": "PLOT", "dataset": "symbols", "shots": 1, "epochs": 8, "seconds": resumed})
+    times.add({"trainer": "PLOT", "dataset": "symbols", "shots": 1, "epochs": run.epochs, "seconds": resumed})
     times.add(None)
     assert times.estimate(run) == pytest.approx(2 + 24 * 4) == times.of([run])
     late = Times(tmp_path, start=5)
     late.add({"trainer": "PLOT", "dataset": "symbols", "shots": 0, "epochs": 0, "seconds": {"total": 3.0}})
-    late.add(
-        {"trainer": "PLOT", "dataset": "symbols", "shots": 1, "epochs": 8, "seconds": {"total": 9, "train_seconds": 8}}
-    )
+    seconds = {"total": 9.0, "train_seconds": 8.0}
+    late.add({"trainer": "PLOT", "dataset": "symbols", "shots": 1, "epochs": run.epochs, "seconds": seconds})
     assert late.estimate(run) == pytest.approx(5 + (3 + 1) / 2 + 8 * 4)
 
 

@@ -165,14 +165,25 @@ def test_a_mistake_in_the_environment(
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["base_to_new.sh", "caltech101"], "SHOTS"),
-        (["base_to_new.sh", "caltech101", "1 2"], "takes one positive integer"),
-        (["domain_generalization.sh", "caltech101", "1"], "has no shifted sets"),
-        (["cross_dataset.sh", "caltech101", "1", "OPTIM.LR"], "'OPTIM.LR' has no value"),
-        (["few_shot.sh", "caltech102", "1"], "no config 'caltech102'"),
+        (["base_to_new", "caltech101"], "SHOTS"),
+        (["base_to_new", "caltech101", "1 2"], "takes one positive integer"),
+        (["domain_generalization", "caltech101", "1"], "has no shifted sets"),
+        (["cross_dataset", "caltech101", "1", "OPTIM.LR"], "'OPTIM.LR' has no value"),
+        (["few_shot", "caltech102", "1"], "no config 'caltech102'"),
     ],
 )
-def test_a_mistake_gives_one_line(argv: list[str], says: str, tmp_path: Path) -> None:
-    done = bash(f"protocols/{argv[0]}", *argv[1:], OUT=str(tmp_path / "out"))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and says in done.stderr
-    assert done.stderr.startswith("error: ") and not (tmp_path / "out").exists()
+def test_a_mistake_gives_one_line(
+    argv: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    assert protocols.main(argv) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and printed.count("\n") == 1 and says in printed
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("protocol", list(protocols.PROTOCOLS))
+def test_each_has_its_script(protocol: str) -> None:
+    """Without starting Python: what the script would run."""
+    done = bash(f"protocols/{protocol}.sh", "symbols", "1 2", "A.B", "x y", PYTHON="echo")
+    assert done.stdout == f"-m scripts.protocols.run {protocol} symbols 1 2 A.B x y\n" and not done.returncode

@@ -129,6 +129,15 @@ def finished_result(directory: Path) -> dict[str, Any] | None:
     return load_result(path) if path.exists() else None
 
 
+def hash_of_checkpoints(directory: Path) -> str:
+    """Of the content of all models' checkpoints in a run's directory."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.glob("*/model*.pth.tar*")):
+        digest.update(f"{path.relative_to(directory)}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 # What every result.json has, for those who make tables of them.
 REQUIRED: dict[str, Any] = {
     **dict.fromkeys(("accuracy", "macro_f1"), (int, float)),

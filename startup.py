@@ -7,13 +7,17 @@ import os
 import signal
 from typing import Any
 
+begun = False
+
 
 def end_by_signals() -> None:
-    """SIGINT (Ctrl-C) and SIGTERM end the process at once; there is nothing to save yet."""
+    """SIGINT (Ctrl-C) and SIGTERM end the process at once; there is nothing to save yet, or nothing any more."""
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _end)
 
 
 def _end(signum: int, _: Any) -> None:
+    if begun:  # the program has said what there is to say, and is about to end
+        return
     os.write(2, f"\ninterrupted by {signal.Signals(signum).name} before anything was begun\n".encode())
     os._exit(128 + signum)

@@ -31,8 +31,9 @@ import torch
 
 import datasets
 import runs
+import startup
 import trainers
-from dassl.distributed import in_group, is_main, of_main, process_group, rank
+from dassl.distributed import common, in_group, is_main, launched, of_main, process_group, rank
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import (
     ImageError,
@@ -49,7 +50,7 @@ from settings import read_cfg, setup_cfg
 # Errors that say what is wrong with a disk or its permissions, not with the program.
 THE_USERS_DISK = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
 }
 NEED_LESS = "smaller DATALOADER batches, fewer prompts (TRAINER.PLOT.N) or a smaller backbone need less"
 # What the scripts and train.py take from the environment.
@@ -107,13 +108,18 @@ def output_directory(args: argparse.Namespace, cfg: Any, base: Any) -> Path:
         head = f"TRAINER.{runs.method_options(cfg)[0]}."  # tested with another head than it was trained with
         changed = runs.overrides(cfg, base).items()
         name += "".join(f"_{k.removeprefix(head)}{runs.spell(v)}" for k, v in changed if k.startswith(head))
+        name += "" if args.load_epoch is None else f"_epoch{args.load_epoch}"
         return Path(args.model_dir) / "eval" / runs.shorten(name)
     config = Path(args.config_file).stem or "default"
     return runs.run_directory(cfg, base, config, os.environ.get("OUT") or "output")
 
 
 def run(args: argparse.Namespace) -> None:
+    if not args.eval_only and (args.model_dir or args.load_epoch is not None):
+        raise UserError("--model-dir and --load-epoch are for --eval-only; MODEL.INIT_WEIGHTS starts from a checkpoint")
     cfg, base = setup_cfg(args)
+    if args.eval_only and not args.model_dir and TRAINER_REGISTRY.get(cfg.TRAINER.NAME).learns:
+        raise UserError("--eval-only tests a trained run: name it with --model-dir")
     directory = output_directory(args, cfg, base)
     cfg.OUTPUT_DIR = str(directory)
     cfg.freeze()
@@ -124,6 +130,8 @@ def run(args: argparse.Namespace) -> None:
 def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) -> None:
     if of_main(lambda: is_finished(directory, cfg, args)):
         return
+    if cfg.SEED < 0 and launched():
+        raise common(UserError("--seed is missing: the processes of one run have to draw the same few-shot set"))
     start = time.perf_counter()
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
@@ -162,15 +170,21 @@ def writer(directory: Path) -> Iterator[None]:
 
 
 def is_finished(directory: Path, cfg: Any, args: argparse.Namespace) -> bool:
-    """Whether there is nothing to do. Raises UserError: another config's run is there, or a damaged result."""
+    """Whether there is nothing to do. Raises UserError: another config's run is there, or a damaged result.
+
+    A test is finished if it was one of the checkpoints that are in --model-dir now.
+    """
     runs.check_config(directory, cfg)
-    if args.no_train or args.load_epoch:
-        return False
-    result = runs.finished_result(directory)
-    if result is None:
+    result = None if args.no_train else runs.finished_result(directory)
+    if result is None or result.get("tested") != tested(args):
         return False
     print(f"Finished before, kept: {directory / 'result.json'} (accuracy {result['accuracy']:.2f}%)")
     return True
+
+
+def tested(args: argparse.Namespace) -> str | None:
+    """What tells the checkpoints of --model-dir from others; None for a run that trains."""
+    return runs.hash_of_checkpoints(Path(args.model_dir)) if args.eval_only and args.model_dir else None
 
 
 def execute(trainer: Any, directory: Path, args: argparse.Namespace, base: Any, start: float) -> None:
@@ -190,6 +204,8 @@ def execute(trainer: Any, directory: Path, args: argparse.Namespace, base: Any, 
         runs.write_whole(directory / "predictions.json", json.dumps(runs.predictions(trainer)) + "\n")
         config = Path(args.config_file).stem or "default"
         result = runs.describe(trainer, time.perf_counter() - start, config, runs.overrides(cfg, base))
+        if args.eval_only:
+            result["tested"] = tested(args)
         runs.write_whole(directory / "result.json", json.dumps(result, indent=1) + "\n")
         print(f"Result: {directory / 'result.json'} (accuracy {result['accuracy']:.2f}%)")
 
@@ -200,6 +216,7 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
     Args:
         command: what goes on with it, said when it is interrupted; that of a script around it comes first.
     """
+    startup.begun = True
     with interruptible():
         try:
             return program() or 0
@@ -211,7 +228,9 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
             return 2
         except BrokenPipeError:  # the reader, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+            if command:  # of a program that is there to do something, not to say something
+                complain(f"its output was closed before its end; it goes on with: {resuming(command)}")
+            return 128 + signal.SIGPIPE if command else 0
         except OSError as error:
             if error.errno not in THE_USERS_DISK:
                 raise

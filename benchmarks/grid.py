@@ -1,11 +1,12 @@
 """The paper's grid of 506 runs on paper: hours on 1, 8 and 64 devices, from the step times that were measured on one.
 
-    python -m benchmarks.step --parts --json step.json      # on the device in question
+    python -m benchmarks.step --parts --json step.json      # times the CPU
     python -m benchmarks.grid step.json [--devices 1 8 64] [--start 6]
 
 A step is the image encoder, by the image, and the text side and head, by the class (`benchmarks.growth` shows that both
-are linear), times the recipe's steps. A test reads kept image features, but for the first on its dataset; CoCoOp's
-makes text features for every image. Runs go to the device that is free first, the longest first, each on one device.
+are linear), times the recipe's steps. A test reads kept image features, but for the first on its dataset and PLOT's
+where they are more than TEST.FEATURE_CACHE_GB; CoCoOp's makes text features for every image. Runs go to the device that
+is free first, the longest first, each on one device.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import yaml
 from tabulate import tabulate
 
+from dassl.config import get_cfg_default
 from runs import REPOSITORY
 from scripts.recipes import METHODS, prescribed_epochs, recipe
 from scripts.tables.suite import DATASETS, SHOTS
@@ -32,6 +34,8 @@ SIZES = {
     "food101": (101, 30300), "imagenet": (1000, 50000), "oxford_flowers": (102, 2463), "oxford_pets": (37, 3669),
     "stanford_cars": (196, 8041), "sun397": (397, 19850), "ucf101": (101, 3783),
 }  # fmt: skip
+
+LOCAL_BYTES = 49 * 1024 * 4  # an image's local features on RN50, in float32
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ def run_seconds(method: str, dataset: str, shots: int, rate: Rate) -> float:
     n_cls, n_test = SIZES[dataset]
     per_image = method == "CoCoOp"
     test = rate.test_text * n_cls * (n_test if per_image else 1)
+    if method == "PLOT" and n_test * LOCAL_BYTES > 1e9 * get_cfg_default().TEST.FEATURE_CACHE_GB:
+        test += n_test * rate.image
     if method == "ZeroshotCLIP":
         return test
     batch = batch_size(method, *recipe(method, dataset, shots, backbone="rn50"))
@@ -88,7 +94,7 @@ def grid(measured: dict[str, Rate], start: float) -> dict[str, float]:
                 once = start + run_seconds(method, dataset, shots, rate)
                 for seed in range(1, 2 if method == "ZeroshotCLIP" else SEEDS + 1):
                     seconds[f"{method} on {dataset}, {shots} shots, seed {seed}"] = once
-        seconds[f"ZeroshotCLIP on {dataset}, 1 shots, seed 1"] += SIZES[dataset][1] * measured["COOP"].image
+        seconds[f"ZeroshotCLIP on {dataset}, 1 shots, seed 1"] += SIZES[dataset][1] * measured["PLOT"].image
     return seconds
 
 

@@ -61,6 +61,12 @@ def finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
+def _steps(values: Any) -> str:
+    what = "one whole number, or several, each larger than the one before, such as (30, 60)"
+    fault = each(int, what=what)(values or [""])
+    return fault or ("" if len(values) == 1 or [0, *values] == sorted({0, *values}) else what)
+
+
 def _scale(values: Any) -> str:
     what = "two numbers, 0 < smallest <= largest <= 1"
     return each(float, between(0, 1), 2, what)(values) or ("" if 0 < values[0] <= values[1] else what)
@@ -83,7 +89,7 @@ LIMITS: dict[str, Fault] = {
     "INPUT.TRANSFORMS": lambda values: _NAMES(values) or next(filter(None, map(one_of(AVAI_CHOICES), values)), ""),
     "INPUT.PIXEL_MEAN": each(float, n=3, what="three numbers"),
     "INPUT.PIXEL_STD": each(float, above(0), 3, "three positive numbers"),
-    "INPUT.CROP_PADDING": at_least(0),
+    "INPUT.CROP_PADDING": between(0, 4096),
     "INPUT.RRCROP_SCALE": _scale,
     "INPUT.CUTOUT_N": at_least(0),
     "INPUT.CUTOUT_LEN": at_least(0),
@@ -122,7 +128,7 @@ LIMITS: dict[str, Fault] = {
     "OPTIM.NEW_LAYERS": _NAMES,
     "OPTIM.BASE_LR_MULT": at_least(0),
     "OPTIM.LR_SCHEDULER": one_of(SCHEDULES),
-    "OPTIM.STEPSIZE": lambda values: each(int, what="whole numbers, such as (30, 60)")(values or [""]),
+    "OPTIM.STEPSIZE": lambda values: _steps(values),
     "OPTIM.GAMMA": above(0),
     "OPTIM.MAX_EPOCH": at_least(1),
     "OPTIM.WARMUP_EPOCH": at_least(-1),

@@ -30,7 +30,7 @@ def places(folder: Path, name: str) -> tuple[Path, Path]:
 def write_whole(path: Path, text: str, replace: bool = True) -> None:
     """Writes a file that is there whole or not at all; without ``replace``, one that is there already stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)

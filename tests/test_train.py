@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 import runs
 import train
 from dassl.utils import read_image
+from trainers.prompt_trainer import AMP_DTYPES
 
 CONFIGS = runs.REPOSITORY / "configs"
 SMALL = ["INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", "0"]
@@ -72,6 +74,26 @@ def test_a_run(
     assert "Finished before, kept" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("trainer", ["PLOT", "CoOp", "CoCoOp"])
+def test_fp16_with_its_loss_scaled(
+    trainer: str, run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, computed on the CPU: the context that float32 learns, up to rounding; the scale is kept."""
+    monkeypatch.setitem(AMP_DTYPES, "cpu", torch.float16)
+    # At its own first scale, 65,536, some of these gradients overflow, and their step is left out, as it should be.
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=1024.0))
+    config = {"PLOT": "rn50", "CoOp": "rn50_ep50", "CoCoOp": "rn50_c4_ep10_batch1_ctxv1"}[trainer]
+    saved = []
+    for name, prec, lr in (("start", "fp32", "1e-12"), ("fp32", "fp32", "1e-5"), ("amp", "amp", "1e-5")):
+        more = ["OPTIM.LR", lr, "OPTIM.WARMUP_CONS_LR", lr, f"TRAINER.{trainer.upper()}.PREC", prec]
+        argv = ["--output-dir", str(tmp_path / name), *command(run_args, trainer, config), *SHORT, *more]
+        assert train.main(argv) == 0
+        saved.append(torch.load(tmp_path / name / "prompt_learner/model.pth.tar-2", weights_only=True))
+    start, exact, scaled = (checkpoint["state_dict"]["ctx"] for checkpoint in saved)
+    assert 0 < (scaled - exact).norm() < 0.05 * (exact - start).norm()
+    assert saved[2]["trainer"]["scaler"]["scale"] == 1024.0 and not saved[1]["trainer"]["scaler"]
+
+
 def test_a_resumed_run_ends_at_the_same_bits(run_args: list[str], tmp_path: Path) -> None:
     argv = [*command(run_args, "PLOT"), *SHORT, "OPTIM.MAX_EPOCH", "4", "TRAIN.CHECKPOINT_FREQ", "2"]
     assert train.main(["--output-dir", str(tmp_path / "whole"), *argv]) == 0
@@ -103,6 +125,33 @@ def test_a_trained_prompt_is_tested_elsewhere_with_its_own_head(run_args: list[s
         config = (directory / f"eval/caltech101_{subsample}/config.yaml").read_text()
         assert "GLOBAL_LOGITS: true" in config
     assert tested["accuracy"] == result["accuracy"]  # the same classes as in training
+
+
+def test_a_test_is_kept_for_the_checkpoints_it_was_made_of(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not for another epoch's, another run's in the same place, or the same run's once it has gone on."""
+    runs_of = {}
+    for seed, name in ((1, "one"), (2, "two")):
+        argv = ["--output-dir", str(tmp_path / name), *command(run_args, "CoOp"), "--seed", str(seed)]
+        assert train.main([*argv, *SHORT, "TRAIN.CHECKPOINT_FREQ", "1"]) == 0
+        runs_of[name] = tmp_path / name / "prompt_learner"
+
+    def test(name: str, *flags: str) -> str:
+        capsys.readouterr()
+        argv = command(run_args, "CoOp", "rn50", "--eval-only", "--model-dir", str(tmp_path / name), *flags)
+        assert train.main([*argv, *SMALL]) == 0
+        return capsys.readouterr().out
+
+    first = ("--load-epoch", "1")
+    assert "(epoch 1)" in test("one", *first) and "(epoch 2)" in test("one")
+    assert "kept" in test("one", *first) and "kept" in test("one")
+    assert {p.name for p in (tmp_path / "one/eval").iterdir()} == {"caltech101", "caltech101_epoch1"}
+    place = ("--output-dir", str(tmp_path / "place"))
+    assert "one/prompt_learner" in test("one", *place)
+    assert "two/prompt_learner" in test("two", *place) and "kept" in test("two", *place)
+    (runs_of["one"] / "model.pth.tar-2").unlink()
+    assert "(epoch 1)" in test("one") and "kept" in test("one")
 
 
 def test_another_config_is_neither_kept_nor_resumed(
@@ -196,6 +245,9 @@ def test_flags_that_do_not_exist_or_lead_nowhere(
         (["--seed", "one"], "one"),
         (["--resume", "nowhere"], "nowhere"),
         (["--eval-only", "--model-dir", "nowhere"], "no checkpoint in 'nowhere/prompt_learner'"),
+        (["--eval-only"], "name it with --model-dir"),
+        (["--model-dir", "."], "--model-dir and --load-epoch are for --eval-only"),
+        (["--load-epoch", "0"], "--model-dir and --load-epoch are for --eval-only"),
         (["--load-epoch", "7", "--eval-only", "--model-dir", "nowhere"], "no checkpoint of epoch 7"),
     ):
         assert train.main([*command(run_args, "CoOp", "rn50", *flags), *SHORT]) == 2
@@ -211,6 +263,30 @@ def test_an_output_that_cannot_be_made_is_named(
     assert train.main(command(run_args, "CoOp", "rn50_ep50", "--output-dir", str(loop / "out"), *SHORT)) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and str(loop) in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        {},
+        {"state_dict": None, "epoch": 1},
+        {"state_dict": {3: torch.ones(2)}},
+        {"state_dict": {"ctx": "no tensor"}},
+        {"state_dict": {"ctx": torch.full((16, 64), float("nan"))}},
+        {"state_dict": {"ctx": torch.ones(16, 64).to_sparse()}},
+        {"state_dict": {"ctx": torch.ones(16, 64, dtype=torch.long)}},
+    ],
+)
+def test_a_checkpoint_of_something_else(
+    checkpoint: dict, run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run/prompt_learner").mkdir(parents=True)
+    torch.save(checkpoint, tmp_path / "run/prompt_learner/model.pth.tar-1")
+    argv = command(run_args, "CoOp", "rn50", "--eval-only", "--model-dir", str(tmp_path / "run"))
+    assert train.main([*argv, *SMALL]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and "holds no prompt learner" in err and err.count("\n") == 1
+    assert not (tmp_path / "run/eval").exists()
 
 
 NO_DATASET = "error: --dataset-config-file is missing; see python train.py --help\n"
@@ -267,7 +343,7 @@ def test_checkpoints_that_coop_and_plot_wrote_load(run_args: list[str], tmp_path
         run_args, "PLOT", "rn50", "--eval-only", "--model-dir", str(tmp_path / "theirs"), "--load-epoch", "50"
     )
     assert train.main([*argv, *SMALL]) == 0
-    assert runs.read_result(tmp_path / "theirs/eval/caltech101")
+    assert runs.read_result(tmp_path / "theirs/eval/caltech101_epoch50")
     assert train.main([*argv, *SMALL, "TRAINER.PLOT.N_CTX", "4"]) == 2
 
 

@@ -21,6 +21,7 @@ class Head(nn.Module):
     Args:
         model: a ``PromptedCLIP``.
         split: whether each process makes only its share of the classes' text features, under gradients.
+            There must be as many classes as processes, at least.
     """
 
     def __init__(self, model: Any, split: bool = False) -> None:

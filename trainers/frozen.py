@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import clip.model
 from torch import Tensor
 
 from dassl.engine import TrainerX
@@ -35,7 +36,8 @@ class FrozenImageTrainer(TrainerX):
 
     def feature_key(self) -> dict[str, Any]:
         """What the features depend on, images and machine apart: the weights, their type and the code."""
-        code = hashlib.sha256(Path(encoders.__file__).read_bytes()).hexdigest()
+        sources = b"".join(Path(module.__file__ or "").read_bytes() for module in (encoders, clip.model))
+        code = hashlib.sha256(sources).hexdigest()
         return {"weights": self.weights_sha256, "dtype": str(self.image_encoder.dtype), "code": code}
 
     def encode_images(self, image: Tensor) -> Features:
@@ -43,11 +45,11 @@ class FrozenImageTrainer(TrainerX):
 
     def parse_input(self, batch: Any) -> Tensor | Features:
         if "features" in batch:
-            return {name: x.to(self.device) for name, x in batch["features"].items()}
-        return batch["img"].to(self.device)
+            return {name: x.to(self.device, non_blocking=True) for name, x in batch["features"].items()}
+        return batch["img"].to(self.device, non_blocking=True)
 
     def parse_batch_train(self, batch: Any) -> tuple[Tensor | Features, Tensor]:
-        return self.parse_input(batch), batch["label"].to(self.device)
+        return self.parse_input(batch), batch["label"].to(self.device, non_blocking=True)
 
     def parse_batch_test(self, batch: Any) -> tuple[Tensor | Features, Tensor]:
         return self.parse_batch_train(batch)

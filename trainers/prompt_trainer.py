@@ -25,6 +25,7 @@ from .prompts import CONTEXT_LENGTH, POSITIONS, UserError, tokenize_texts
 from .weights import load_clip, weights_path
 
 PRECISIONS = ("fp16", "fp32", "amp")
+AMP_DTYPES = {"cpu": torch.bfloat16, "cuda": torch.float16}
 
 
 def prompt_defaults() -> CfgNode:
@@ -160,7 +161,7 @@ class PromptTrainer(FrozenImageTrainer):
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
         clip_model = load_clip(cfg)
         self.weights_sha256 = clip_model.weights_sha256
-        self.amp_dtype = torch.bfloat16 if self.device.type == "cpu" else torch.float16
+        self.amp_dtype = AMP_DTYPES[self.device.type]
         if self.options.PREC != "fp16":
             clip_model.float()
         elif self.device.type == "cpu":
@@ -172,7 +173,9 @@ class PromptTrainer(FrozenImageTrainer):
             load_pretrained_weights(self.model.prompt_learner, cfg.MODEL.INIT_WEIGHTS)
         self.model.to(self.device)
         self.image_encoder = self.model.image_encoder
-        # Our engine's hook: averages the gradients over the processes of one run, if there are several.
+        # Our engine's hooks, for a run of several processes, whose gradients are averaged.
+        if cfg.TRAINER.SPLIT_CLASSES and hasattr(self, "check_shares"):
+            self.check_shares(len(self.dm.dataset.classnames), "classes")
         parallel = getattr(self, "parallel", lambda module: module)
         self.head = parallel(Head(self.model, split=cfg.TRAINER.SPLIT_CLASSES))
         self.optim = build_optimizer(self.model.prompt_learner, cfg.OPTIM)
@@ -180,7 +183,7 @@ class PromptTrainer(FrozenImageTrainer):
         self.register_model("prompt_learner", self.model.prompt_learner, self.optim, self.sched)
         amp = self.options.PREC == "amp"
         # bfloat16 has float32's range, so that only float16 needs its loss scaled
-        self.scaler = torch.amp.GradScaler("cuda") if amp and self.amp_dtype == torch.float16 else None
+        self.scaler = torch.amp.GradScaler(self.device.type) if amp and self.amp_dtype == torch.float16 else None
 
     def forward_backward(self, batch: Any) -> dict[str, float]:
         image, label = self.parse_batch_train(batch)
@@ -218,13 +221,30 @@ class PromptTrainer(FrozenImageTrainer):
         path = _checkpoint(Path(directory) / "prompt_learner", epoch)
         checkpoint = load_checkpoint(str(path))
         learner = self.model.prompt_learner
-        ours = learner.state_dict()
-        theirs = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("token_")}
+        ours, theirs = learner.state_dict(), _learned(checkpoint, path)
         shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (theirs, ours)]
         if shapes[0] != shapes[1]:
             raise UserError(f"the checkpoint '{path}' holds {shapes[0]}, the config asks for {shapes[1]}")
-        print(f"Loading the prompt learner from '{path}' (epoch {checkpoint['epoch']})")
+        print(f"Loading the prompt learner from '{path}' (epoch {checkpoint.get('epoch')})")
         learner.load_state_dict(theirs)
+
+
+def _learned(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """What a checkpoint holds of a prompt learner; upstream's also have the class names' embeddings.
+
+    Raises:
+        UserError: it has no state dict of finite floating-point tensors.
+    """
+    state = checkpoint.get("state_dict")
+    state = {k: v for k, v in state.items() if not str(k).startswith("token_")} if isinstance(state, dict) else {}
+
+    def good(value: Any) -> bool:
+        dense = isinstance(value, Tensor) and value.layout == torch.strided and value.is_floating_point()
+        return dense and bool(value.isfinite().all())
+
+    if not state or not all(isinstance(k, str) and good(v) for k, v in state.items()):
+        raise UserError(f"the checkpoint '{path}' holds no prompt learner: no state_dict of finite tensors by name")
+    return state
 
 
 def _checkpoint(folder: Path, epoch: int | None) -> Path:

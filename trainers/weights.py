@@ -18,7 +18,7 @@ import torch
 from clip.clip import _MODELS as OPENAI_URLS
 from clip.model import build_model
 
-from .prompts import UserError
+from .prompts import CONTEXT_LENGTH, UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _NEEDED = (
@@ -67,11 +67,13 @@ def load_clip(cfg: Any) -> Any:
         _download(url, path)
     sha256 = _sha256(path)
     state_dict = _state_dict(path, sha256, cfg.MODEL.BACKBONE.get("ALLOW_TORCHSCRIPT", False))
-    if any(key not in state_dict for key in _NEEDED) or not any(k.startswith("visual.") for k in state_dict):
+    if any(key not in state_dict for key in _NEEDED) or not any(str(k).startswith("visual.") for k in state_dict):
         raise UserError(f"'{path}' holds no CLIP model of OpenAI's architecture: some of its tensors are missing")
     try:
         model = build_model(dict(state_dict))
-    except (RuntimeError, KeyError, ZeroDivisionError, IndexError) as error:
+        if model.positional_embedding.shape[0] != CONTEXT_LENGTH:
+            raise ValueError(f"its texts have {model.positional_embedding.shape[0]} tokens, not {CONTEXT_LENGTH}")
+    except Exception as error:  # clip derives sizes from shapes, and fails in as many ways as these can be wrong
         raise UserError(f"'{path}' holds no CLIP model of OpenAI's architecture: {_line(error)}") from error
     model.weights_sha256 = sha256
     return model
@@ -111,7 +113,8 @@ def _state_dict(path: Path, sha256: str, allow_torchscript: bool) -> dict[str, A
     except Exception as error:  # torch raises a dozen kinds on damaged files
         raise UserError(f"'{path}' cannot be read as weights, it may be truncated: {_line(error)}") from error
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    return {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+    items = loaded.items() if isinstance(loaded, dict) else ()
+    return {k: v for k, v in items if isinstance(k, str) and isinstance(v, torch.Tensor)}
 
 
 def _sha256(path: Path) -> str:

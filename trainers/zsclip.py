@@ -26,6 +26,7 @@ class ZeroshotCLIP(FrozenImageTrainer):
     """Logits exp(logit_scale) cos(f_0, g_k); the prompt is DATASET.TEMPLATE or the dataset's own ``template``."""
 
     model: Any
+    learns = False
 
     def check_cfg(self, cfg: Any) -> None:
         if faults := self.find_faults(cfg):
@@ -35,7 +36,7 @@ class ZeroshotCLIP(FrozenImageTrainer):
     def find_faults(cls, cfg: Any) -> list[str]:
         """As ``PromptTrainer.find_faults``."""
         faults, template = input_faults(cfg), cfg.DATASET.get("TEMPLATE", "")
-        if template and re.sub(r"[^{}]", "", template) != "{}":
+        if template and ("{}" not in template or re.sub(r"[^{}]", "", template) != "{}"):
             faults.append(f"DATASET.TEMPLATE '{template}' has no {{}} for the class name, or more braces than that")
         return faults
 

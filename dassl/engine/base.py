@@ -5,6 +5,7 @@ and `trainer_state` are ours: by the last two a resumed run ends at the same bit
 """
 
 import os.path as osp
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,8 +27,16 @@ from dassl.utils import (
 )
 
 
+def _leave_to_the_writer(error: threading.ExceptHookArgs) -> None:
+    """What TensorBoard's thread finds of a full disk comes up again at the next write, where it ends the run."""
+    if not type(error.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(error)
+
+
 class TrainerBase:
     """A trainer of registered models; subclasses say what an epoch and a test are."""
+
+    learns = True  # False: there is nothing to train or to load
 
     def __init__(self) -> None:
         self._models: dict[str, nn.Module] = {}
@@ -183,6 +192,7 @@ class TrainerBase:
 
             print(f"Initialize tensorboard (log_dir={log_dir})")
             self._writer = SummaryWriter(log_dir=log_dir)
+            threading.excepthook = _leave_to_the_writer
 
     def close_writer(self) -> None:
         if self._writer is not None:

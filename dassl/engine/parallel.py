@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dassl.distributed import gathered, is_main, launched, summed, world_size
+from dassl.distributed import check_shares, gathered, is_main, launched, summed, world_size
 from dassl.utils import UserError
 from dassl.utils.interrupts import interrupt, signalled, uninterrupted
 
@@ -24,6 +24,7 @@ class ParallelTrainer(TrainerBase):
 
     device: torch.device
     loss_weight = 1.0
+    check_shares = staticmethod(check_shares)
 
     def parallel(self, module: nn.Module) -> nn.Module:
         """The module to compute with in training, that its gradients be averaged over the processes."""

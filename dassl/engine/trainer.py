@@ -109,6 +109,10 @@ class SimpleTrainer(ParallelTrainer):
         if scaler is not None and state.get("scaler"):
             scaler.load_state_dict(state["scaler"])
         self.start_batch, self.num_batches = state.get("batch", 0), state.get("num_batches", 0)
+        if type(self.start_batch) is not int or not 0 <= self.start_batch <= self.num_batches:
+            raise ValueError(f"{self.start_batch} batches of {self.num_batches} are done")
+        if not all(isinstance(seconds, (int, float)) for seconds in self.timing.values()):
+            raise ValueError("its times are no numbers")
         if self.cfg.SEED < 0:  # else they follow from the seed
             for loader, seeds in zip(self._seeded_loaders(), state.get("loader_seeds", ()), strict=False):
                 loader.dataset.seed, order_of(loader).seed = seeds
@@ -147,12 +151,13 @@ class SimpleTrainer(ParallelTrainer):
             set_random_state(state)
 
     def before_train(self) -> None:
-        """Resume from cfg.RESUME, or from OUTPUT_DIR if it holds checkpoints; start TensorBoard.
+        """Resume from OUTPUT_DIR if it holds checkpoints, else from cfg.RESUME; start TensorBoard.
 
         UserError: RESUME holds no checkpoints, or those of a longer training.
         """
-        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
-        if self.cfg.RESUME and self.start_epoch == self.start_batch == 0:
+        own = not self.cfg.RESUME or bool(self.find_checkpoints(self.output_dir))
+        self.start_epoch = self.resume_model_if_exist(self.output_dir if own else self.cfg.RESUME)
+        if not own and self.start_epoch == self.start_batch == 0:
             wanted = ", ".join(osp.join(self.cfg.RESUME, name, "checkpoint") for name in self.get_model_names())
             raise UserError(f"nothing to resume from in {self.cfg.RESUME}: looked for {wanted}")
         if self.start_epoch > self.max_epoch:
@@ -169,8 +174,9 @@ class SimpleTrainer(ParallelTrainer):
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
             result = self.test(split="val")
             if result > self.best_result:
-                self.best_result = result
-                self.save_model(self.epoch, self.output_dir, val_result=result, model_name="model-best.pth.tar")
+                with uninterrupted():  # the best result is that of the model that is there
+                    self.save_model(self.epoch, self.output_dir, val_result=result, model_name="model-best.pth.tar")
+                    self.best_result = result
         if is_main() and not osp.isdir(self.output_dir):
             raise UserError(
                 f"the output directory '{self.output_dir}' has vanished in epoch {done}; nothing was saved of it"

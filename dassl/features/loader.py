@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from dassl.data import transforms
 from dassl.data.data_manager import DatasetWrapper, Loader, order_of
 from dassl.data.samplers import EpochIndex, SequentialSampler
-from dassl.utils import UserError, derive_seed
+from dassl.utils import UserError, derive_seed, tools
 
 from .store import FeatureStore, Rows
 
@@ -85,8 +86,11 @@ class TestFeatures:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         arrays = self.store.open(self.key, self.encoder.feature_names)
         if arrays is None:
-            yield from _encoded(self.encoder, self.loader, self.store, self.key)
-            return
+            with self.store.turn(self.key) as turn:
+                arrays = self.store.open(self.key, self.encoder.feature_names)
+                if arrays is None:
+                    yield from _encoded(self.encoder, self.loader, self.store, self.key, turn)
+                    return
         print(f"Image features: read from {self.store.folder} (TEST.FEATURE_CACHE False computes them)")
         items, size = self.loader.dataset.data_source, self.loader.batch_size or 1  # type: ignore[attr-defined]
         try:
@@ -144,18 +148,7 @@ class TrainingViews:
             dataset: Any = self.dataset
             size = self.encoder.cfg.DATALOADER.TEST.BATCH_SIZE
             key = {**(_key(self.encoder, dataset, size) or {}), "seed": dataset.seed, "view": view}
-            arrays = self.store.open(key, self.encoder.feature_names)
-            if arrays is None:
-                loader = Loader(
-                    dataset,
-                    batch_size=size,
-                    sampler=[EpochIndex(i, view) for i in range(len(dataset))],
-                    num_workers=self.loader.num_workers,
-                    generator=torch.Generator(),  # its draws must not shift the global one
-                )
-                for _ in _encoded(self.encoder, loader, self.store, key):
-                    pass
-                arrays = self.store.open(key, self.encoder.feature_names)
+            arrays = self.store.open(key, self.encoder.feature_names) or self._made(view, size, key)
             if arrays is None:
                 raise UserError(
                     f"DATALOADER.CACHED_VIEWS: the features of a view could not be kept in '{self.store.folder}' "
@@ -164,14 +157,34 @@ class TrainingViews:
             self.arrays[view] = arrays
         return self.arrays[view]
 
+    def _made(self, view: int, batch_size: int, key: dict[str, Any]) -> dict[str, Rows] | None:
+        dataset: Any = self.dataset
+        with self.store.turn(key) as turn:
+            if arrays := self.store.open(key, self.encoder.feature_names):  # by another process, meanwhile
+                return arrays
+            loader = Loader(
+                dataset,
+                batch_size=batch_size,
+                sampler=[EpochIndex(i, view) for i in range(len(dataset))],
+                num_workers=self.loader.num_workers,
+                generator=torch.Generator(),  # its draws must not shift the global one
+            )
+            for _ in _encoded(self.encoder, loader, self.store, key, turn):
+                pass
+        return self.store.open(key, self.encoder.feature_names)
+
 
 @torch.no_grad()
-def _encoded(encoder: Encoder, loader: Loader, store: FeatureStore, key: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _encoded(
+    encoder: Encoder, loader: Loader, store: FeatureStore, key: dict[str, Any], turn: ExitStack
+) -> Iterator[dict[str, Any]]:
     """The loader's batches with their features, which are in the store after the last one."""
     with store.write(key, len(loader.dataset)) as writer:  # type: ignore[arg-type]
         for batch in loader:
-            features = encoder.encode_images(batch.pop("img").to(encoder.device))
+            features = encoder.encode_images(batch.pop("img").to(encoder.device, non_blocking=True))
             writer.add(features)
+            if writer.problem:
+                turn.close()  # nothing will be there for those who wait
             yield {**batch, "features": features}
     if writer.problem:
         print(f"Image features are not kept: {writer.problem}")
@@ -191,21 +204,29 @@ def _described(items: Sequence[Any], indices: Iterable[int]) -> dict[str, Any]:
 
 def _key(encoder: Encoder, dataset: Any, batch_size: int | None) -> dict[str, Any] | None:
     """All that the features' bits depend on; None where that cannot be told."""
-    transform = repr(getattr(dataset, "transform", None))
-    if type(dataset) is not DatasetWrapper or dataset.transform is None or " at 0x" in transform:
-        return None
-    if isinstance(dataset.transform, (list, tuple)) or dataset.return_img0:
+    if type(dataset) is not DatasetWrapper or dataset.return_img0 or not _told_by_repr(dataset.transform):
         return None
     cuda = encoder.device.type == "cuda"
     return {
         "encoder": encoder.feature_key(),
         "images": _files(dataset.data_source),
-        "transform": [transform, hashlib.sha256(Path(transforms.__file__).read_bytes()).hexdigest()],
+        "transform": [repr(dataset.transform), *map(hash_of_file, (transforms.__file__, tools.__file__))],
         "batch_size": batch_size,
         "device": torch.cuda.get_device_name(encoder.device) if cuda else platform.machine(),
-        "cpu": [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+        "cpu": None if cuda else [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
         "versions": [torch.__version__, torchvision.__version__, PIL.__version__],
     }
+
+
+def _told_by_repr(transform: Any) -> bool:
+    """Whether its repr says all that a transform does: torchvision's and ours do, but for one around a function."""
+    kind = type(transform)
+    known = kind.__module__.startswith(("torchvision.transforms.", transforms.__name__)) and kind.__name__ != "Lambda"
+    return known and " at 0x" not in repr(transform) and all(map(_told_by_repr, getattr(transform, "transforms", ())))
+
+
+def hash_of_file(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _files(items: Sequence[Any]) -> str:

@@ -2,11 +2,13 @@
 
 Files are NumPy's .npy and, behind it, the CRC-32 of all before; one that does not match it is as good as none. A file
 is written under another name and renamed when whole, so processes can share the folder: what is there is complete, and
-what two make at once is the same. Reading marks a file as used; beyond a bound the files unused for longest go.
+what two make at once is the same; where there are locks, one makes it and the others wait. Reading marks a file as
+used; beyond a bound the files unused for longest go.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -14,8 +16,8 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -29,6 +31,7 @@ from dassl.utils import atomic_file
 ABANDONED = 24 * 3600  # seconds after which an unfinished file belongs to no living process
 CHECKSUM = 4  # bytes
 BLOCK = 2**20  # bytes read at a time to be checked
+POLL = 0.2  # seconds
 
 
 class Rows:
@@ -52,6 +55,8 @@ class Rows:
             if np.lib.format.read_magic(self.file) != (1, 0):
                 raise ValueError(f"'{path}' has another format")
             shape, _, self.dtype = np.lib.format.read_array_header_1_0(self.file)
+            if self.dtype.kind not in "fiu":
+                raise ValueError(f"'{path}' holds no numbers")
             self.start, self.n, self.shape = self.file.tell(), shape[0], shape[1:]
             self.row_bytes = math.prod(self.shape) * self.dtype.itemsize
         except BaseException:
@@ -100,6 +105,19 @@ class FeatureStore:
                 return None
         return found
 
+    @contextmanager
+    def turn(self, key: Mapping[str, Any]) -> Iterator[ExitStack]:
+        """The scope of making what has this key, after waiting for whoever makes it; ``close()`` ends it early."""
+        path = self.path(key, "").with_suffix(".lock")
+        with ExitStack() as held:
+            with suppress(OSError):  # without locks, or a folder to write to, each makes its own
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = held.enter_context(path.open("wb"))
+                _wait_for_lock(file)
+                held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # loader workers have the file open as well
+                held.callback(path.unlink, missing_ok=True)
+            yield held
+
     def write(self, key: Mapping[str, Any], n: int) -> Writer:
         """For arrays of n rows, to be given batch by batch inside a ``with``."""
         return Writer(self, key, n)
@@ -122,11 +140,20 @@ class FeatureStore:
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
                 removed += 1
-        for path in self.folder.glob("*.npy.tmp-*"):
+        for path in (*self.folder.glob("*.npy.tmp-*"), *self.folder.glob("*.lock")):
             with suppress(FileNotFoundError):
                 if limit == 0 or time.time() - path.stat().st_mtime > ABANDONED:
                     path.unlink()
         return removed
+
+
+def _wait_for_lock(file: BinaryIO) -> None:
+    """By asking again and again, since a signal that is kept for later would not end a wait in the system."""
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(POLL)
 
 
 class _Abandoned(Exception):

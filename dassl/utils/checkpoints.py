@@ -58,6 +58,34 @@ class Stub:
     add = update = append
 
 
+class _Encode:
+    """How pickles of protocol 2 spell bytes. Without attributes, as the two below: a pickle may try to set some."""
+
+    __slots__ = ()
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        return text.encode("latin1")
+
+
+class _RebuildTensor:
+    __slots__ = ()
+
+    def __call__(self, *args: Any) -> Any:
+        return torch._utils._rebuild_tensor_v2(*args)
+
+
+class _RebuildParameter:
+    __slots__ = ()
+
+    def __call__(self, *args: Any) -> Any:
+        return torch._utils._rebuild_parameter(*args)
+
+
+_FUNCTIONS = {
+    ("_codecs", "encode"): _Encode(),
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+}
 _PLAIN = {t.__name__: t for t in (set, frozenset, list, dict, tuple, complex, bytes, bytearray)}
 
 
@@ -67,11 +95,8 @@ class _Unpickler(pickle.Unpickler):
             return _PLAIN[name]
         if module == "collections" and name in ("OrderedDict", "Counter"):
             return OrderedDict if name == "OrderedDict" else dict
-        if (module, name) == ("_codecs", "encode"):  # how pickles of protocol 2 spell bytes
-            return lambda text, encoding: text.encode("latin1")
-        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_parameter"):
-            rebuild = getattr(torch._utils, name)
-            return lambda *args: rebuild(*args)  # a pickle may set attributes on what it is given
+        if (module, name) in _FUNCTIONS:
+            return _FUNCTIONS[module, name]
         return type(name, (Stub,), {"__module__": module})
 
 
@@ -92,8 +117,7 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     try:
         with open(fpath, "rb") as file:
             content = file.read()
-        if content[-64 - len(_MARK) : -64] == _MARK and content[-64:] != _hexdigest(content[:-64]):
-            raise UserError("its checksum is another")
+        _check_sum(content)
         if zipfile.is_zipfile(io.BytesIO(content)):
             with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch.load hands TorchScript to its interpreter
                 if any(osp.basename(name) == "constants.pkl" for name in archive.namelist()):
@@ -105,6 +129,16 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     if not isinstance(checkpoint, dict):
         raise UserError(f"{fpath} is no checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary")
     return checkpoint
+
+
+def _check_sum(content: bytes) -> None:
+    """UserError unless an archive ends where it says it ends and its comment, if it has one, is our checksum of it."""
+    end = content.rfind(b"PK\5\6")  # the archive's last record: 22 bytes, the last two of which count the comment's
+    if end < 0:
+        return  # upstream's files of before PyTorch 1.6, or none at all
+    length, comment = int.from_bytes(content[end + 20 : end + 22], "little"), content[end + 22 :]
+    if len(comment) != length or (comment and comment != _MARK + _hexdigest(content[:-64])):
+        raise UserError("its checksum is another")
 
 
 def _hexdigest(content: bytes) -> bytes:
@@ -278,7 +312,8 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     UserError: the file is missing or damaged, or nothing in it fits.
     """
     checkpoint = load_checkpoint(weight_path)
-    given = _without_module(checkpoint.get("state_dict", checkpoint))
+    weights = checkpoint.get("state_dict", checkpoint)
+    given = _without_module({str(key): value for key, value in weights.items()} if isinstance(weights, dict) else {})
     wanted = model.state_dict()
     fitting = {
         key: value

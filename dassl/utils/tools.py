@@ -63,12 +63,23 @@ def atomic_file(fpath: str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, fpath)
+        _sync_folder(osp.dirname(fpath) or ".")
     except BaseException as error:
         with suppress(OSError):
             os.remove(temporary)
         if isinstance(error, OSError):  # a full disk does not say of which file
             error.filename = error.filename or fpath
         raise
+
+
+def _sync_folder(folder: str) -> None:
+    """After a power cut too the new name is there, before what it replaces is removed elsewhere."""
+    with suppress(OSError):  # not every file system can
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_atomically(fpath: str, write: Callable[[BinaryIO], object]) -> None:

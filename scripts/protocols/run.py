@@ -65,10 +65,9 @@ def test(job: Job, directories: Sequence[Path], dataset: str, extra: Sequence[st
         there = dataclasses.replace(job, dataset=dataset, opts=[*_without(job.opts, SUBSAMPLE), *extra])
         arguments = ["--eval-only", "--model-dir", str(directory), *there.arguments(seed)]
         parsed = train.build_parser().parse_args(arguments)
-        place = train.output_directory(parsed, *train.setup_cfg(parsed))
-        if (place / "result.json").exists():
-            print(f"seed {seed}: tested before, {place}", flush=True)
-        else:
+        cfg, base = train.setup_cfg(parsed)
+        place = train.output_directory(parsed, cfg, base)
+        if not train.is_finished(place, cfg, parsed):
             run_train(arguments)
         found.append(finished(place))
     return Cell(tuple(found))

@@ -41,7 +41,7 @@ def build_parser(description: str | None) -> train.Parser:
     add("--address", default="", help="ray: the cluster's (default: $RAY_ADDRESS, else the one here); local: a new one")
     add("--cpus", type=float, default=1, help="ray: cores of a run (default: 1)")
     add("--memory", type=float, default=0, help="ray: GB of memory of a run (default: not counted)")
-    add("--gpus", type=float, default=0, help="ray: GPUs of a run, or a fraction of one (default: 0)")
+    add("--gpus", type=float, help="ray: GPUs of a run, or a fraction of one (default: 1 if the cluster has any)")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of every run's config")
     return parser
 
@@ -51,11 +51,11 @@ def check(args: argparse.Namespace) -> None:
     if args.jobs < 1:
         raise UserError(f"--jobs is {args.jobs}; it must be 1 or more")
     for name, least in (("cpus", LEAST), ("memory", 0), ("gpus", 0)):
-        if not least <= (value := getattr(args, name)) < math.inf:
+        if (value := getattr(args, name)) is not None and not least <= value < math.inf:
             raise UserError(f"--{name} is {value}; it must be a number from {least:g} on")
-    if args.gpus > 1 and args.gpus % 1:
+    if args.gpus is not None and args.gpus > 1 and args.gpus % 1:
         raise UserError(f"--gpus is {args.gpus}; it must be a fraction of one or a whole number")
-    if args.engine == "local" and (args.address or args.memory or args.gpus or args.cpus != 1):
+    if args.engine == "local" and (args.address or args.memory or args.gpus is not None or args.cpus != 1):
         raise UserError("--address, --cpus, --memory and --gpus are for --engine ray")
     if args.engine == "ray" and args.jobs != 1:
         raise UserError("--jobs is for --engine local; on Ray, --cpus and --gpus say how many runs have room")
@@ -68,7 +68,7 @@ def engine_of(args: argparse.Namespace) -> Engine:
         return LocalEngine(args.jobs)
     from .ray_engine import RayEngine
 
-    return RayEngine(args.address, {"num_cpus": args.cpus, "num_gpus": args.gpus, "memory": args.memory * 2**30})
+    return RayEngine(args.address, {"num_cpus": args.cpus, "memory": args.memory * 2**30}, args.gpus)
 
 
 def run(args: argparse.Namespace, command: str) -> int:

@@ -30,10 +30,11 @@ LOST = -int(signal.SIGKILL)
 class RayEngine:
     free = True  # the queue is Ray's
 
-    def __init__(self, address: str, needs: Mapping[str, float]) -> None:
+    def __init__(self, address: str, needs: Mapping[str, float], gpus: float | None = None) -> None:
         """
         Args:
-            needs: num_cpus, num_gpus and memory (bytes) of a run, as Ray names them.
+            needs: num_cpus and memory (bytes) of a run, as Ray names them.
+            gpus: of a run; None for one, if the cluster has any.
 
         Raises:
             UserError: no cluster at the address.
@@ -49,7 +50,9 @@ class RayEngine:
             raise UserError(f"no Ray cluster at '{address}' ({why}); start one: ray start --head") from error
         # Of a node that dies Ray prints dozens of lines among ours, whatever its options; a lost run has its own line.
         ray._private.worker.print_to_stdstream = lambda *args, **more: None
-        self.needs = {key: value for key, value in needs.items() if value}
+        if gpus is None:
+            gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        self.needs = {key: value for key, value in {**needs, "num_gpus": gpus}.items() if value}
         self.attempt: Any = ray.remote(max_retries=0, **self.needs)(process.run)
         self.running: dict[Any, Run] = {}
         self.token = out_folder() / "sweeps" / f"driver-{uuid.uuid4().hex}"
@@ -66,6 +69,8 @@ class RayEngine:
 
     def start(self, run: Run) -> None:
         environment = {"OMP_NUM_THREADS": str(max(1, int(self.needs.get("num_cpus", 1))))}
+        if "num_gpus" not in self.needs:
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it alone, and all runs would be on the first GPU
         self.running[self.attempt.remote(run.task(environment), self.token)] = run
 
     def wait(self) -> list[tuple[Run, Outcome]]:

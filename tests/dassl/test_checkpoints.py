@@ -70,6 +70,20 @@ def test_round_trip(tmp_path: Path) -> None:
         assert torch.equal(model.weight, again[0].weight)
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_checksum_that_is_cut_or_followed_by_something(tmp_path: Path, flip: bool) -> None:
+    """At every place, with or without a change in what it is the checksum of."""
+    save_checkpoint({"state_dict": {"ctx": torch.ones(300)}, "epoch": 1}, str(tmp_path))
+    path = tmp_path / "model.pth.tar-1"
+    whole = bytearray(path.read_bytes())
+    if flip:
+        whole[whole.index(torch.ones(300).numpy().tobytes())] ^= 64
+    for content in (*(whole[:-n] for n in range(1, 95)), whole + b"x", whole + bytes(71), *([whole] * flip)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="cannot read checkpoint"):
+            load_checkpoint(str(path))
+
+
 def test_data_parallels_prefix_goes(tmp_path: Path) -> None:
     given = {"state_dict": {"module.weight": torch.ones(1)}, "epoch": 1}
     save_checkpoint(given, str(tmp_path))

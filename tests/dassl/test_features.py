@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,26 @@ def test_two_processes_fill_one_folder_at_once(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.tmp-*"))
     files = FeatureStore(tmp_path).files()
     assert 0 < len(files) <= 6 and all(Rows(path).n == 10 for path, _ in files)
+
+
+def test_one_makes_what_others_wait_for(tmp_path: Path) -> None:
+    """A second process waits for its turn, and finds what the first has made; other keys do not wait."""
+    store, order = FeatureStore(tmp_path), multiprocessing.get_context("fork").Queue()
+
+    def second() -> None:
+        with store.turn(KEY):
+            order.put(("second", store.open(KEY, ["pooled"]) is not None))
+
+    process = multiprocessing.get_context("fork").Process(target=second)
+    with store.turn(KEY), store.turn({"k": "other"}):
+        process.start()
+        time.sleep(0.5)
+        order.put(("first", False))
+        time.sleep(0.2)  # a queue's thread writes
+        fill(store, KEY)
+    process.join(30)
+    assert [order.get(timeout=5) for _ in range(2)] == [("first", False), ("second", True)]
+    assert not list(tmp_path.glob("*.lock"))
 
 
 def test_a_file_removed_while_it_is_read_can_be_read_on(tmp_path: Path) -> None:

@@ -149,8 +149,11 @@ def test_resume_from_elsewhere(make_cfg: MakeCfg, tmp_path: Path) -> None:
     trainer = start(make_cfg(RESUME=str(tmp_path / "old")))
     trainer.train()
     assert trainer.start_epoch == 3 and final(tmp_path / "out")["epoch"] == 4
+    again = start(make_cfg(RESUME=str(tmp_path / "old")))  # the same command: its own checkpoints are newer
+    again.before_train()
+    assert again.start_epoch == 4
     with pytest.raises(UserError, match=r"nothing to resume from in .*none: looked for .*toy/checkpoint"):
-        start(make_cfg(RESUME=str(tmp_path / "none"))).train()
+        start(make_cfg(RESUME=str(tmp_path / "none"), OUTPUT_DIR=str(tmp_path / "new"))).train()
 
 
 def test_load_model(make_cfg: MakeCfg, capsys: pytest.CaptureFixture[str]) -> None:

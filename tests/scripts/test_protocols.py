@@ -57,7 +57,7 @@ def test_base_to_new(
     assert rows["zero-shot CLIP"][1:3] == [f"{zero_shot['base']:.2f}", f"{zero_shot['new']:.2f}"]
     started = len(in_process)
     assert protocols.main(["base_to_new", "caltech101", "2", *tiny]) == 0
-    assert len(in_process) == started and "tested before" in capsys.readouterr().out
+    assert len(in_process) == started and "Finished before, kept" in capsys.readouterr().out
 
 
 def test_harmonic_mean_by_hand() -> None:

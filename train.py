@@ -33,7 +33,7 @@ import datasets
 import runs
 import startup
 import trainers
-from dassl.distributed import common, in_group, is_main, launched, of_main, process_group, rank
+from dassl.distributed import in_group, is_main, launched, of_main, process_group, rank
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils import (
     ImageError,
@@ -120,6 +120,8 @@ def run(args: argparse.Namespace) -> None:
     cfg, base = setup_cfg(args)
     if args.eval_only and not args.model_dir and TRAINER_REGISTRY.get(cfg.TRAINER.NAME).learns:
         raise UserError("--eval-only tests a trained run: name it with --model-dir")
+    if cfg.SEED < 0 and launched():
+        raise UserError("--seed is missing: the processes of one run have to draw the same few-shot set")
     directory = output_directory(args, cfg, base)
     cfg.OUTPUT_DIR = str(directory)
     cfg.freeze()
@@ -130,8 +132,6 @@ def run(args: argparse.Namespace) -> None:
 def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) -> None:
     if of_main(lambda: is_finished(directory, cfg, args)):
         return
-    if cfg.SEED < 0 and launched():
-        raise common(UserError("--seed is missing: the processes of one run have to draw the same few-shot set"))
     start = time.perf_counter()
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)

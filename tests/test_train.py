@@ -305,6 +305,13 @@ def test_what_is_missing_is_asked_for(flags: list[str], asked: str, capsys: pyte
     assert re.fullmatch(asked, capsys.readouterr().err)
 
 
+def test_several_processes_need_a_seed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert train.main(command([], "CoOp", "rn50")) == 2
+    assert "--seed is missing" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_an_image_that_cannot_be_decoded_is_named(
     workers: str, run_args: list[str], data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

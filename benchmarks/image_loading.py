@@ -3,7 +3,7 @@
     python -m benchmarks.image_loading [--workers 0 1 2] [--images 640] [--batch 32] [--json FILE]
 
 JPEG pictures of 300 x 240 pixels of noise, with CoOp's transforms for training at 224 x 224 (random resized crop,
-flip, normalization) and, where there is a GPU, pinned memory. The first batch of an epoch, for which workers have to
+flip, normalization). The first batch of an epoch, for which workers have to
 start, is told apart from the rest. A loader holds the step up where it gives fewer images a second than
 `benchmarks.step` takes.
 """

@@ -10,12 +10,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import NoReturn
 
 from .store import FeatureStore
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dassl.features", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", default="", help="as TEST.FEATURE_CACHE_DIR")
@@ -27,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: --max-gb is {args.max_gb}; it must be 0 or more", file=sys.stderr)
         return 2
     store = FeatureStore(args.folder)
+    if args.folder and not store.folder.is_dir():
+        print(f"error: there is no folder '{store.folder}'", file=sys.stderr)
+        return 2
     try:
         if args.clear or args.max_gb is not None:
             print(f"Removed {store.shrink(0 if args.clear else args.max_gb * 1e9)} files")

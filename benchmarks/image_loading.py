@@ -3,9 +3,8 @@
     python -m benchmarks.image_loading [--workers 0 1 2] [--images 640] [--batch 32] [--json FILE]
 
 JPEG pictures of 300 x 240 pixels of noise, with CoOp's transforms for training at 224 x 224 (random resized crop,
-flip, normalization). The first batch of an epoch, for which workers have to
-start, is told apart from the rest. A loader holds the step up where it gives fewer images a second than
-`benchmarks.step` takes.
+flip, normalization). The first batch of an epoch, for which workers have to start, is told apart from the rest. A
+loader holds the step up where it gives fewer images a second than `benchmarks.step` takes.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from .checkpoints import (
     save_interrupted,
 )
 from .interrupts import Interrupted, interruptible, kept_from_children, uninterrupted
-from .locks import locked
+from .locks import is_free, locked
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
@@ -54,6 +54,7 @@ __all__ = [
     "count_num_param",
     "derive_seed",
     "interruptible",
+    "is_free",
     "kept_from_children",
     "list_checkpoints",
     "listdir_nohidden",

@@ -46,6 +46,17 @@ def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_free(directory: str | os.PathLike[str]) -> bool:
+    """Whether no process has the directory locked now; one that is not there is free."""
+    if not osp.isdir(directory):
+        return True
+    try:
+        with locked(directory):
+            return True
+    except UserError:
+        return False
+
+
 def _lock(directory: str) -> int:
     descriptor = os.open(directory, os.O_RDONLY)
     try:

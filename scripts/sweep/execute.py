@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import Counter, deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -11,13 +12,14 @@ from types import FrameType
 from typing import Any, Protocol
 
 import runs
-from dassl.utils import write_atomically
+from dassl.utils import is_free, write_atomically
 
 from .plan import Plan, Run, duration
 from .process import Outcome
 from .times import Times
 
 TRIES = 3
+BUSY = 1.0  # seconds until it is asked again whether other processes have ended
 
 
 class Engine(Protocol):
@@ -93,18 +95,20 @@ class Signals:
 
 def execute(engine: Engine, progress: Progress) -> int:
     """Runs all that is to do; 0, or the signal that ended it. A second signal does not wait for the runs to leave."""
-    waiting, tries = deque(progress.plan.todo), Counter[Path]()
+    waiting, tries, busy = deque(progress.plan.todo), Counter[Path](), set[Path]()
     left = {run.directory: run for run in waiting}
     with Signals() as came:
         try:
             while left and not came:
-                while waiting and engine.free and not came:
-                    tries[waiting[0].directory] += 1
-                    run = waiting.popleft()
+                while engine.free and not came and (run := next_free(waiting, busy)) is not None:
+                    tries[run.directory] += 1
                     try:
                         engine.start(run)
                     except OSError as error:  # of its log: a disk that is full
                         settle(run, Outcome(1, last=str(error)), progress, left, engine.slots)
+                if not engine.running:  # all that is left is another process's
+                    time.sleep(BUSY)
+                    continue
                 for run, outcome in engine.wait():
                     if outcome.lost and tries[run.directory] < TRIES and not came:
                         waiting.appendleft(run)
@@ -117,6 +121,19 @@ def execute(engine: Engine, progress: Progress) -> int:
             return came[0] if came else 0
         finally:
             engine.close()
+
+
+def next_free(waiting: deque[Run], busy: set[Path]) -> Run | None:
+    """The next run that no other process is at, taken out; those that one is at go to the end, and are named once."""
+    for _ in range(len(waiting)):
+        run = waiting.popleft()
+        if is_free(run.directory):
+            return run
+        waiting.append(run)
+        if run.directory not in busy:
+            busy.add(run.directory)
+            print(f"{run.name}: another process is at it; what comes of that is waited for", flush=True)
+    return None
 
 
 def settle(run: Run, outcome: Outcome, progress: Progress, left: dict[Path, Run], slots: int) -> None:

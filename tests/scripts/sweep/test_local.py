@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,21 @@ def test_all_is_done_once_and_kept(place: Place, capsys: pytest.CaptureFixture[s
     assert command.main(argv) == 0
     assert len(place.starts) == 6 and len(place.results) == 5
     assert command.main(argv) == 0 and len(place.starts) == 6
+
+
+def test_a_run_that_another_process_is_at_is_waited_for(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """It comes last, when that one has ended; what it has finished by then is kept."""
+    directory = plan_of(spec_of(command.build_parser("").parse_args([*SIX]))).runs[0].directory
+    directory.mkdir(parents=True)
+    lock = os.open(directory, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    timer = threading.Timer(3, os.close, [lock])
+    timer.start()
+    assert command.main(list(SIX)) == 0
+    timer.join()
+    text = capsys.readouterr().out
+    assert text.count("PLOT, symbols, 1 shots, seed 1: another process is at it") == 1
+    assert len(place.starts) == 6 and place.starts[-1][:3] == ["PLOT", "1", "1"] and len(place.results) == 6
 
 
 def test_where_no_log_can_be_written_each_run_says_so(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

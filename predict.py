@@ -149,7 +149,7 @@ def pictures(paths: Iterable[str | Path]) -> list[str]:
 
 def predict(
     run: str | Path | OpenRun,
-    images: Iterable[str | Path],
+    images: str | Path | Iterable[str | Path],
     classes: Sequence[str] | None = None,
     top: int = 5,
     batch_size: int = 32,
@@ -158,13 +158,18 @@ def predict(
 
     Args:
         run: a finished run's directory, or one opened by ``open_run``.
-        images: files and folders.
+        images: files and folders, or one of these.
         classes: other class names, for the learned context.
     Raises:
         UserError: as ``open_run`` and ``pictures``; an image that cannot be read gives a prediction with an error.
+        ValueError: ``top`` or ``batch_size`` is below 1. TypeError: ``classes`` is one text, not a list of names.
     """
+    if top < 1 or batch_size < 1:
+        raise ValueError(f"top is {top} and batch_size {batch_size}; each must be 1 or more")
+    if isinstance(classes, str):
+        raise TypeError(f"classes is '{classes}'; it must be a list of names")
     opened = run if isinstance(run, OpenRun) else open_run(run, classes)
-    paths = pictures(images)
+    paths = pictures([images] if isinstance(images, (str, Path)) else images)
     for start in range(0, len(paths), batch_size):
         yield from _batch(opened, paths[start : start + batch_size], top)
 

@@ -154,14 +154,17 @@ OPTIONAL: dict[str, Any] = {
 }
 # What is in them; in ``backbone`` and ``diagnostics`` also null.
 VALUES: dict[str, Any] = {"backbone": str, "counts": int, "classnames": str}
-VALUES |= dict.fromkeys(("seconds", "diagnostics"), (int, float))
+VALUES |= {"seconds": (int, float), "diagnostics": (float, int)}
 
 
 def _faults(result: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the fields of a result; only the first is sure to be found."""
 
     def other(value: Any, kind: Any) -> bool:
-        return not isinstance(value, kind) or isinstance(value, bool)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return True
+        least = -1 if kind is VALUES["diagnostics"] else 0  # a cosine may be negative
+        return isinstance(value, (int, float)) and not least <= value < 1e18
 
     for key, kind in {**REQUIRED, **OPTIONAL}.items():
         value = result.get(key)
@@ -172,6 +175,10 @@ def _faults(result: dict[str, Any]) -> Iterator[str]:
         for name, value in values.items() if isinstance(values, dict) else enumerate(values):
             if other(value, kind) and (value is not None or key not in ("backbone", "diagnostics")):
                 yield f"its '{key}.{name}' is {brief(value)}"
+    if not str(result.get("device", "")).isprintable():
+        yield "its 'device' is no name"
+    if result.get("parameters") and result["epochs"] == 0:
+        yield "its 'epochs' is 0, but it has learned something"
     if not 0 <= result["accuracy"] <= 100:
         yield f"its 'accuracy' is {brief(result['accuracy'])}"
 

@@ -56,7 +56,7 @@ def timed_run(options: argparse.Namespace, trainer: str, shots: int, seed: int, 
     return {
         "trainer": trainer, "shots": shots, "seed": seed, "accuracy": result["accuracy"], "predictions": predictions,
         "total": total, "train": seconds.get("train_seconds", 0.0),
-        "test": len(predictions) / seconds["test_images_per_second"],
+        "test": len(predictions) / (seconds.get("test_images_per_second") or seconds["kept_test_images_per_second"]),
     }  # fmt: skip
 
 

@@ -40,10 +40,10 @@ from .parallel import ParallelTrainer
 
 
 class SimpleTrainer(ParallelTrainer):
-    """After `train()` and `test()`: `results` holds the evaluator's numbers by split, and `timing`
-    `train_seconds` (all epochs, earlier sessions of a resumed run included), `step_seconds` (the median step
-    of this session, loading apart) and `test_images_per_second`; `tested` the images' paths, in the order of the
-    evaluator's predictions.
+    """After `train()` and `test()`: `results` holds the evaluator's numbers by split, and `timing` `train_seconds` (all
+    epochs, earlier sessions of a resumed run included), `step_seconds` (the median step of this session, loading apart)
+    and `test_images_per_second` (`kept_test_images_per_second` if image features were read); `tested` the images'
+    paths, in the order of the evaluator's predictions.
     """
 
     model: nn.Module
@@ -215,8 +215,8 @@ class SimpleTrainer(ParallelTrainer):
         print(f"Evaluate on the *{split}* set")
         self.tested = []
         self.before_test(split)
-        start, images = time.perf_counter(), 0
-        for batch in with_progress(with_features(self, loader)):
+        start, images, batches = time.perf_counter(), 0, with_features(self, loader)
+        for batch in with_progress(batches):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
             self.tested += batch.get("impath", [])
@@ -224,7 +224,10 @@ class SimpleTrainer(ParallelTrainer):
         self.evaluator.gather()
         self.tested = [path for part in gathered(self.tested) for path in part]
         images = sum(gathered(images))
-        self.timing["test_images_per_second"] = images / (time.perf_counter() - start)
+        kept = any(gathered(getattr(batches, "read", False)))
+        for name in ("test_images_per_second", "kept_test_images_per_second"):
+            self.timing.pop(name, None)
+        self.timing[f"{'kept_' * kept}test_images_per_second"] = images / (time.perf_counter() - start)
         self.after_test(split)
         results = self.results[split] = dict(self.evaluator.evaluate())
         for name, value in results.items():

@@ -79,11 +79,13 @@ class TestFeatures:
     def __init__(self, encoder: Encoder, loader: Loader, key: dict[str, Any]) -> None:
         self.encoder, self.loader, self.key = encoder, loader, key
         self.store = open_store(encoder.cfg)
+        self.read = False  # whether the last pass found them there
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.read = False
         arrays = self.store.open(self.key, self.encoder.feature_names)
         if arrays is None:
             with self.store.turn(self.key) as turn:
@@ -91,6 +93,7 @@ class TestFeatures:
                 if arrays is None:
                     yield from _encoded(self.encoder, self.loader, self.store, self.key, turn)
                     return
+        self.read = True
         print(f"Image features: read from {self.store.folder} (TEST.FEATURE_CACHE False computes them)")
         items, size = self.loader.dataset.data_source, self.loader.batch_size or 1  # type: ignore[attr-defined]
         try:

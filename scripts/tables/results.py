@@ -101,7 +101,7 @@ class Run:
             kept = json.loads(path.read_text(encoding="utf-8"))
             pairs = zip(kept["label"], kept["prediction"], strict=True)
             return dict(zip(kept["image"], pairs, strict=True))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"'{path}' is damaged ({' '.join(str(error).split())}); test the run again") from error
 
 
@@ -117,6 +117,8 @@ def read_runs(out: Path) -> list[Run]:
         inside = directory.parent.name == "eval"
         if inside and directory.parent.parent not in found:
             continue  # the test of a run that is itself not finished
+        if inside and run.result.get("tested") not in (None, runs.hash_of_checkpoints(directory.parent.parent)):
+            continue  # the test of checkpoints that are no more
         tested.append(Run(run.path, run.result, found[directory.parent.parent]) if inside else run)
     return tested
 

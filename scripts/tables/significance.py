@@ -47,7 +47,7 @@ def paired_t(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 
 def wilcoxon(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """Wilcoxon's signed-rank test of the paired differences, zeros dropped; None for fewer than two.
+    """Wilcoxon's signed-rank test of the paired differences, zeros dropped; None for fewer than two pairs or all equal.
 
     Exact up to 50 differences, tied ones with their mean rank; beyond, the normal approximation, corrected for ties,
     without continuity correction.
@@ -55,7 +55,7 @@ def wilcoxon(a: Sequence[float], b: Sequence[float]) -> float | None:
     differences = [round(x - y, 9) for x, y in zip(a, b, strict=True)]  # 0.3 - 0.2 and 0.2 - 0.1 are a tie
     differences = [d for d in differences if d != 0]
     n = len(differences)
-    if n < 2:
+    if len(a) < 2 or n == 0:
         return None
     sizes = [abs(d) for d in differences]
     ranks = stats.rankdata(sizes)

@@ -143,11 +143,12 @@ def compare_cells(table: Table, cell: Cell, base: Cell, why: str = "") -> tuple[
     differences = [x - y for x, y in zip(a, b, strict=True)]
     p = significance.paired_t(a, b)
     tests = mcnemar_by_seed(cell, base)
-    by_seed = " ".join(DASH if t is None else probability(t[2]) for t in tests) or DASH
     text = [
         mean_std(significance.mean(differences), significance.deviation(differences), signed=True),
         table.p_value(p, why or (ONE_SEED if len(a) < 2 else NO_VARIANCE)),
-        by_seed if any(tests) else table.dash(NO_PAIRS),
+        " ".join(table.dash(NO_PAIRS) if t is None else probability(t[2]) for t in tests)
+        if any(tests)
+        else table.dash(NO_PAIRS),
     ]
     numbers = {
         "difference_to_base": significance.mean(differences),

@@ -100,4 +100,5 @@ def test_too_little_for_a_test() -> None:
     assert significance.half_width([1.0]) is None
     assert significance.paired_t([1.0], [2.0]) is None and significance.paired_t([1.0, 2.0], [2.0, 3.0]) is None
     assert significance.wilcoxon([1.0], [2.0]) is None and significance.wilcoxon([1.0, 2.0], [1.0, 2.0]) is None
+    assert significance.wilcoxon([0.0, 0.0, 1.0], [0.0] * 3) == stats.wilcoxon([1.0]).pvalue == 1.0
     assert significance.mcnemar(0, 0) is None

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+import runs
 from scripts.tables import __main__ as tables
 from scripts.tables.published import published
 from scripts.tables.render import Section, Table
@@ -238,6 +239,15 @@ def test_a_damaged_result_is_named(
         ("parameters", [], "'parameters' is []"),
         ("peak_memory_bytes", "1 GB", "'peak_memory_bytes' is '1 GB'"),
         ("classnames", ["cat", 1], "'classnames.1' is 1"),
+        ("seconds", {"step_seconds": 10**400}, "'seconds.step_seconds' is 1000"),
+        ("seconds", {"step_seconds": -1}, "'seconds.step_seconds' is -1"),
+        ("seconds", {"step_seconds": float("nan")}, "'seconds.step_seconds' is nan"),
+        ("diagnostics", {"plan_entropy": float("inf")}, "'diagnostics.plan_entropy' is inf"),
+        ("peak_memory_bytes", -1, "'peak_memory_bytes' is -1"),
+        ("seed", -1, "'seed' is -1"),
+        ("epochs", 0, "'epochs' is 0"),
+        ("device", "a\nb", "'device' is no name"),
+        ("device", "\ud800", "'device' is no name"),
     ],
 )
 @pytest.mark.parametrize("table", ["few-shot", "cost", "diagnostics"])
@@ -362,10 +372,25 @@ def test_the_number_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, "PLOT", "symbols", peak_gpu_memory_bytes=2**31, device="cuda")
     write_run(tmp_path, "ZeroshotCLIP", "symbols")
+    read = {"total": 9.0, "kept_test_images_per_second": 36000.0, "step_seconds": 0.5}
+    write_run(tmp_path, "PLOT", "symbols", seed=2, peak_gpu_memory_bytes=2**31, device="cuda", seconds=read)
+    write_run(tmp_path, "CoCoOp", "symbols", seconds=read)
     rows = {row[2]: row for row in grid(show(capsys, "cost", "--dataset", "symbols", "--out", str(tmp_path)))[1:]}
     assert rows["PLOT"][3:] == ["64.0", "200.0", "500.0", "2048", "8192", "cuda"]
     assert rows["zero-shot CLIP"][3:] == ["–¹", "200.0", "–¹", "1024", "0", "cpu"]
-    assert rows["CoOp"][3:] == [""] * 6
+    assert rows["CoOp"][3:] == [""] * 6 and rows["CoCoOp"][4] == "–²"
+
+
+def test_a_test_of_checkpoints_that_are_no_more_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path, "CoOp", "symbols")
+    (run / "prompt_learner").mkdir()
+    (run / "prompt_learner/model.pth.tar-15").write_text("learned")
+    tested = json.loads((run / "result.json").read_text()) | {"dataset": "symbols_layout", "accuracy": 70.0}
+    (run / "eval/symbols_layout").mkdir(parents=True)
+    for hash_of, shown in ((runs.hash_of_checkpoints(run), "70.00 (1)"), (None, "70.00 (1)"), ("another", "")):
+        (run / "eval/symbols_layout/result.json").write_text(json.dumps(tested | {"tested": hash_of}))
+        rows = grid(show(capsys, "domain", "--dataset", "symbols", "--out", str(tmp_path)))
+        assert next(row for row in rows if "CoOp" in row[:2]).count("70.00 (1)") == bool(shown)
 
 
 def test_diagnostics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

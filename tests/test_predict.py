@@ -10,15 +10,13 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import predict
 import runs
 import train
-from dassl.utils import UserError, read_image
+from dassl.utils import UserError
 from tests.conftest import CLASSES
 from tests.test_train import SHORT, command, one_result
 
@@ -130,14 +128,6 @@ def test_the_function_takes_one_picture_and_refuses_what_it_would_misread(
     for wrong in ({"top": 0}, {"batch_size": 0}, {"batch_size": -1}):
         with pytest.raises(ValueError, match="1 or more"):
             next(predict.predict(opened, [picture], **wrong))
-
-
-def test_a_picture_of_16_bits_is_as_bright_as_one_of_8(tmp_path: Path) -> None:
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    Image.fromarray(grey).save(tmp_path / "8.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "16.png")
-    eight, sixteen = (np.asarray(read_image(str(tmp_path / name))) for name in ("8.png", "16.png"))
-    assert (eight == sixteen).all() and sixteen.shape == (16, 16, 3)
 
 
 def test_closed_standard_output(

@@ -103,9 +103,6 @@ def read_image(path: str) -> Image.Image:
     """The picture as RGB. ImageError, naming `path`: it is missing or cannot be decoded."""
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I"):  # 16 bits, of which Pillow would show all above 255 as white
-                high = np.asarray(image).astype(np.int64) >> 8
-                return Image.fromarray(high.clip(0, 255).astype(np.uint8)).convert("RGB")
             return image.convert("RGB")
     except FileNotFoundError:
         raise ImageError(f"image not found: {path}") from None

@@ -85,14 +85,15 @@ def run(task: Task, token: Path) -> Outcome:
     Args:
         token: a file of the driver's; where it is not to be seen, the run's files go back with the outcome.
     """
-    begin = time.monotonic()
-    process = start(task)
+    begin, process = time.monotonic(), None
     try:
+        process = start(task)
         while process.poll() is None:
             time.sleep(POLL)  # not wait(): Ray's interrupt would not wake it
     except BaseException:
-        process.send_signal(signal.SIGINT)
-        process.wait()
+        if process is not None:
+            process.send_signal(signal.SIGINT)
+            process.wait()
         raise
     ended = outcome(task, process.returncode, time.monotonic() - begin)
     files = {} if token.exists() or ended.code else small_files(task.directory)

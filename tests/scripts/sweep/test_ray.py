@@ -36,7 +36,7 @@ def test_interrupted_killed_and_a_node_lost(three: Cluster, place: Place, drive:
     driver = drive(*argv)
     until(lambda: len(place.starts) == 3, 180)
     os.kill(driver.pid or 0, signal.SIGINT)
-    driver.join(60)
+    driver.join(150)
     assert driver.exitcode == 130 and "interrupted; what was done is kept" in printed(place)
     assert len(list(place.orders.glob("left*"))) == 3 and not any(alive(start[3]) for start in place.starts)
 

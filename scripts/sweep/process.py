@@ -85,6 +85,9 @@ def run(task: Task, token: Path) -> Outcome:
     Args:
         token: a file of the driver's; where it is not to be seen, the run's files go back with the outcome.
     """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A node that was started in a script's background hands that down, and Ray's interrupt would be lost.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     begin, process = time.monotonic(), None
     try:
         process = start(task)

@@ -128,7 +128,7 @@ LIMITS: dict[str, Fault] = {
     "OPTIM.NEW_LAYERS": _NAMES,
     "OPTIM.BASE_LR_MULT": at_least(0),
     "OPTIM.LR_SCHEDULER": one_of(SCHEDULES),
-    "OPTIM.STEPSIZE": lambda values: _steps(values),
+    "OPTIM.STEPSIZE": _steps,
     "OPTIM.GAMMA": above(0),
     "OPTIM.MAX_EPOCH": at_least(1),
     "OPTIM.WARMUP_EPOCH": at_least(-1),

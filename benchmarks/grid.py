@@ -1,6 +1,6 @@
 """The paper's grid of 506 runs on paper: hours on 1, 8 and 64 devices, from the step times that were measured on one.
 
-    python -m benchmarks.step --parts --json step.json      # times the CPU
+    python -m benchmarks.step --parts --cocoop-batch 8 --json step.json
     python -m benchmarks.grid step.json [--devices 1 8 64] [--start 6]
 
 A step is the image encoder, by the image, and the text side and head, by the class (`benchmarks.growth` shows that both

@@ -67,7 +67,7 @@ def load_clip(cfg: Any) -> Any:
         _download(url, path)
     sha256 = _sha256(path)
     state_dict = _state_dict(path, sha256, cfg.MODEL.BACKBONE.get("ALLOW_TORCHSCRIPT", False))
-    if any(key not in state_dict for key in _NEEDED) or not any(str(k).startswith("visual.") for k in state_dict):
+    if any(key not in state_dict for key in _NEEDED) or not any(k.startswith("visual.") for k in state_dict):
         raise UserError(f"'{path}' holds no CLIP model of OpenAI's architecture: some of its tensors are missing")
     try:
         model = build_model(dict(state_dict))

@@ -33,7 +33,7 @@ REPOSITORY = Path(__file__).resolve().parent
 # Keys that say where a run happens, not what comes out of it.
 ELSEWHERE = {
     *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS"),
-    *("TRAINER.SPLIT_CLASSES", "MODEL.BACKBONE.CLIP_ROOT", "TRAIN.PRINT_FREQ"),
+    *("TRAINER.SPLIT_CLASSES", "TRAINER.CUDA_GRAPHS", "MODEL.BACKBONE.CLIP_ROOT", "TRAIN.PRINT_FREQ"),
     # What is cached is what would be computed.
     *("TEST.FEATURE_CACHE", "TEST.FEATURE_CACHE_DIR", "TEST.FEATURE_CACHE_GB"),
 }

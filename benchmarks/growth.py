@@ -1,8 +1,9 @@
 """How the cost of a training step grows: with the classes, the prompts a class, the local features and the batch.
 
-    python -m benchmarks.growth [--axes classes n local batch] [--batch 8] [--repeats 3] [--threads 2] [--json FILE]
+    python -m benchmarks.growth [--axes classes n local batch] [--batch 8] [--repeats 3] [--threads 2]
+        [--device cuda --prec fp16] [--json FILE]
 
-PLOT on RN50 with random weights, ImageNet's class names, 16 context tokens, float32; one axis moves, the others stay
+PLOT on RN50 with random weights, ImageNet's class names, 16 context tokens; one axis moves, the others stay
 at 100 classes, N = 4, 49 local features and --batch. Each point is a process of its own; one step is not counted. The
 exponent b of seconds ~ x^b is fitted by least squares from the second point of an axis on, to what the axis moves:
 everything but the image encoder for classes and N, the head and OT for the local features, the whole step for the
@@ -21,7 +22,8 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from benchmarks.sides import PARTS, Setting, parser_of, take_turns
+from benchmarks.sides import Setting
+from benchmarks.turns import PARTS, parser_of, take_turns
 
 POINTS = {
     "classes": (10, 100, 1000),
@@ -69,10 +71,8 @@ def main() -> None:
     parser.add_argument("--axes", nargs="+", choices=POINTS, default=list(POINTS))
     parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
-    setting = Setting("PLOT", options.batch, classes=100, threads=options.threads, tiny=options.tiny)
-    model = "a toy CLIP" if options.tiny else "RN50"
-    print(f"PLOT, {model}, float32, batch {options.batch}, {options.threads} threads, torch {torch.__version__}, "
-          f"{options.clock} clock, medians of {options.repeats}")  # fmt: skip
+    setting = Setting.of(options, "PLOT", options.batch, classes=100)
+    print(f"PLOT, {setting.about}, batch {options.batch}, {options.clock} clock, medians of {options.repeats}")
     results = []
     for axis in options.axes:
         result = measure(axis, setting, options.repeats, options.clock)

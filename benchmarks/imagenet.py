@@ -1,9 +1,9 @@
 """A training step of PLOT at ImageNet's size: time, floor and peak memory.
 
-    python -m benchmarks.imagenet [--batch 32] [--repeats 1] [--threads 2] [--json FILE]
+    python -m benchmarks.imagenet [--batch 32] [--repeats 1] [--threads 2] [--device cuda --prec fp16] [--json FILE]
 
-RN50 with random weights, ImageNet's 1,000 class names, N = 4, 16 context tokens, with the global logits, float32, the
-first steps of a process of its own (`benchmarks.sides`). The first step of each side is not counted, except by the
+RN50 with random weights, ImageNet's 1,000 class names, N = 4, 16 context tokens, with the global logits, the
+first steps of a process of its own (`benchmarks.turns`). The first step of each side is not counted, except by the
 operating system's peak of memory.
 """
 
@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from benchmarks.sides import PARTS, Setting, parser_of, take_turns
+from benchmarks.sides import Setting
+from benchmarks.turns import PARTS, parser_of, take_turns
 
 
 def main() -> None:
@@ -23,15 +24,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--classes", type=int, default=1000)
     options = parser.parse_args()
-    setting = Setting("PLOT", options.batch, options.classes, global_logits=True, threads=options.threads,
-                      tiny=options.tiny)  # fmt: skip
+    setting = Setting.of(options, "PLOT", options.batch, classes=options.classes, global_logits=True)
     sides = [("ours", setting), ("floor", setting)]
     ours, floor = take_turns(sides, [1, 1], options.repeats, options.clock)
     row = {"ours_s": ours.median(), "floor_s": floor.median(), "times_floor": ours.median() / floor.median(),
            "ours_gb": ours.peak / 1e9, **{part: ours.median(part) for part in PARTS}}  # fmt: skip
-    model = "a toy CLIP" if options.tiny else "RN50"
-    print(f"PLOT, {model}, {options.classes} classes, N = 4, batch {options.batch}, float32, {options.threads} "
-          f"threads, torch {torch.__version__}, {options.clock} clock, median of {options.repeats}")  # fmt: skip
+    print(f"PLOT, {setting.about}, {options.classes} classes, N = 4, batch {options.batch}, {options.clock} clock, "
+          f"median of {options.repeats}")  # fmt: skip
     print(tabulate([row], "keys", "pipe", floatfmt=".3g"))
     if options.json:
         about = {"torch": torch.__version__, **vars(options)}

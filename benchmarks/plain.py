@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import clip
@@ -30,6 +31,15 @@ class Words:
     names: list[Tensor]  # each class: [its name's tokens, d]
     rests: list[Tensor]  # each class: [the full stop, EOT and padding, d]
     ends: list[int]  # each class: tokens from its name to EOT, EOT included
+
+    def to(self, device: torch.device) -> Words:
+        names, rests = ([x.to(device) for x in tensors] for tensors in (self.names, self.rests))
+        return Words(self.sos.to(device), names, rests, self.ends)
+
+    @cached_property
+    def tails(self) -> Tensor:
+        """[n_cls, 76, d]: what stands behind SOS where no context does."""
+        return torch.stack([torch.cat(pair) for pair in zip(self.names, self.rests, strict=True)])
 
 
 def embed_words(clip_model: CLIP, classnames: Sequence[str]) -> Words:
@@ -54,17 +64,21 @@ def text_features(clip_model: CLIP, words: Words, ctx: Tensor, position: str = "
         ctx = ctx.unsqueeze(1).expand(-1, n_cls, -1, -1)
     n, _, n_ctx, _ = ctx.shape
     half = {"front": 0, "middle": n_ctx // 2, "end": n_ctx}[position]  # context before the name
-    sequences = [
-        torch.cat([words.sos[None], c[:half], words.names[k], c[half:], words.rests[k]])
-        for per_class in ctx
-        for k, c in enumerate(per_class)
-    ]
-    x = torch.stack([s[: clip_model.context_length] for s in sequences])
+    if position == "end":
+        sos, tails = words.sos.expand(n * n_cls, 1, -1), words.tails[:, : clip_model.context_length - 1 - n_ctx]
+        x = torch.cat([sos, ctx.flatten(0, 1), tails.repeat(n, 1, 1)], dim=1)
+    else:
+        sequences = [
+            torch.cat([words.sos[None], c[:half], words.names[k], c[half:], words.rests[k]])
+            for per_class in ctx
+            for k, c in enumerate(per_class)
+        ]
+        x = torch.stack([s[: clip_model.context_length] for s in sequences])
     x = x + clip_model.positional_embedding.type(clip_model.dtype)
     x = clip_model.transformer(x.permute(1, 0, 2)).permute(1, 0, 2)
     x = clip_model.ln_final(x).type(clip_model.dtype)
-    eot = torch.tensor([n_ctx + end for end in words.ends]).repeat(n)
-    x = x[torch.arange(n * n_cls), eot] @ clip_model.text_projection
+    eot = torch.tensor([n_ctx + end for end in words.ends], device=x.device).repeat(n)
+    x = x[torch.arange(n * n_cls, device=x.device), eot] @ clip_model.text_projection
     return x.view(n, n_cls, -1)
 
 
@@ -79,8 +93,8 @@ def image_features(clip_model: CLIP, image: Tensor) -> tuple[Tensor, Tensor]:
 def _vit_tokens(visual: Any, image: Tensor) -> Tensor:
     """[batch, 1 + M, d]: the class token and the patches, all through ln_post and proj."""
     patches = visual.conv1(image).flatten(2).transpose(1, 2)
-    x = torch.cat([visual.class_embedding.expand(len(image), 1, -1), patches], dim=1)
-    x = visual.ln_pre(x + visual.positional_embedding)
+    x = torch.cat([visual.class_embedding.to(image.dtype).expand(len(image), 1, -1), patches], dim=1)
+    x = visual.ln_pre(x + visual.positional_embedding.to(x.dtype))
     x = visual.transformer(x.transpose(0, 1)).transpose(0, 1)
     return visual.ln_post(x) @ visual.proj
 
@@ -96,7 +110,7 @@ def _resnet_tokens(visual: Any, image: Tensor) -> Tensor:
     x = x.flatten(2).permute(2, 0, 1)
     x = torch.cat([x.mean(dim=0, keepdim=True), x])
     pool = visual.attnpool
-    x = x + pool.positional_embedding[:, None]
+    x = x + pool.positional_embedding[:, None].to(x.dtype)
     x, _ = F.multi_head_attention_forward(
         x, x, x, x.shape[-1], pool.num_heads, None,
         torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]), None, None, False, 0.0,

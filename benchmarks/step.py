@@ -1,15 +1,16 @@
 """Time and peak memory of a training step, ours against the plain computation.
 
-    python -m benchmarks.step [--trainers PLOT COOP COCOOP] [--batch 8] [--repeats 2] [--threads 2] [--json FILE]
+    python -m benchmarks.step [--trainers PLOT COOP COCOOP] [--batch 8] [--repeats 2] [--threads 2]
+        [--device cuda --prec fp16] [--json FILE]
 
-RN50 with random weights, the 100 class names of Caltech-101, N = 4, 16 context tokens, float32, a batch that is in
+RN50 with random weights, the 100 class names of Caltech-101, N = 4, 16 context tokens, a batch that is in
 memory; CoCoOp at batch 1 unless --cocoop-batch says more: then the plain side still takes one image a step,
 since it keeps some 5 GB for each, and its seconds are counted for as many. Each side (`benchmarks.sides`) lives in a
 process of its own, so that the operating system tells its peak memory; they take turns, and only one runs at a time.
 Medians; the quartiles, and our step's seconds by part, are in the JSON and with --parts in a second table, where
 "loading" is a batch from the training loader without workers (`benchmarks.image_loading`): with workers it goes on
 beside the step.
---amp adds our step in bf16. The plain PLOT step takes about a minute and 13 GB; --no-plain leaves it out.
+--amp adds our step under amp. The plain PLOT step takes about a minute and 13 GB; --no-plain leaves it out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.image_loading import rates
-from benchmarks.sides import METHODS, N_CTX, PARTS, Setting, parser_of, take_turns
+from benchmarks.sides import METHODS, N_CTX, Setting
+from benchmarks.turns import PARTS, parser_of, take_turns
 
 OURS_PER_PLAIN = 3  # our steps after each plain one: ours are many times shorter
 HEADERS = {
@@ -37,11 +39,12 @@ HEADERS = {
 def measure(method: str, options: argparse.Namespace) -> dict[str, Any]:
     """Medians of interleaved steps, after one step of each side that is not counted."""
     batch = options.cocoop_batch if method == "COCOOP" else options.batch
-    setting = Setting(method, batch, threads=options.threads, tiny=options.tiny)
+    setting = Setting.of(options, method, batch)
     names = [*([] if options.no_plain else ["plain"]), "ours", *(["amp"] if options.amp else []), "floor"]
     times = [1 if name == "plain" else OURS_PER_PLAIN for name in names]
     plain = dataclasses.replace(setting, batch=1) if method == "COCOOP" else setting
-    settings = [(name, plain if name == "plain" else setting) for name in names]
+    amp = dataclasses.replace(setting, prec="amp")
+    settings = [(name, {"plain": plain, "amp": amp}.get(name, setting)) for name in names]
     steps = take_turns(settings, times, options.repeats, options.clock)
     sides = dict(zip(names, steps, strict=True))
     row: dict[str, Any] = {"trainer": method, "batch": batch}
@@ -70,15 +73,14 @@ def main() -> None:
     add("--trainers", nargs="+", choices=METHODS, default=list(METHODS))
     add("--batch", type=int, default=8, help="images a step of PLOT and CoOp")
     add("--cocoop-batch", type=int, default=1, help="images a step of CoCoOp")
-    add("--amp", action="store_true", help="also our step in bf16")
+    add("--amp", action="store_true", help="also our step under amp")
     add("--parts", action="store_true", help="also a table of our step's parts")
     add("--no-plain", action="store_true", help="ours and the floor alone")
     options = parser.parse_args()
     rows = [measure(method, options) for method in options.trainers]
-    model = "a toy CLIP" if options.tiny else "RN50"
-    print(f"{model}, 100 classes, {N_CTX} context tokens, N = 4 in PLOT, float32, {options.threads} threads, "
-          f"torch {torch.__version__}, {options.clock} clock, medians of {options.repeats} plain and "
-          f"{options.repeats * OURS_PER_PLAIN} other steps")  # fmt: skip
+    setting, others = Setting.of(options, "PLOT", 1).about, options.repeats * OURS_PER_PLAIN
+    print(f"{setting}, 100 classes, {N_CTX} context tokens, N = 4 in PLOT, {options.clock} clock, medians of "
+          f"{options.repeats} plain and {others} other steps")  # fmt: skip
     columns = [key for key in HEADERS if any(key in row for row in rows)]
     print(tabulate([[row.get(key) for key in columns] for row in rows], [HEADERS[key] for key in columns], "pipe",
                    floatfmt=".3g"))  # fmt: skip

@@ -175,7 +175,7 @@ class TextEncoder(nn.Module):
                 part = slice(r, r + r_step)
                 args = (own[:, part], kv, layout.mask[part], layout.eot[part], light)
                 rows.append(
-                    checkpoint(self._suffix_features, *args, use_reentrant=False)
+                    checkpoint(self._suffix_features, *args, use_reentrant=False, preserve_rng_state=False)
                     if recompute
                     else self._suffix_features(*args)
                 )

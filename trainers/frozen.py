@@ -7,6 +7,7 @@ hold ``features``; upstream's never asks.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ class FrozenImageTrainer(TrainerX):
         code = hashlib.sha256(sources).hexdigest()
         return {"weights": self.weights_sha256, "dtype": str(self.image_encoder.dtype), "code": code}
 
-    def encode_images(self, image: Tensor) -> Features:
-        return dict(zip(self.feature_names, self.image_encoder(image), strict=False))
+    def encode_images(self, image: Tensor, encoder: Callable[..., Any] | None = None) -> Features:
+        return dict(zip(self.feature_names, (encoder or self.image_encoder)(image), strict=False))
 
     def parse_input(self, batch: Any) -> Tensor | Features:
         if "features" in batch:

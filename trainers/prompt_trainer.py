@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,10 +22,12 @@ from dassl.utils import load_checkpoint, load_pretrained_weights
 from .class_split import Head
 from .encoders import ImageEncoder, TextEncoder
 from .frozen import FrozenImageTrainer
+from .graphs import replay
 from .prompts import CONTEXT_LENGTH, POSITIONS, UserError, tokenize_texts
 from .weights import load_clip, weights_path
 
-PRECISIONS = ("fp16", "fp32", "amp")
+PRECISIONS = ("fp16", "fp32", "amp", "bf16")
+AMP = ("amp", "bf16")
 AMP_DTYPES = {"cpu": torch.bfloat16, "cuda": torch.float16}
 
 
@@ -35,7 +38,7 @@ def prompt_defaults() -> CfgNode:
             "N_CTX": 16,  # context vectors a prompt
             "CSC": False,  # class-specific contexts
             "CTX_INIT": "",  # words to start from, in place of N_CTX random vectors
-            "PREC": "fp16",  # fp16, fp32 or amp
+            "PREC": "fp16",  # fp16, fp32, amp, or bf16: amp in bfloat16, as amp is on a CPU
             "CLASS_TOKEN_POSITION": "end",  # end, middle or front
         }
     )
@@ -161,7 +164,7 @@ class PromptTrainer(FrozenImageTrainer):
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
         clip_model = load_clip(cfg)
         self.weights_sha256 = clip_model.weights_sha256
-        self.amp_dtype = AMP_DTYPES[self.device.type]
+        self.amp_dtype = AMP_DTYPES[self.device.type] if self.options.PREC == "amp" else torch.bfloat16
         if self.options.PREC != "fp16":
             clip_model.float()
         elif self.device.type == "cpu":
@@ -172,7 +175,9 @@ class PromptTrainer(FrozenImageTrainer):
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(self.model.prompt_learner, cfg.MODEL.INIT_WEIGHTS)
         self.model.to(self.device)
-        self.image_encoder = self.model.image_encoder
+        self.image_encoder = self.encode_training = self.model.image_encoder
+        if self.device.type == "cuda" and cfg.TRAINER.CUDA_GRAPHS and not dist.is_initialized():
+            self.encode_training = replay(self.model)
         # Our engine's hooks, for a run of several processes, whose gradients are averaged.
         if cfg.TRAINER.SPLIT_CLASSES and hasattr(self, "check_shares"):
             self.check_shares(len(self.dm.dataset.classnames), "classes")
@@ -181,15 +186,16 @@ class PromptTrainer(FrozenImageTrainer):
         self.optim = build_optimizer(self.model.prompt_learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("prompt_learner", self.model.prompt_learner, self.optim, self.sched)
-        amp = self.options.PREC == "amp"
+        amp = self.options.PREC in AMP
         # bfloat16 has float32's range, so that only float16 needs its loss scaled
         self.scaler = torch.amp.GradScaler(self.device.type) if amp and self.amp_dtype == torch.float16 else None
 
     def forward_backward(self, batch: Any) -> dict[str, float]:
         image, label = self.parse_batch_train(batch)
-        amp = self.options.PREC == "amp"
+        amp = self.options.PREC in AMP
         with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=amp):
-            output = self.head(**(image if isinstance(image, dict) else self.encode_images(image)))
+            features = image if isinstance(image, dict) else self.encode_images(image, self.encode_training)
+            output = self.head(**features)
         loss = F.cross_entropy(output.float() if amp else output, label)
         weighted = loss * getattr(self, "loss_weight", 1.0)  # our engine's: a process's share of the batch
         if self.scaler is None:

@@ -12,14 +12,15 @@ import pytest
 import benchmarks.growth
 import benchmarks.image_loading
 import benchmarks.imagenet
-import benchmarks.sides
 import benchmarks.step
 import benchmarks.sweep
 import benchmarks.testing
+import benchmarks.turns
 import benchmarks.views
 import runs
 import train
-from benchmarks.sides import CLOCKS, PARTS, Setting, make_step
+from benchmarks.sides import Setting
+from benchmarks.turns import CLOCKS, PARTS, make_step
 
 
 def run(program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *args: str) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def run(program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *args: st
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sides in this process: to start another takes seconds, and `test_step` does."""
 
-    class Here(benchmarks.sides.Side):
+    class Here(benchmarks.turns.Side):
         def __init__(self, side: str, setting: Setting, clock: str = "wall") -> None:
             self.take, self.steps = make_step(side, setting, CLOCKS[clock]), []
 
@@ -45,7 +46,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(benchmarks.sides, "Side", Here)
+    monkeypatch.setattr(benchmarks.turns, "Side", Here)
 
 
 @pytest.fixture

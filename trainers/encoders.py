@@ -8,6 +8,7 @@ computed once, what follows EOT never, and the classes' own tokens (the suffixes
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
+from .products import convolution, linear, mlp
 from .prompts import Layout
 
 # Suffix tokens of which all is kept for the backward pass. Of more, the MLPs' hidden layers, a good third of the
@@ -61,11 +63,8 @@ class ImageEncoder(nn.Module):
         return self._resnet(visual, x) if hasattr(visual, "attnpool") else self._vit(visual, x)
 
     def _resnet(self, visual: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        # The trunk is the tower itself, sharing its parameters, with the pooling taken off.
-        trunk = copy.copy(visual)
-        trunk._modules = {**visual._modules, "attnpool": nn.Identity()}
         parts = x.split(IMAGES_AT_ONCE if x.device.type == "cpu" else x.shape[0])
-        x = torch.cat([trunk(part) for part in parts]).flatten(2).transpose(1, 2)  # [batch, M, c]
+        x = torch.cat([_trunk(visual, part) for part in parts]).flatten(2).transpose(1, 2)  # [batch, M, c]
         pool = visual.attnpool
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + pool.positional_embedding.to(x.dtype)
@@ -81,13 +80,32 @@ class ImageEncoder(nn.Module):
         x = visual.conv1(x).flatten(2).transpose(1, 2)  # [batch, h*w, width]
         cls = visual.class_embedding.to(x.dtype).expand(x.shape[0], 1, -1)
         x = visual.ln_pre(torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype))
-        x = visual.transformer(x.transpose(0, 1)).transpose(0, 1)
+        for block in visual.transformer.resblocks:
+            q, k, v = _project(block, block.ln_1(x))
+            x = x + _out(block, F.scaled_dot_product_attention(q, k, v))
+            x = x + mlp(block, block.ln_2(x))
 
         def project(x: Tensor) -> Tensor:
             x = visual.ln_post(x)
             return x.contiguous() if visual.proj is None else x @ visual.proj
 
         return project(x[:, 0]), project(x[:, 1:] if self.local else x[:, :0])
+
+
+def _trunk(visual: Any, x: Tensor) -> Tensor:
+    """A ResNet tower up to its pooling: x [batch, 3, h, w] -> [batch, c, h / 32, w / 32]."""
+    for i in (1, 2, 3):
+        x = convolution(getattr(visual, f"conv{i}"), getattr(visual, f"bn{i}"), x)
+    x = visual.avgpool(x)
+    for block in itertools.chain(visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        residual = x
+        if block.downsample is not None:
+            pool, conv, norm = block.downsample
+            residual = convolution(conv, norm, pool(x), relu=False)
+        x = convolution(block.conv1, block.bn1, x)
+        x = convolution(block.conv2, block.bn2, x)
+        x = convolution(block.conv3, block.bn3, block.avgpool(x), add=residual)
+    return x
 
 
 def _fold_batch_norms(visual: Any) -> Any:
@@ -159,13 +177,14 @@ class TextEncoder(nn.Module):
         G, P, _ = prefix.shape
         R, W = layout.position.shape
         place = self.positional_embedding.to(prefix.dtype)
-        keys = self._prefix_keys(prefix + place[:P])
         suffix = suffix + place[layout.position]
         at_once = G * R * W <= MAX_AT_ONCE * MAX_TOKENS
         g_step = G if at_once else min(G, max(1, MAX_TOKENS // W))
         r_step = R if at_once else min(R, max(1, MAX_TOKENS // (g_step * W)))
         recompute = torch.is_grad_enabled() and not at_once
-        light = at_once and G * R * W > MAX_TOKENS
+        pack = G * R * W <= MAX_TOKENS  # of more, memory is what is short
+        keys = self._prefix_keys(prefix + place[:P], pack)
+        light = at_once and not pack
         groups = []
         for g in range(0, G, g_step):
             own = suffix if suffix.shape[0] == 1 else suffix[g : g + g_step]
@@ -173,7 +192,7 @@ class TextEncoder(nn.Module):
             rows = []
             for r in range(0, R, r_step):
                 part = slice(r, r + r_step)
-                args = (own[:, part], kv, layout.mask[part], layout.eot[part], light)
+                args = (own[:, part], kv, layout.mask[part], layout.eot[part], light, pack)
                 rows.append(
                     checkpoint(self._suffix_features, *args, use_reentrant=False, preserve_rng_state=False)
                     if recompute
@@ -182,24 +201,24 @@ class TextEncoder(nn.Module):
             groups.append(torch.cat(rows, dim=1))
         return torch.cat(groups)[:, layout.slot]
 
-    def _prefix_keys(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _prefix_keys(self, x: Tensor, pack: bool) -> list[tuple[Tensor, Tensor]]:
         """The prefix's keys and values in each layer, [G, heads, P, d_head] each; the last layer needs no more."""
         keys = []
         blocks = self.cast(x.device).resblocks
         for i, block in enumerate(blocks):
-            q, k, v = _project(block, block.ln_1(x))
+            q, k, v = _project(block, block.ln_1(x), pack=pack)
             keys.append((k, v))
             if i + 1 < len(blocks):
-                x = x + _out(block, F.scaled_dot_product_attention(q, k, v, is_causal=True))
-                x = x + _mlp(block, x)
+                x = x + _out(block, F.scaled_dot_product_attention(q, k, v, is_causal=True), pack)
+                x = x + mlp(block, block.ln_2(x), pack=pack)
         return keys
 
     def _suffix_features(
-        self, x: Tensor, keys: list[tuple[Tensor, Tensor]], mask: Tensor, eot: Tensor, light: bool
+        self, x: Tensor, keys: list[tuple[Tensor, Tensor]], mask: Tensor, eot: Tensor, light: bool, pack: bool
     ) -> Tensor:
         """x [G or 1, R, W, d], mask [R, W, P + W], eot [R, E] -> features at EOT [G, R * E, d_out].
 
-        light: the MLPs keep their inputs for the backward pass, not their hidden layers.
+        light: the MLPs keep their inputs for the backward pass, not their hidden layers. pack: weights may be copied.
         """
         G, R, E = keys[0][0].shape[0], x.shape[1], eot.shape[1]
         row = torch.arange(R, device=x.device)[:, None]
@@ -207,11 +226,11 @@ class TextEncoder(nn.Module):
         for i, block in enumerate(blocks):
             h = block.ln_1(x)
             if i + 1 < len(blocks):
-                x = x + _suffix_attention(block, h, h, keys[i], mask)
-                x = x + _mlp(block, x, light)
+                x = x + _suffix_attention(block, h, h, keys[i], mask, pack)
+                x = x + mlp(block, block.ln_2(x), light, pack)
             else:  # nothing after the last layer is read but EOT
-                x = x[:, row, eot] + _suffix_attention(block, h[:, row, eot], h, keys[i], mask[row, eot])
-                x = x + _mlp(block, x)
+                x = x[:, row, eot] + _suffix_attention(block, h[:, row, eot], h, keys[i], mask[row, eot], pack)
+                x = x + mlp(block, block.ln_2(x), pack=pack)
         x = self.ln_final(x).to(keys[0][0].dtype) @ self.text_projection
         return x.reshape(G, R * E, -1)
 
@@ -221,36 +240,34 @@ def _heads(x: Tensor, n_head: int) -> Tensor:
     return x.unflatten(-1, (n_head, -1)).transpose(-2, -3)
 
 
-def _project(block: Any, h: Tensor) -> list[Tensor]:
-    """Queries, keys and values of a block, [..., n_head, L, d_head] each."""
-    attn = block.attn
-    qkv = F.linear(h, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
-    return [_heads(x, attn.num_heads) for x in qkv]
+def _project(block: Any, h: Tensor, query: Tensor | None = None, pack: bool = False) -> list[Tensor]:
+    """A block's queries, [..., n_head, L, d_head], of ``query`` [..., L, d], and keys and values of h [..., W, d].
+
+    Apart, as the queries are kept for the backward pass, but of keys and values often only a copy.
+    """
+    attn, d = block.attn, h.shape[-1]
+    wq, wkv = attn.in_proj_weight.split([d, 2 * d])
+    bq, bkv = attn.in_proj_bias.split([d, 2 * d])
+    q = linear(h if query is None else query, wq, bq, pack)
+    return [_heads(x, attn.num_heads) for x in (q, *linear(h, wkv, bkv, pack).chunk(2, dim=-1))]
 
 
-def _out(block: Any, x: Tensor) -> Tensor:
+def _out(block: Any, x: Tensor, pack: bool = False) -> Tensor:
     """[..., n_head, L, d_head] -> the attention's output [..., L, d]."""
-    return block.attn.out_proj(x.transpose(-2, -3).flatten(-2))
+    out = block.attn.out_proj
+    return linear(x.transpose(-2, -3).flatten(-2), out.weight, out.bias, pack)
 
 
-def _mlp(block: Any, x: Tensor, light: bool = False) -> Tensor:
-    fc, proj = block.mlp.c_fc, block.mlp.c_proj
-    return _FrozenMLP.apply(block.ln_2(x), fc.weight, fc.bias, proj.weight, proj.bias, light)
-
-
-def _suffix_attention(block: Any, query: Tensor, h: Tensor, prefix: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+def _suffix_attention(
+    block: Any, query: Tensor, h: Tensor, prefix: tuple[Tensor, Tensor], mask: Tensor, pack: bool
+) -> Tensor:
     """Attention of packed suffix tokens to their group's prefix and, by ``mask``, to their own class.
 
     query [G or 1, R, L, d], h [G or 1, R, W, d], prefix two of [G, n_head, P, d_head], mask [R, L, P + W].
     """
-    attn, (k0, v0) = block.attn, prefix
+    k0, v0 = prefix
     G, R = k0.shape[0], h.shape[1]
-    d = h.shape[-1]
-    wq, wkv = attn.in_proj_weight.split([d, 2 * d])
-    bq, bkv = attn.in_proj_bias.split([d, 2 * d])
-    # Apart: the queries are kept for the backward pass, these keys and values only with the prefix's in front.
-    q = _heads(F.linear(query, wq, bq), attn.num_heads)
-    k, v = (_heads(x, attn.num_heads) for x in F.linear(h, wkv, bkv).chunk(2, dim=-1))
+    q, k, v = _project(block, h, query, pack)
 
     def with_prefix(own: Tensor, shared: Tensor) -> Tensor:
         shared = shared[:, None].expand(-1, R, -1, -1, -1)
@@ -259,32 +276,4 @@ def _suffix_attention(block: Any, query: Tensor, h: Tensor, prefix: tuple[Tensor
     q = q.expand(G, -1, -1, -1, -1).flatten(0, 1)
     bias = mask.expand(G, -1, -1, -1).flatten(0, 1)[:, None]
     x = F.scaled_dot_product_attention(q, with_prefix(k, k0), with_prefix(v, v0), attn_mask=bias)
-    return _out(block, x).unflatten(0, (G, R))
-
-
-class _FrozenMLP(torch.autograd.Function):
-    """CLIP's MLP with frozen weights, which keeps only the hidden layer for the backward pass, or, light, its input.
-
-    QuickGELU, x * sigmoid(1.702 x), is SiLU(1.702 x) / 1.702: the products take the two factors along, and in the
-    backward pass they cancel.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, light: bool) -> Tensor:
-        rows = x.flatten(0, -2)
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            rows, w1, b1, w2, b2 = (t.to(dtype) for t in (rows, w1, b1, w2, b2))
-        hidden = torch.addmm(b1, rows, w1.t(), beta=1.702, alpha=1.702)
-        ctx.save_for_backward(rows if light else hidden, w1, b1, w2)
-        ctx.dtype, ctx.light = x.dtype, light
-        return torch.addmm(b2, F.silu(hidden), w2.t(), alpha=1 / 1.702).view(*x.shape[:-1], -1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, w1, b1, w2 = ctx.saved_tensors
-        if ctx.light:
-            hidden = torch.addmm(b1, hidden, w1.t(), beta=1.702, alpha=1.702)
-        grad_hidden = grad.flatten(0, -2).to(hidden.dtype) @ w2
-        grad_x = torch.ops.aten.silu_backward(grad_hidden, hidden) @ w1
-        return grad_x.to(ctx.dtype).view(*grad.shape[:-1], -1), None, None, None, None, None
+    return _out(block, x, pack).unflatten(0, (G, R))

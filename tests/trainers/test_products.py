@@ -1,0 +1,83 @@
+"""Products with frozen weights: through oneDNN's operators, and without them, against PyTorch's own layers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from clip.model import QuickGELU
+from torch import Tensor, nn
+
+from tests.oracle import KINDS
+from tests.trainers.custom_clip import build, error, get_oracle
+from trainers import products
+
+
+@pytest.fixture(params=[True, False], autouse=True)
+def onednn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    if request.param and not products.ONEDNN:
+        pytest.skip("this PyTorch has no such operators")
+    monkeypatch.setattr(products, "ONEDNN", request.param)
+    return request.param
+
+
+def with_gradient(function: Any, x: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.detach().requires_grad_()
+    y = function(x)
+    (gradient,) = torch.autograd.grad(y, x, upstream)
+    return y.detach(), gradient
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(7, 24), (2, 3, 5, 24), (2, 0, 24)])
+def test_linear(shape: tuple[int, ...], bias: bool, pack: bool) -> None:
+    layer = nn.Linear(24, 40, bias=bias).requires_grad_(False)
+    x, upstream = torch.randn(shape), torch.randn(*shape[:-1], 40)
+    found = with_gradient(lambda x: products.linear(x, layer.weight, layer.bias, pack), x, upstream)
+    for ours, reference in zip(found, with_gradient(layer, x, upstream), strict=True):
+        torch.testing.assert_close(ours, reference)
+
+
+def test_linear_of_parts_of_a_weight_that_changes() -> None:
+    """No part is taken for another, and none for what it was before."""
+    weight, x = nn.Parameter(torch.randn(60, 24), requires_grad=False), torch.randn(4, 2, 24).transpose(0, 1)
+    for change in (lambda: None, lambda: weight.mul_(2), lambda: setattr(weight, "data", torch.randn(60, 24))):
+        change()
+        for part in weight.split([20, 40]) + weight.split([40, 20]):
+            torch.testing.assert_close(products.linear(x, part, None, pack=True), x @ part.t())
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("light", [True, False])
+def test_mlp(light: bool, pack: bool) -> None:
+    layers = SimpleNamespace(c_fc=nn.Linear(16, 64), c_proj=nn.Linear(64, 16))
+    plain = nn.Sequential(layers.c_fc, QuickGELU(), layers.c_proj).requires_grad_(False)
+    x, upstream = torch.randn(3, 5, 16), torch.randn(3, 5, 16)
+    found = with_gradient(lambda x: products.mlp(SimpleNamespace(mlp=layers), x, light, pack), x, upstream)
+    for ours, reference in zip(found, with_gradient(plain, x, upstream), strict=True):
+        torch.testing.assert_close(ours, reference)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("add", [True, False])
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.BatchNorm2d(12)])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@torch.no_grad()
+def test_convolution(layout: torch.memory_format, norm: nn.Module, add: bool, relu: bool) -> None:
+    conv = nn.Conv2d(8, 12, 3, padding=1, stride=2).to(memory_format=layout)
+    x, residual = torch.randn(2, 8, 9, 9).to(memory_format=layout), torch.randn(2, 12, 5, 5)
+    residual = residual.to(memory_format=layout)
+    reference = norm.eval()(conv(x)) + (residual if add else 0)
+    ours = products.convolution(conv, norm, x, residual.clone() if add else None, relu)
+    torch.testing.assert_close(ours, reference.relu() if relu else reference)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_encoder_as_clip_has_it(kind: str) -> None:
+    model = build("PLOT", kind, torch.float32)
+    oracle = get_oracle(kind)
+    for ours, reference in zip(model.image_encoder(oracle.image.float()), (oracle.pooled, oracle.local), strict=True):
+        assert error(ours, reference) < 1e-5

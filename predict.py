@@ -21,9 +21,9 @@ from types import SimpleNamespace
 from typing import Any
 
 if __name__ == "__main__":
-    from startup import end_by_signals
+    from startup import before_imports
 
-    end_by_signals()
+    before_imports()
 
 import torch
 

@@ -3,6 +3,7 @@
 Nothing that takes time is imported here. ``dassl/utils/interrupts.py`` has the signals from then on.
 """
 
+import gc
 import os
 import signal
 from typing import Any
@@ -10,10 +11,23 @@ from typing import Any
 begun = False
 
 
-def end_by_signals() -> None:
-    """SIGINT (Ctrl-C) and SIGTERM end the process at once; there is nothing to save yet, or nothing any more."""
+def before_imports() -> None:
+    """SIGINT (Ctrl-C) and SIGTERM end the process at once; there is nothing to save yet, or nothing any more.
+
+    What imports make stays, and the garbage collector would go through it again and again, for two seconds at the exit
+    alone: it is off until ``after_imports``, and looks only at what comes then.
+    """
+    gc.disable()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _end)
+
+
+def after_imports() -> None:
+    global begun
+    begun = True
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _end(signum: int, _: Any) -> None:

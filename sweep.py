@@ -12,9 +12,9 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":
-    from startup import end_by_signals
+    from startup import before_imports
 
-    end_by_signals()
+    before_imports()
 
 from scripts.sweep.command import main
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    from startup import end_by_signals
+    from startup import before_imports
 
-    end_by_signals()
+    before_imports()
 
 import torch
 
@@ -216,7 +216,7 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
     Args:
         command: what goes on with it, said when it is interrupted; that of a script around it comes first.
     """
-    startup.begun = True
+    startup.after_imports()
     with interruptible():
         try:
             return program() or 0

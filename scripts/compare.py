@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    from startup import end_by_signals
+    from startup import before_imports
 
-    end_by_signals()
+    before_imports()
 
 import runs
 import train

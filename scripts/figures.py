@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    from startup import end_by_signals
+    from startup import before_imports
 
-    end_by_signals()
+    before_imports()
 
 from matplotlib.figure import Figure
 

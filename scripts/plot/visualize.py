@@ -20,9 +20,9 @@ from typing import Any
 from urllib.parse import quote
 
 if __name__ == "__main__":
-    from startup import end_by_signals
+    from startup import before_imports
 
-    end_by_signals()
+    before_imports()
 
 import numpy as np
 import torch

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 if __name__ == "__main__":
-    from startup import end_by_signals
+    from startup import before_imports
 
-    end_by_signals()
+    before_imports()
 
 import torch
 from clip.simple_tokenizer import SimpleTokenizer

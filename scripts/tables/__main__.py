@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 if __name__ == "__main__":
-    from startup import end_by_signals
+    from startup import before_imports
 
-    end_by_signals()
+    before_imports()
 
 import train
 from dassl.utils import UserError

@@ -10,7 +10,6 @@ from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset, UserError
 from .files import one_at_a_time
-from .glyphs import write_symbols
 
 
 @DATASET_REGISTRY.register()
@@ -29,6 +28,8 @@ class Symbols(FewShotDataset):
                 for left in root.glob(".symbols-*") if alone else ():  # what a killed process has drawn
                     shutil.rmtree(left, ignore_errors=True)
                 if not folder.exists():
+                    from .glyphs import write_symbols  # matplotlib, for its font, takes half a second of every run
+
                     write_symbols(root)
         elif not (folder / self.split_file).is_file():
             raise UserError(f"'{folder}' has no '{self.split_file}'; remove the folder, and it is drawn anew")

@@ -1,5 +1,7 @@
 """What the engines of a sweep cost: the same runs one after another, several at once, and on Ray with as many cores.
 
+On Ray twice: with a node for each core, all of which run on this machine, and with one node that has all cores.
+
     python -m benchmarks.engines [--runs 24] [--cores 2] [--epochs 4] [--sleep SECONDS]
 
 Runs of CoOp on symbols with one shot, for a few epochs, one thread each; or, with --sleep, ones that do nothing but
@@ -53,16 +55,19 @@ def main() -> None:
 
         one = seconds(out / "one")
         several = seconds(out / "several", "--jobs", str(args.cores))
-        with cluster(args.cores) as made:  # a node a core
-            ray = seconds(out / "ray", "--engine", "ray", "--address", made.address)
+        with cluster(args.cores) as made:
+            nodes = seconds(out / "nodes", "--engine", "ray", "--address", made.address)
+        with cluster(1, args.cores) as made:
+            node = seconds(out / "node", "--engine", "ray", "--address", made.address)
     ideal = args.runs * args.sleep / args.cores or one / args.cores
     rows = [
         ["one after another", one, one / (ideal * args.cores) - 1],
         [f"--jobs {args.cores}", several, several / ideal - 1],
-        [f"--engine ray, {args.cores} nodes of a core", ray, ray / ideal - 1],
+        [f"--engine ray, {args.cores} nodes of a core", nodes, nodes / ideal - 1],
+        [f"--engine ray, a node of {args.cores} cores", node, node / ideal - 1],
     ]
-    table = [[name, f"{seconds:.1f}", f"{100 * over:+.1f}%"] for name, seconds, over in rows]
-    print(tabulate(table, headers=[f"{args.runs} runs", "s", "over the ideal"], tablefmt="github"))
+    table = [[name, seconds, f"{100 * over:+.1f}%"] for name, seconds, over in rows]
+    print(tabulate(table, headers=[f"{args.runs} runs", "s", "over the ideal"], tablefmt="github", floatfmt=".1f"))
 
 
 if __name__ == "__main__":

@@ -17,14 +17,14 @@ from pathlib import Path
 import runs
 
 START = (sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats")
-SMALL = ("--num-cpus=1", "--object-store-memory=80000000", "--include-log-monitor=false")
+SMALL = ("--object-store-memory=80000000", "--include-log-monitor=false")
 
 
 class Cluster:
     """``nodes`` are the ``ray start`` processes, the head first; ``address`` is for ``sweep.py``."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.nodes = folder, list[subprocess.Popen[bytes]]()
+    def __init__(self, folder: Path, cores: int) -> None:
+        self.folder, self.cores, self.nodes = folder, cores, list[subprocess.Popen[bytes]]()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -34,12 +34,12 @@ class Cluster:
         port = self.address.partition(":")[2]
         # Paths of sockets have to be short: no temporary folder of pytest's.
         head = ("--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}")
-        ports = ("--min-worker-port=0", "--max-worker-port=0")
+        own = (f"--num-cpus={self.cores}", "--min-worker-port=0", "--max-worker-port=0")
         # A busy machine takes longer than Ray waits; and tests have another place for their imports than sweep.py has.
         more = {"RAY_raylet_start_wait_time_s": "120", "PYTHONPATH": str(runs.REPOSITORY)}
         env = {**os.environ, **more}
         log = self.folder / f"node{len(self.nodes)}.txt"
-        command = [*START, *SMALL, *ports, *(head if not self.nodes else (f"--address={self.address}",))]
+        command = [*START, *SMALL, *own, *(head if not self.nodes else (f"--address={self.address}",))]
         with log.open("wb") as file:
             self.nodes.append(subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True))
         end = time.monotonic() + 300
@@ -89,9 +89,10 @@ def started_below(folder: Path) -> list[int]:
 
 
 @contextmanager
-def cluster(nodes: int) -> Iterator[Cluster]:
+def cluster(nodes: int, cores: int = 1) -> Iterator[Cluster]:
+    """Nodes of so many cores each."""
     folder = Path(tempfile.mkdtemp(prefix="ray-"))
-    made = Cluster(folder)
+    made = Cluster(folder, cores)
     before = os.environ.get("RAY_AUTH_MODE")
     os.environ["RAY_AUTH_MODE"] = "disabled"  # whatever token the user has: drivers and nodes are of one mind
     try:

@@ -7,6 +7,7 @@ oneDNN's own order takes a tenth less time than MKL's.
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import torch
@@ -14,7 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _OPS = ("_linear_pointwise", "_reorder_linear_weight", "_convolution_pointwise", "_convolution_pointwise_")
-ONEDNN = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in _OPS)
+ONEDNN = (
+    platform.machine() in ("x86_64", "AMD64")  # elsewhere nobody has measured
+    and torch.backends.mkldnn.is_available()
+    and all(hasattr(torch.ops.mkldnn, name) for name in _OPS)
+)
 
 # Rows that oneDNN's order is chosen for: always the same, so that bits do not depend on what a process computed first.
 PACKED_FOR = 2048

@@ -5,8 +5,8 @@ On Ray twice: with a node for each core, all of which run on this machine, and w
     python -m benchmarks.engines [--runs 24] [--cores 2] [--epochs 4] [--sleep SECONDS]
 
 Runs of CoOp on symbols with one shot, for a few epochs, one thread each; or, with --sleep, ones that do nothing but
-sleep, whose ideal is known whatever else the machine does. Ideal: the first row's time through the cores. All of a
-sweep is timed, from the start of ``sweep.py`` to its table; the cluster is there before.
+sleep, whose ideal is known, and which do not slow each other down. Ideal: the first row's time through the cores. All
+of a sweep is timed, from the start of ``sweep.py`` to its table; the cluster is there before.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ def main() -> None:
         def seconds(folder: Path, *engine: str) -> float:
             return timed(folder, args.runs, args.epochs, args.sleep, *engine)
 
-        one = seconds(out / "one")
+        one = args.runs * args.sleep or seconds(out / "one")
         several = seconds(out / "several", "--jobs", str(args.cores))
         with cluster(args.cores) as made:
             nodes = seconds(out / "nodes", "--engine", "ray", "--address", made.address)
         with cluster(1, args.cores) as made:
             node = seconds(out / "node", "--engine", "ray", "--address", made.address)
-    ideal = args.runs * args.sleep / args.cores or one / args.cores
+    ideal = one / args.cores
     rows = [
-        ["one after another", one, one / (ideal * args.cores) - 1],
+        ["one after another", one, 0],
         [f"--jobs {args.cores}", several, several / ideal - 1],
         [f"--engine ray, {args.cores} nodes of a core", nodes, nodes / ideal - 1],
         [f"--engine ray, a node of {args.cores} cores", node, node / ideal - 1],

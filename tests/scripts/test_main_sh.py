@@ -107,10 +107,25 @@ def test_without_a_network_the_weights_are_asked_for(data_root: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_seeds_to_a_table_and_again(data_root: Path, weights: Path, tmp_path: Path) -> None:
-    arguments = ["caltech101", "1", "MODEL.BACKBONE.NAME", str(weights), *CTX]
+def in_process(trainer: str, shots: int, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What main.sh's Python prints, without another start of it."""
+    config, pairs = recipe(trainer, "caltech101", shots)
+    asked = ["--trainer", trainer, "--dataset", "caltech101", "--shots", str(shots), "--config", config]
+    capsys.readouterr()
+    assert few_shot.main([*asked, "--recipe", pairs, *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_seeds_to_a_table_and_again(
+    data_root: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["MODEL.BACKBONE.NAME", str(weights), *CTX]
     environment = {"DATA": str(data_root), "OUT": str(tmp_path / "out"), "SEEDS": "1 2", "N": "2"}
-    done = bash("plot/main.sh", *arguments, **environment)
+    done = bash("plot/main.sh", "caltech101", "1", *arguments, **environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     results = [runs.read_result(p.parent) for p in sorted((tmp_path / "out").rglob("result.json"))]
@@ -120,16 +135,34 @@ def test_seeds_to_a_table_and_again(data_root: Path, weights: Path, tmp_path: Pa
         assert re.search(rf"^{seed} +{value:.2f} ", table, re.M)
     assert re.search(rf"^mean +{sum(accuracy) / 2:.2f} ", table, re.M)
     assert all(r and r["N"] == 2 for r in results)
-    again = bash("plot/main.sh", *arguments, **environment)
-    assert again.returncode == 0 and again.stdout.count("finished before") == 2
-    assert again.stdout.split("PLOT on caltech101, 1 shots")[1] == table
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    again = in_process("PLOT", 1, arguments, capsys)
+    assert again.count("finished before") == 2 and again.split("PLOT on caltech101, 1 shots")[1] == table
 
 
-def test_zero_shot_runs_once_whatever_the_shots(data_root: Path, weights: Path, tmp_path: Path) -> None:
-    environment = {"DATA": str(data_root), "OUT": str(tmp_path / "out")}
+def test_zero_shot_runs_once_whatever_the_shots(
+    data_root: Path,
+    weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DATA", str(data_root))
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
     arguments = ["MODEL.BACKBONE.NAME", str(weights), *CTX]
-    first = bash("zsclip/main.sh", "caltech101", *arguments, **environment)
-    assert first.returncode == 0, first.stderr
-    second = bash("zsclip/main.sh", "caltech101", "16", *arguments, **environment)
-    assert second.returncode == 0 and "finished before" in second.stdout
-    assert len(list((tmp_path / "out").rglob("result.json"))) == 1 and "mean" not in second.stdout
+    first = in_process("ZeroshotCLIP", 1, arguments, capsys)
+    second = in_process("ZeroshotCLIP", 16, arguments, capsys)
+    assert "finished before" not in first and "finished before" in second
+    assert len(list((tmp_path / "out").rglob("result.json"))) == 1 and "mean" not in second
+
+
+@pytest.mark.parametrize("shots", [[], ["16"]])
+def test_zero_shot_may_be_asked_without_shots(shots: list[str], tmp_path: Path) -> None:
+    stub = tmp_path / "python"
+    stub.write_text('#!/bin/sh\necho "$@"\n')
+    stub.chmod(0o755)
+    done = bash("zsclip/main.sh", "caltech101", *shots, "TEST.FEATURE_CACHE", "False", PYTHON=str(stub))
+    assert done.returncode == 0, done.stderr
+    asked = f"--trainer ZeroshotCLIP --dataset caltech101 --shots {shots[0] if shots else 1} --config "
+    assert asked in done.stdout and done.stdout.endswith(" TEST.FEATURE_CACHE False\n")

@@ -8,7 +8,7 @@ import os
 import signal
 from typing import Any
 
-begun = False
+begun = collector_waits = False
 
 
 def before_imports() -> None:
@@ -17,15 +17,18 @@ def before_imports() -> None:
     What imports make stays, and the garbage collector would go through it again and again, for two seconds at the exit
     alone: it is off until ``after_imports``, and looks only at what comes then.
     """
+    global collector_waits
+    collector_waits = gc.isenabled()
     gc.disable()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _end)
 
 
 def after_imports() -> None:
-    global begun
+    global begun, collector_waits
     begun = True
-    if not gc.isenabled():
+    if collector_waits:
+        collector_waits = False
         gc.freeze()
         gc.enable()
 

@@ -23,7 +23,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.sides import Setting
-from benchmarks.turns import PARTS, parser_of, take_turns
+from benchmarks.turns import PARTS, parse, parser_of, take_turns
 
 POINTS = {
     "classes": (10, 100, 1000),
@@ -70,7 +70,7 @@ def main() -> None:
     parser = parser_of(__doc__, repeats=3)
     parser.add_argument("--axes", nargs="+", choices=POINTS, default=list(POINTS))
     parser.add_argument("--batch", type=int, default=8)
-    options = parser.parse_args()
+    options = parse(parser)
     setting = Setting.of(options, "PLOT", options.batch, classes=100)
     print(f"PLOT, {setting.about}, batch {options.batch}, {options.clock} clock, medians of {options.repeats}")
     results = []

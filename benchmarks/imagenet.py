@@ -16,14 +16,14 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.sides import Setting
-from benchmarks.turns import PARTS, parser_of, take_turns
+from benchmarks.turns import PARTS, parse, parser_of, take_turns
 
 
 def main() -> None:
     parser = parser_of(__doc__, repeats=1)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--classes", type=int, default=1000)
-    options = parser.parse_args()
+    options = parse(parser)
     setting = Setting.of(options, "PLOT", options.batch, classes=options.classes, global_logits=True)
     sides = [("ours", setting), ("floor", setting)]
     ours, floor = take_turns(sides, [1, 1], options.repeats, options.clock)

@@ -26,7 +26,7 @@ from tabulate import tabulate
 
 from benchmarks.image_loading import rates
 from benchmarks.sides import METHODS, N_CTX, Setting
-from benchmarks.turns import PARTS, parser_of, take_turns
+from benchmarks.turns import PARTS, parse, parser_of, take_turns
 
 OURS_PER_PLAIN = 3  # our steps after each plain one: ours are many times shorter
 HEADERS = {
@@ -76,7 +76,7 @@ def main() -> None:
     add("--amp", action="store_true", help="also our step under amp")
     add("--parts", action="store_true", help="also a table of our step's parts")
     add("--no-plain", action="store_true", help="ours and the floor alone")
-    options = parser.parse_args()
+    options = parse(parser)
     rows = [measure(method, options) for method in options.trainers]
     setting, others = Setting.of(options, "PLOT", 1).about, options.repeats * OURS_PER_PLAIN
     print(f"{setting}, 100 classes, {N_CTX} context tokens, N = 4 in PLOT, {options.clock} clock, medians of "

@@ -25,6 +25,7 @@ from torch import Tensor
 import runs
 import trainers.plot
 from benchmarks.sides import Setting, floor, make_clip, our_model, plain_logits
+from dassl.distributed import local_device
 from trainers.graphs import replay
 
 STEPS_AT_ONCE = 10
@@ -45,6 +46,19 @@ def parser_of(description: str | None, repeats: int) -> argparse.ArgumentParser:
     add("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")
     add("--json", metavar="FILE", help="write the results here as well")
     return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options, if they are possible; otherwise the program ends with a line and code 2."""
+    options = parser.parse_args()
+    for name, value in vars(options).items():
+        if type(value) is int and value < 1:
+            parser.error(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch sees no GPU here")
+    if options.device == "cpu" and options.prec == "fp16":
+        parser.error("--prec fp16 needs --device cuda: on a CPU training computes in fp32 instead")
+    return options
 
 
 class Stopwatch:
@@ -175,6 +189,7 @@ def peak_memory(device: str) -> int:
 def serve(side: str, setting: Setting, clock: str, pipe: Connection) -> None:
     """In a process of its own: answer each message by the seconds and peak bytes of one step, until None."""
     torch.set_num_threads(setting.threads)
+    local_device(setting.device == "cuda")  # with its float32 convolutions
     step = make_step(side, setting, CLOCKS[clock])
     while pipe.recv() is not None:
         pipe.send((step(), peak_memory(setting.device)))

@@ -121,8 +121,10 @@ def run_to_its_end(command: list[str]) -> int:
     except Interrupted as signal:
         if process is None:
             raise
-        process.send_signal(signal.signum)
-        return process.wait() or 128 + signal.signum
+        if process.poll() is None:
+            process.send_signal(signal.signum)
+        code = process.wait()  # negative, if a second signal, such as a terminal's own, has met its very end
+        return code if code > 0 else 128 + signal.signum
 
 
 def finish(job: Job) -> list[Path]:

@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ import torch
 import runs
 import train
 from dassl.utils import UserError, list_checkpoints, load_checkpoint, locked
+from dassl.utils.interrupts import interruptible
+from scripts import few_shot
 from tests import children
 
 from .test_train import SMALL, command
@@ -158,6 +161,13 @@ def test_the_programs_exit_code_and_the_scripts(weights: Path, data_root: Path, 
     assert {f"OUT={tmp_path / 'out'}", "SEEDS=1"} <= set(words) and words[-len(rest) :] == rest
     assert words[words.index("bash") + 1].endswith("run.sh") and "PLOT" in words
     assert list((tmp_path / "out").rglob("*.pth.tar-*"))
+
+
+def test_a_run_that_a_signal_meets_at_its_very_end() -> None:
+    """Ctrl-C goes to it as well: it may have no handler any more for the one that is passed on."""
+    with interruptible():
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        assert few_shot.run_to_its_end(["sleep", "60"]) == 128 + signal.SIGINT
 
 
 def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(run_args: list[str], tmp_path: Path) -> None:

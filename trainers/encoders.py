@@ -63,8 +63,11 @@ class ImageEncoder(nn.Module):
         return self._resnet(visual, x) if hasattr(visual, "attnpool") else self._vit(visual, x)
 
     def _resnet(self, visual: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        lost = None if x.is_cuda else ~x.flatten(1).isfinite().all(dim=1)  # CPUs may rectify NaN to 0
         parts = x.split(IMAGES_AT_ONCE if x.device.type == "cpu" else x.shape[0])
         x = torch.cat([_trunk(visual, part) for part in parts]).flatten(2).transpose(1, 2)  # [batch, M, c]
+        if lost is not None:
+            x[lost] = torch.nan
         pool = visual.attnpool
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + pool.positional_embedding.to(x.dtype)

@@ -27,6 +27,7 @@ class Replayed:
         self.function, self.gradient = function, gradient
         self.kinds: tuple[Any, ...] = ()
         self.graph: Callable[..., Any] | None = None
+        self.kept: tuple[Any, ...] = ()
         self.fails = False
 
     def __call__(self, *args: Any) -> Any:
@@ -54,6 +55,7 @@ class Replayed:
                 # The capture has a stream of its own, which the samples outlive: known to it, and no concern of users.
                 warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
                 self.graph = torch.cuda.make_graphed_callables(of_tensors, samples)
+            self.kept = args  # the graph reads what they are made of, such as a layout
         except RuntimeError as error:  # out of memory, or something that no graph can hold
             self.fails = True
             torch.cuda.synchronize()

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
 
 _OPS = ("_linear_pointwise", "_reorder_linear_weight", "_convolution_pointwise", "_convolution_pointwise_")
 ONEDNN = (
@@ -23,6 +25,7 @@ ONEDNN = (
 
 # Rows that oneDNN's order is chosen for: always the same, so that bits do not depend on what a process computed first.
 PACKED_FOR = 2048
+_PACKS = WeakTensorKeyDictionary()
 
 
 def _by_onednn(x: Tensor) -> bool:
@@ -34,7 +37,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, pack: bool = False) -
 
     pack: a CPU may keep a copy of the weight for each direction.
     """
-    return _FrozenLinear.apply(x, weight, bias) if pack and _by_onednn(x) else F.linear(x, weight, bias)
+    if pack and _by_onednn(x) and not weight.requires_grad:
+        return _FrozenLinear.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -44,6 +49,7 @@ class _FrozenLinear(torch.autograd.Function):
         return _product(x, weight, bias, pack=True)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return _product(grad, ctx.weight, back=True, pack=True), None, None
 
@@ -71,16 +77,17 @@ class _FrozenMLP(torch.autograd.Function):
         hidden = _product(rows, w1, 1.702 * b1, 1.702, pack=pack)
         ctx.save_for_backward(rows if light else hidden)
         ctx.weights, ctx.dtype, ctx.light, ctx.pack = (w1, b1, w2), x.dtype, light, pack
-        return _product(F.silu(hidden), w2, b2, 1 / 1.702, pack=pack).view(*x.shape[:-1], -1)
+        return _product(F.silu(hidden), w2, b2, 1 / 1.702, pack=pack).view(*x.shape[:-1], w2.shape[0])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (hidden,), (w1, b1, w2) = ctx.saved_tensors, ctx.weights
         if ctx.light:
             hidden = _product(hidden, w1, 1.702 * b1, 1.702, pack=ctx.pack)
         grad_hidden = _product(grad.flatten(0, -2).to(hidden.dtype), w2, back=True, pack=ctx.pack)
         grad_x = _product(torch.ops.aten.silu_backward(grad_hidden, hidden), w1, back=True, pack=ctx.pack)
-        return grad_x.to(ctx.dtype).view(*grad.shape[:-1], -1), *[None] * 6
+        return grad_x.to(ctx.dtype).view(*grad.shape[:-1], w1.shape[1]), *[None] * 6
 
 
 def _product(
@@ -96,21 +103,27 @@ def _product(
 def _packed(weight: Tensor, scale: float, back: bool) -> Tensor:
     """scale W or, back, its transpose in oneDNN's order.
 
-    It is kept on the parameter, of which ``weight`` may be a part, as long as that stays what it is.
+    Kept as long as the parameter is, of which ``weight`` may be a part, and as PyTorch knows it to be what it was:
+    changes within ``weight.data`` it does not see.
     """
-    owner: Any = weight if weight._base is None else weight._base
-    state = (owner.data_ptr(), owner.dtype, owner._version)
-    if getattr(owner, "packed_of", None) != state:
-        owner.packed, owner.packed_of = {}, state
+    owner = weight if weight._base is None else weight._base
+    storage = owner.untyped_storage()  # held, so that no other comes to its address
+    state = (storage.data_ptr(), owner.dtype, 0 if owner.is_inference() else owner._version)
+    packs = _PACKS.get(owner)
+    if packs is None or packs["of"][0] != state:
+        packs = _PACKS[owner] = {"of": (state, storage)}
     key = (weight.storage_offset(), weight.shape, scale, back)
-    if key not in owner.packed:
+    if key not in packs:
         w = scale * (weight.t() if back else weight).detach()
-        owner.packed[key] = torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), PACKED_FOR)
-    return owner.packed[key]
+        packs[key] = torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), PACKED_FOR)
+    return packs[key]
 
 
 def convolution(conv: nn.Conv2d, norm: nn.Module, x: Tensor, add: Tensor | None = None, relu: bool = True) -> Tensor:
-    """norm(conv(x)) + add, with ``relu`` rectified; without gradient. ``add`` may be overwritten."""
+    """norm(conv(x)) + add, with ``relu`` rectified; without gradient. ``add`` may be overwritten.
+
+    oneDNN rectifies NaN to 0: who needs to see it looks at the input.
+    """
     if isinstance(norm, nn.Identity) and _by_onednn(x):
         where = (conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups)
         if add is None:

@@ -69,6 +69,9 @@ def load_clip(cfg: Any) -> Any:
     state_dict = _state_dict(path, sha256, cfg.MODEL.BACKBONE.get("ALLOW_TORCHSCRIPT", False))
     if any(key not in state_dict for key in _NEEDED) or not any(k.startswith("visual.") for k in state_dict):
         raise UserError(f"'{path}' holds no CLIP model of OpenAI's architecture: some of its tensors are missing")
+    for name, value in state_dict.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(f"'{path}' is damaged: its '{name}' holds numbers that are not finite")
     try:
         model = build_model(dict(state_dict))
         if model.positional_embedding.shape[0] != CONTEXT_LENGTH:

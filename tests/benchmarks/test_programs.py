@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import benchmarks.growth
 import benchmarks.image_loading
@@ -75,6 +76,25 @@ def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert row["parts"].keys() == {"loading", *PARTS} and min(row["parts"]["loading"], row["parts"]["text"]) > 0
     assert row["quartiles"]["ours"][1] == row["ours_s"] and len(row["steps"]["ours"]) == 3
     assert "| COOP" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--device", "cuda"], "PyTorch sees no GPU here"),
+        (["--prec", "fp16"], "--prec fp16 needs --device cuda"),
+        (["--cocoop-batch", "0"], "--cocoop-batch is 0; it must be 1 or more"),
+        (["--repeats", "-1"], "--repeats is -1"),
+    ],
+)
+def test_impossible_options(
+    options: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["benchmarks.step", *options])
+    with pytest.raises(SystemExit, match="2"):
+        benchmarks.step.main()
+    assert said in capsys.readouterr().err
 
 
 def test_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: None) -> None:

@@ -125,6 +125,16 @@ class _Runs:
         return os.mkdir, (self.path,)
 
 
+def test_weights_that_are_no_numbers(weights: Path, tmp_path: Path) -> None:
+    from trainers.weights import load_clip
+
+    state = torch.load(weights, weights_only=True)
+    state["visual.layer2.0.conv2.weight"][0, 0] = torch.nan
+    torch.save(state, tmp_path / "nan.pt")
+    with pytest.raises(UserError, match=r"nan\.pt' is damaged: its 'visual\.layer2\.0\.conv2\.weight' holds"):
+        load_clip(config(tmp_path / "nan.pt"))
+
+
 def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     torch.save({"state_dict": _Runs(str(tmp_path / "ran"))}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match="cannot be read as weights"):

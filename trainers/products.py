@@ -74,7 +74,7 @@ class _FrozenMLP(torch.autograd.Function):
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             rows, w1, b1, w2, b2 = (t.to(dtype) for t in (rows, w1, b1, w2, b2))
-        hidden = _product(rows, w1, 1.702 * b1, 1.702, pack=pack)
+        hidden = _product(rows, w1, b1, 1.702, 1.702, pack=pack)
         ctx.save_for_backward(rows if light else hidden)
         ctx.weights, ctx.dtype, ctx.light, ctx.pack = (w1, b1, w2), x.dtype, light, pack
         return _product(F.silu(hidden), w2, b2, 1 / 1.702, pack=pack).view(*x.shape[:-1], w2.shape[0])
@@ -84,20 +84,29 @@ class _FrozenMLP(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (hidden,), (w1, b1, w2) = ctx.saved_tensors, ctx.weights
         if ctx.light:
-            hidden = _product(hidden, w1, 1.702 * b1, 1.702, pack=ctx.pack)
+            hidden = _product(hidden, w1, b1, 1.702, 1.702, pack=ctx.pack)
         grad_hidden = _product(grad.flatten(0, -2).to(hidden.dtype), w2, back=True, pack=ctx.pack)
         grad_x = _product(torch.ops.aten.silu_backward(grad_hidden, hidden), w1, back=True, pack=ctx.pack)
         return grad_x.to(ctx.dtype).view(*grad.shape[:-1], w1.shape[1]), *[None] * 6
 
 
 def _product(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, scale: float = 1, back: bool = False, pack: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: float = 1,
+    bias_scale: float = 1,
+    back: bool = False,
+    pack: bool = False,
 ) -> Tensor:
-    """scale x W^T + b or, back, scale x W + b; without gradient."""
+    """scale x W^T + bias_scale b or, back, scale x W; without gradient."""
     if pack and _by_onednn(x):
-        return torch.ops.mkldnn._linear_pointwise(x, _packed(weight, scale, back), bias, "none", [], "")
+        b = bias if bias is None or bias_scale == 1 else bias_scale * bias
+        return torch.ops.mkldnn._linear_pointwise(x, _packed(weight, scale, back), b, "none", [], "")
     w = weight if not back else weight.t()
-    return F.linear(x, w, bias) if bias is None or scale == 1 else torch.addmm(bias, x, w.t(), alpha=scale)
+    if bias is None or scale == bias_scale == 1:
+        return F.linear(x, w, bias)
+    return torch.addmm(bias, x, w.t(), beta=bias_scale, alpha=scale)
 
 
 def _packed(weight: Tensor, scale: float, back: bool) -> Tensor:

@@ -8,7 +8,7 @@ import os
 import signal
 from typing import Any
 
-begun = collector_waits = False
+is_program = begun = collector_waits = False  # is_program: one of ours, not a test or a notebook
 
 
 def before_imports() -> None:
@@ -17,7 +17,8 @@ def before_imports() -> None:
     What imports make stays, and the garbage collector would go through it again and again, for two seconds at the exit
     alone: it is off until ``after_imports``, and looks only at what comes then.
     """
-    global collector_waits
+    global is_program, collector_waits
+    is_program = True
     collector_waits = gc.isenabled()
     gc.disable()
     for signum in (signal.SIGINT, signal.SIGTERM):

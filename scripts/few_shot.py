@@ -1,6 +1,6 @@
 """Runs one method on one dataset and shot count over the seeds, then prints the table; behind scripts/*/main.sh.
 
-Each seed is a process of its own (``train.py``). A finished run is kept, an unfinished one resumed.
+Each seed is a process of its own (``forks.py``). A finished run is kept, an unfinished one resumed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ import argparse
 import os
 import re
 import statistics
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ if __name__ == "__main__":
 
 from tabulate import tabulate
 
+import forks
 import runs
 import train
 from dassl.utils import Interrupted, UserError, uninterrupted
@@ -111,12 +111,12 @@ def table(directories: list[Path]) -> str:
     return tabulate(rows, headers=["seed", "accuracy (%)", "macro F1 (%)"], floatfmt=".2f")
 
 
-def run_to_its_end(command: list[str]) -> int:
+def run_to_its_end(start: Callable[[], forks.Child]) -> int:
     """The exit code of a process. A signal that comes to us alone is passed on, and the process leaves in order."""
     process = None
     try:
         with uninterrupted():
-            process = subprocess.Popen(command)
+            process = start()
         return process.wait()
     except Interrupted as signal:
         if process is None:
@@ -147,7 +147,7 @@ def finish(job: Job) -> list[Path]:
 
 def run_train(arguments: list[str]) -> None:
     """``train.py`` in a process of its own; raises SystemExit with its exit code if that is not 0."""
-    if code := run_to_its_end([sys.executable, str(REPOSITORY / "train.py"), *arguments]):
+    if code := run_to_its_end(lambda: forks.start(arguments)):
         raise SystemExit(code)
 
 

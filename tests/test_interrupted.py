@@ -167,7 +167,7 @@ def test_a_run_that_a_signal_meets_at_its_very_end() -> None:
     """Ctrl-C goes to it as well: it may have no handler any more for the one that is passed on."""
     with interruptible():
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-        assert few_shot.run_to_its_end(["sleep", "60"]) == 128 + signal.SIGINT
+        assert few_shot.run_to_its_end(lambda: subprocess.Popen(["sleep", "60"])) == 128 + signal.SIGINT
 
 
 def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(run_args: list[str], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import forks
 import train
 from dassl.utils import UserError
 
@@ -74,7 +75,8 @@ def engine_of(args: argparse.Namespace) -> Engine:
 def run(args: argparse.Namespace, command: str) -> int:
     check(args)
     plan = plan_of(spec_of(args))
-    times = Times(plan.out, start=time.process_time())  # so far we have imported what a run imports
+    # So far we have imported what a run imports that is no fork.
+    times = Times(plan.out, start=0.0 if forks.possible() else time.process_time())
     print(f"{plan.spec.name}: {len(plan.runs)} runs under {plan.out}\n\n{plan.describe(times)}\n", flush=True)
     if args.dry_run:
         return 0

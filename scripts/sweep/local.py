@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 
 import torch
 
+import forks
 from dassl.data.data_manager import available_cpus
 
+from . import process
 from .plan import Run
-from .process import POLL, Outcome, Task, outcome, start
+from .process import POLL, TRAIN, Outcome, Task, outcome
 
 
 class LocalEngine:
     def __init__(self, jobs: int) -> None:
         self.slots = jobs
-        self.running: dict[int, tuple[Run, Task, subprocess.Popen[bytes], float]] = {}  # by slot
+        self.running: dict[int, tuple[Run, Task, forks.Child, float]] = {}  # by slot
 
     @property
     def free(self) -> bool:
@@ -27,13 +28,15 @@ class LocalEngine:
     def start(self, run: Run) -> None:
         slot = min(set(range(self.slots)) - set(self.running))
         task = run.task(share(slot, self.slots))
-        self.running[slot] = (run, task, start(task), time.monotonic())
+        forked = task.script == TRAIN and forks.possible()
+        child = process.fork(task, forks.Fork) if forked else process.start(task)
+        self.running[slot] = (run, task, child, time.monotonic())
 
     def wait(self) -> list[tuple[Run, Outcome]]:
         """Those that have ended; waits a moment if none has."""
         ended = []
-        for slot, (run, task, process, begin) in list(self.running.items()):
-            if (code := process.poll()) is not None:
+        for slot, (run, task, child, begin) in list(self.running.items()):
+            if (code := child.poll()) is not None:
                 del self.running[slot]
                 ended.append((run, outcome(task, code, time.monotonic() - begin)))
         if not ended:
@@ -42,13 +45,13 @@ class LocalEngine:
 
     def stop(self, number: int) -> None:
         """Passes a signal on; the runs save their state and leave."""
-        for _, _, process, _ in self.running.values():
-            process.send_signal(number)
+        for _, _, child, _ in self.running.values():
+            child.send_signal(number)
 
     def close(self) -> None:
         self.stop(signal.SIGKILL)
-        for _, _, process, _ in self.running.values():
-            process.wait()
+        for _, _, child, _ in self.running.values():
+            child.wait()
 
 
 def share(slot: int, slots: int) -> dict[str, str]:

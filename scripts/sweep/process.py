@@ -1,21 +1,27 @@
-"""One run as a process of its own, on any machine: started, waited for, and what came of it.
+"""One run as a process of its own, on any machine: started anew or as a fork, and what came of it.
 
-Imports the standard library alone: a Ray worker, which only waits, stays small.
+Imports the standard library alone, for ``worker.py``.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from . import tied
+
+ForkT = TypeVar("ForkT")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPT = REPOSITORY / "train.py"
+TRAIN = SCRIPT = REPOSITORY / "train.py"
 POLL = 0.05  # seconds
 
 
@@ -54,18 +60,45 @@ class Outcome:
 
 def start(task: Task) -> subprocess.Popen[bytes]:
     """Out of reach of the terminal's Ctrl-C, which is for its parent to pass on, and never longer than its parent."""
-    task.log.parent.mkdir(parents=True, exist_ok=True)
-    tied = [sys.executable, "-IS", str(Path(__file__).with_name("tied.py")), str(os.getpid())]
-    with task.log.open("wb") as log:
+    return popen(task, [str(task.script), *task.arguments], task.cwd)
+
+
+def popen(task: Task, arguments: list[str], cwd: str | Path, **more: Any) -> subprocess.Popen[bytes]:
+    """Of Python, with the task's environment and log."""
+    with new_log(task) as log:
         return subprocess.Popen(
-            [*tied, sys.executable, str(task.script), *task.arguments],
-            cwd=task.cwd if os.path.isdir(task.cwd) else REPOSITORY,
+            [sys.executable, "-IS", tied.__file__, str(os.getpid()), sys.executable, *arguments],
+            cwd=cwd if os.path.isdir(cwd) else REPOSITORY,
             env={**os.environ, **task.environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
             start_new_session=True,
+            **more,
         )
+
+
+def new_log(task: Task) -> IO[bytes]:
+    task.log.parent.mkdir(parents=True, exist_ok=True)
+    return task.log.open("wb")
+
+
+def fork(task: Task, make: Callable[[Sequence[str], Callable[[], None]], ForkT]) -> ForkT:
+    """As ``start``; ``make`` is ``forks.Fork``, whose import takes seconds."""
+    new_log(task).close()  # here, where an error has someone to be told to
+    return make(task.arguments, functools.partial(enter, task, os.getpid()))
+
+
+def enter(task: Task, parent: int) -> None:
+    """Makes of a fork what ``start`` makes of a new process."""
+    os.setsid()
+    tied.tie(parent)
+    os.environ.update(task.environment)
+    os.chdir(task.cwd if os.path.isdir(task.cwd) else REPOSITORY)
+    with open(os.devnull, "r+b") as null, task.log.open("wb") as log:
+        for target, file in enumerate((null, null, log)):
+            os.dup2(file.fileno(), target)
+    sys.stdout, sys.stderr = (os.fdopen(fd, "w", 1, errors="backslashreplace", closefd=False) for fd in (1, 2))
 
 
 def outcome(task: Task, code: int, seconds: float) -> Outcome:
@@ -77,34 +110,3 @@ def outcome(task: Task, code: int, seconds: float) -> Outcome:
             task.log.unlink()
     last = lines[-1].strip() if lines and code >= 0 else f"killed by signal {-code}" if code < 0 else ""
     return Outcome(code, seconds, last)
-
-
-def run(task: Task, token: Path) -> Outcome:
-    """A whole run, in a Ray worker.
-
-    Args:
-        token: a file of the driver's; where it is not to be seen, the run's files go back with the outcome.
-    """
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        # A node that was started in a script's background hands that down, and Ray's interrupt would be lost.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    begin, process = time.monotonic(), None
-    try:
-        process = start(task)
-        while process.poll() is None:
-            time.sleep(POLL)  # not wait(): Ray's interrupt would not wake it
-    except BaseException:
-        if process is not None:
-            process.send_signal(signal.SIGINT)
-            process.wait()
-        raise
-    ended = outcome(task, process.returncode, time.monotonic() - begin)
-    files = {} if token.exists() or ended.code else small_files(task.directory)
-    return Outcome(ended.code, ended.seconds, ended.last, files)
-
-
-def small_files(directory: Path) -> dict[str, bytes]:
-    """All that a run leaves but TensorBoard's curves; result.json, which says that it is finished, last."""
-    paths = [path.relative_to(directory) for path in directory.rglob("*") if path.is_file()]
-    kept = sorted((p for p in paths if p.parts[0] != "tensorboard"), key=lambda p: p.name == "result.json")
-    return {path.as_posix(): (directory / path).read_bytes() for path in kept}

@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster: a task a run, which starts ``train.py`` as its child and dies with it, or it with the task.
+"""Runs on a Ray cluster: a task a run, which starts ``train.py`` and dies with it, or it with the task.
 
 Ray is asked for no retries of its own: a run that is lost with its worker or node is submitted again by ``execute``, as
 everywhere. Tasks belong to the driver; if it dies, Ray kills its workers, and they take their runs with them.
@@ -20,7 +20,7 @@ import ray.exceptions
 
 from dassl.utils import UserError
 
-from . import process
+from . import worker
 from .plan import Run, out_folder
 from .process import Outcome
 
@@ -53,7 +53,7 @@ class RayEngine:
         if gpus is None:
             gpus = 1 if ray.cluster_resources().get("GPU") else 0
         self.needs = {key: value for key, value in {**needs, "num_gpus": gpus}.items() if value}
-        self.attempt: Any = ray.remote(max_retries=0, **self.needs)(process.run)
+        self.attempt: Any = ray.remote(max_retries=0, **self.needs)(worker.run)
         self.running: dict[Any, Run] = {}
         self.token = out_folder() / "sweeps" / f"driver-{uuid.uuid4().hex}"
         self.token.parent.mkdir(parents=True, exist_ok=True)

@@ -11,10 +11,17 @@ import sys
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what Ray starts has SIGINT blocked, and would hand that down
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("its parent died before it started")
-os.execv(sys.argv[2], sys.argv[2:])
+
+def tie(parent: int) -> None:
+    """Ties this process."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what Ray starts has SIGINT blocked, and would hand that down
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.getppid() != parent:
+        sys.exit("its parent died before it started")
+
+
+if __name__ == "__main__":
+    tie(int(sys.argv[1]))
+    os.execv(sys.argv[2], sys.argv[2:])

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+import forks
 import train
-from scripts import few_shot
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that has ended with a code."""
+
+    code: int
+    pid: int = 0
+
+    def poll(self) -> int:
+        return self.code
+
+    wait = poll
+
+    def send_signal(self, number: int, /) -> None:
+        raise ProcessLookupError
 
 
 @pytest.fixture
@@ -15,12 +32,11 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The arguments of every train.py, in order."""
     started: list[list[str]] = []
 
-    def call(command: list[str]) -> int:
-        assert Path(command[1]).name == "train.py"
-        started.append(command[2:])
-        return train.main(command[2:])
+    def call(arguments: list[str]) -> Ended:
+        started.append(arguments)
+        return Ended(train.main(arguments))
 
-    monkeypatch.setattr(few_shot, "run_to_its_end", call)
+    monkeypatch.setattr(forks, "start", call)
     return started
 
 

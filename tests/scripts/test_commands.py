@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import forks
 import runs
 import trainers.prompt_trainer
 import trainers.zsclip
@@ -49,15 +50,15 @@ def up_to_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[s
         self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=["cat", "dog"], template="a {}."))
         self.lab2cname = {0: "cat", 1: "dog"}
 
-    def call(command: list[str]) -> int:
+    def call(arguments: list[str]) -> None:
         with pytest.raises(Weights):
-            few_shot.train.main(command[2:])
+            few_shot.train.main(arguments)
         raise SystemExit(7)
 
     monkeypatch.setattr(trainers.prompt_trainer, "load_clip", load_clip)
     monkeypatch.setattr(trainers.zsclip, "load_clip", load_clip)
     monkeypatch.setattr(TrainerX, "build_data_loader", no_data)
-    monkeypatch.setattr(few_shot, "run_to_its_end", call)
+    monkeypatch.setattr(forks, "start", call)
     return came_to
 
 

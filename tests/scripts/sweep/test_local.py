@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import startup
 from scripts.sweep import command, local, process
 from scripts.sweep.execute import Progress, settle
 from scripts.sweep.plan import plan_of
@@ -141,11 +142,17 @@ def test_a_killed_driver_takes_its_runs_with_it(place: Place, drive: Driver) -> 
     assert all(path.stat().st_mtime_ns == before[path] for path in before)
 
 
+@pytest.mark.parametrize("as_forks", [True, False])
 def test_real_runs_and_a_bad_one(
-    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    as_forks: bool,
+    tiny: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """caltech101 is there, dtd is not."""
     monkeypatch.delenv("SEEDS")
+    monkeypatch.setattr(startup, "is_program", as_forks)
     argv = ["--trainers", "PLOT", "--datasets", "dtd,caltech101", "--shots", "1", "--seeds", "2", "--jobs", "2", *tiny]
     assert command.main(argv) == 1
     captured = capsys.readouterr()
@@ -155,6 +162,20 @@ def test_real_runs_and_a_bad_one(
     assert (result["dataset"], result["seed"], result["N"], result["epochs"]) == ("caltech101", 2, 2, 1)
     plan = plan_of(spec_of(command.build_parser(None).parse_args(argv)))
     assert [run.finished for run in plan.runs] == [False, True] and plan.runs[1].directory == path.parent
+
+
+def test_a_killed_driver_takes_its_forks_with_it(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drive: Driver
+) -> None:
+    monkeypatch.setattr(startup, "is_program", True)
+    argv = ["--trainers", "PLOT", "--datasets", "caltech101", "--shots", "1", "--jobs", "2", *tiny]
+    driver = drive(*argv, "OPTIM.MAX_EPOCH", "100000")
+    until(lambda: len(list((tmp_path / "out").rglob("checkpoint"))) == 2, 120)
+    forked = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
+    assert len(forked) == 2 and {os.getsid(int(pid)) for pid in forked} == {int(pid) for pid in forked}
+    driver.kill()
+    driver.join()
+    until(lambda: not any(alive(pid) for pid in forked), 10)
 
 
 def test_a_result_from_where_the_driver_does_not_see_is_written_here(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.sweep import command, process
+from scripts.sweep import command, process, worker
 from tests.scripts.sweep.cluster import Cluster, cluster
 from tests.scripts.sweep.conftest import Driver, Place, alive, until
 
@@ -76,8 +76,8 @@ def test_without_shared_storage_the_files_come_back(place: Place, tmp_path: Path
     (directory / "prompt_learner/checkpoint").write_text("x")
     (directory / "tensorboard").mkdir()
     (directory / "tensorboard/events").write_text("y")
-    assert process.run(task, token=tmp_path).files == {}  # it sees what the driver has made
-    back = process.run(task, token=tmp_path / "not here")
+    assert worker.run(task, token=tmp_path).files == {}  # it sees what the driver has made
+    back = worker.run(task, token=tmp_path / "not here")
     assert list(back.files) == ["prompt_learner/checkpoint", "result.json"]
     assert back.files["result.json"] == (directory / "result.json").read_bytes()
 

@@ -1,0 +1,77 @@
+"""Runs of ``train.py``, by a program that has imported it: as forks of it, which are spared the imports.
+
+These are most of a short run's time. Where a fork is not safe a run is a process of its own: in a notebook or a test,
+whose threads a fork would lack, on macOS, and on a GPU, which a fork may find in use.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+
+import runs
+import startup
+import train
+from dassl.utils import interrupts
+
+
+class Child(Protocol):
+    """The part of subprocess.Popen that a fork has too."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+
+
+class Fork:
+    """``train.py ARGUMENT...``; ``enter`` is called in the new process first."""
+
+    def __init__(self, arguments: Sequence[str], enter: Callable[[], None] | None = None) -> None:
+        context = multiprocessing.get_context("fork")
+        self._process = context.Process(target=_run, args=(list(arguments), enter))
+        self._process.start()
+        self.pid: int = self._process.pid or 0
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self) -> int:
+        self._process.join()
+        return self._process.exitcode or 0
+
+    def send_signal(self, number: int, /) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def possible() -> bool:
+    alone = startup.is_program and threading.active_count() == 1
+    return alone and sys.platform == "linux" and not torch.cuda.is_available()
+
+
+def start(arguments: Sequence[str]) -> Child:
+    if possible():
+        return Fork(arguments)
+    return subprocess.Popen([sys.executable, str(runs.REPOSITORY / "train.py"), *arguments])
+
+
+def _run(arguments: list[str], enter: Callable[[], None] | None) -> None:
+    for number in interrupts.SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    interrupts.forget()
+    if enter is not None:
+        enter()
+    threads = os.environ.get("OMP_NUM_THREADS", "")  # read when torch was imported, and perhaps set for this run alone
+    if threads.isdigit() and int(threads):
+        torch.set_num_threads(int(threads))
+    sys.exit(train.main(arguments))

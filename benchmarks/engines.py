@@ -2,11 +2,12 @@
 
 On Ray twice: with a node for each core, all of which run on this machine, and with one node that has all cores.
 
-    python -m benchmarks.engines [--runs 24] [--cores 2] [--epochs 4] [--sleep SECONDS]
+    python -m benchmarks.engines [--runs 24] [--cores 2] [--shots 4] [--epochs 0] [--sleep SECONDS]
 
-Runs of CoOp on symbols with one shot, for a few epochs, one thread each; or, with --sleep, ones that do nothing but
-sleep, whose ideal is known, and which do not slow each other down. Ideal: the first row's time through the cores. All
-of a sweep is timed, from the start of ``sweep.py`` to its table; the cluster is there before.
+Runs of CoOp on symbols by its recipe, each on one core: one thread, and no worker beside it that loads images. Or, with
+--sleep, ones that do nothing but sleep, whose ideal is known, and which do not slow each other down. Ideal: the first
+row's time through the cores. All of a sweep is timed, from the start of ``sweep.py`` to its table; the cluster is there
+before.
 """
 
 from __future__ import annotations
@@ -25,14 +26,15 @@ import runs
 from tests.scripts.sweep.cluster import cluster
 
 
-def timed(out: Path, count: int, epochs: int, sleep: float, *engine: str) -> float:
+def timed(out: Path, args: argparse.Namespace, *engine: str) -> float:
     """Seconds of a whole sweep."""
     out.mkdir(parents=True)
-    (out.parent / "slow").write_text(str(sleep))  # for the stub
-    seeds = ",".join(map(str, range(1, count + 1)))
-    program = ["-m", "tests.scripts.sweep.driver"] if sleep else ["sweep.py"]
-    command = [sys.executable, *program, "--trainers", "CoOp", "--datasets", "symbols", "--shots", "1"]
-    command += ["--seeds", seeds, *engine, *([] if sleep else ["OPTIM.MAX_EPOCH", str(epochs)])]
+    (out.parent / "slow").write_text(str(args.sleep))  # for the stub
+    seeds = ",".join(map(str, range(1, args.runs + 1)))
+    program = ["-m", "tests.scripts.sweep.driver"] if args.sleep else ["sweep.py"]
+    command = [sys.executable, *program, "--trainers", "CoOp", "--datasets", "symbols", "--shots", str(args.shots)]
+    command += ["--seeds", seeds, *engine, "DATALOADER.NUM_WORKERS", "0"]
+    command += ["OPTIM.MAX_EPOCH", str(args.epochs)] if args.epochs else []
     data = Path(os.environ.get("DATA") or "data").absolute()
     env = {**os.environ, "OUT": str(out), "DATA": str(data), "OMP_NUM_THREADS": "1"}
     start = time.perf_counter()
@@ -44,14 +46,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=24)
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--shots", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=0, help="default: the recipe's")
     parser.add_argument("--sleep", type=float, default=0, help="seconds (default: real runs)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
 
         def seconds(folder: Path, *engine: str) -> float:
-            return timed(folder, args.runs, args.epochs, args.sleep, *engine)
+            return timed(folder, args, *engine)
 
         one = args.runs * args.sleep or seconds(out / "one")
         several = seconds(out / "several", "--jobs", str(args.cores))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-import startup
+import forks
 from scripts.sweep import command, local, process
 from scripts.sweep.execute import Progress, settle
 from scripts.sweep.plan import plan_of
@@ -142,9 +142,7 @@ def test_a_killed_driver_takes_its_runs_with_it(place: Place, drive: Driver) -> 
     assert all(path.stat().st_mtime_ns == before[path] for path in before)
 
 
-@pytest.mark.parametrize("as_forks", [True, False])
 def test_real_runs_and_a_bad_one(
-    as_forks: bool,
     tiny: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -152,7 +150,7 @@ def test_real_runs_and_a_bad_one(
 ) -> None:
     """caltech101 is there, dtd is not."""
     monkeypatch.delenv("SEEDS")
-    monkeypatch.setattr(startup, "is_program", as_forks)
+    monkeypatch.setattr(forks, "possible", lambda: True)
     argv = ["--trainers", "PLOT", "--datasets", "dtd,caltech101", "--shots", "1", "--seeds", "2", "--jobs", "2", *tiny]
     assert command.main(argv) == 1
     captured = capsys.readouterr()
@@ -167,7 +165,7 @@ def test_real_runs_and_a_bad_one(
 def test_a_killed_driver_takes_its_forks_with_it(
     tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drive: Driver
 ) -> None:
-    monkeypatch.setattr(startup, "is_program", True)
+    monkeypatch.setattr(forks, "possible", lambda: True)
     argv = ["--trainers", "PLOT", "--datasets", "caltech101", "--shots", "1", "--jobs", "2", *tiny]
     driver = drive(*argv, "OPTIM.MAX_EPOCH", "100000")
     until(lambda: len(list((tmp_path / "out").rglob("checkpoint"))) == 2, 120)

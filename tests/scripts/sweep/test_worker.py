@@ -54,13 +54,15 @@ def test_a_server_forks_the_runs(tiny: list[str], no_server: None, tmp_path: Pat
 
 
 def test_without_a_server_a_run_is_a_process_of_its_own(
-    tiny: list[str], no_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    no_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU, or where the server does not start."""
-    run = planned(*tiny)[0]
-    bad = process.Task(("--no-such-flag",), run.directory, run.log, {})
-    assert worker.run(bad, tmp_path).code == 2 and worker._server is None
+    stub, log = tmp_path / "train.py", tmp_path / "log"
+    stub.write_text("import sys; sys.exit('not served')")
+    monkeypatch.setattr(worker, "TRAIN", stub)
+    outcome = worker.run(process.Task((), tmp_path, log, {}, stub), tmp_path)
+    assert (outcome.code, outcome.last, worker._server) == (1, "not served", None)
     monkeypatch.setattr(worker, "REPOSITORY", tmp_path)  # where there is no such module
-    outcome = worker.run(process.Task(bad.arguments, run.directory, run.log, CPU), tmp_path)
+    outcome = worker.run(process.Task((), tmp_path, log, CPU, stub), tmp_path)
     assert worker._server is not None and worker._server.process.wait() == 1
-    assert outcome.code == 2 and "--no-such-flag" in outcome.last
+    assert (outcome.code, outcome.last) == (1, "not served")

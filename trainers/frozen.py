@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dassl.engine import TrainerX
 
-from . import encoders, products
+from . import encoders, products, winograd
 
 Features = dict[str, Tensor]  # pooled [batch, d] and, if the head reads it, local [batch, M, d]
 
@@ -37,7 +37,9 @@ class FrozenImageTrainer(TrainerX):
 
     def feature_key(self) -> dict[str, Any]:
         """What the features depend on, images and machine apart: the weights, their type and the code."""
-        sources = b"".join(Path(module.__file__ or "").read_bytes() for module in (encoders, products, clip.model))
+        sources = b"".join(
+            Path(module.__file__ or "").read_bytes() for module in (encoders, products, winograd, clip.model)
+        )
         code = hashlib.sha256(sources).hexdigest()
         return {"weights": self.weights_sha256, "dtype": str(self.image_encoder.dtype), "code": code}
 

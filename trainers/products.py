@@ -8,6 +8,7 @@ oneDNN's own order takes a tenth less time than MKL's.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from . import winograd
 
 _OPS = ("_linear_pointwise", "_reorder_linear_weight", "_convolution_pointwise", "_convolution_pointwise_")
 ONEDNN = (
@@ -110,10 +113,18 @@ def _product(
 
 
 def _packed(weight: Tensor, scale: float, back: bool) -> Tensor:
-    """scale W or, back, its transpose in oneDNN's order.
+    """scale W or, back, its transpose in oneDNN's order."""
 
-    Kept as long as the parameter is, of which ``weight`` may be a part, and as PyTorch knows it to be what it was:
-    changes within ``weight.data`` it does not see.
+    def pack() -> Tensor:
+        w = scale * (weight.t() if back else weight).detach()
+        return torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), PACKED_FOR)
+
+    return _kept(weight, (scale, back), pack)
+
+
+def _kept(weight: Tensor, what: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
+    """What is made of a weight: kept as long as the parameter is, of which ``weight`` may be a part, and as PyTorch
+    knows it to be what it was; changes within ``weight.data`` it does not see.
     """
     owner = weight if weight._base is None else weight._base
     storage = owner.untyped_storage()  # held, so that no other comes to its address
@@ -121,11 +132,15 @@ def _packed(weight: Tensor, scale: float, back: bool) -> Tensor:
     packs = _PACKS.get(owner)
     if packs is None or packs["of"][0] != state:
         packs = _PACKS[owner] = {"of": (state, storage)}
-    key = (weight.storage_offset(), weight.shape, scale, back)
+    key = (weight.storage_offset(), weight.shape, *what)
     if key not in packs:
-        w = scale * (weight.t() if back else weight).detach()
-        packs[key] = torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), PACKED_FOR)
+        packs[key] = make()
     return packs[key]
+
+
+def _by_winograd(conv: nn.Conv2d) -> bool:
+    plain = (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
+    return plain and conv.groups == 1 and min(conv.in_channels, conv.out_channels) >= winograd.CHANNELS
 
 
 def convolution(conv: nn.Conv2d, norm: nn.Module, x: Tensor, add: Tensor | None = None, relu: bool = True) -> Tensor:
@@ -134,6 +149,9 @@ def convolution(conv: nn.Conv2d, norm: nn.Module, x: Tensor, add: Tensor | None 
     oneDNN rectifies NaN to 0: who needs to see it looks at the input.
     """
     if isinstance(norm, nn.Identity) and _by_onednn(x):
+        if relu and add is None and _by_winograd(conv):
+            u = _kept(conv.weight, ("winograd",), lambda: winograd.filters(conv.weight.detach()))
+            return F.relu_(winograd.convolve(x, u, conv.bias))
         where = (conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups)
         if add is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *where, "relu" if relu else "none", [], "")

@@ -1,8 +1,8 @@
 """Convolutions of 3 x 3 by Winograd's minimal filtering: 16 products for four outputs, where there would be 36.
 
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, F(2 x 2, 3 x 3): Y = A^T [U * V] A with
-U = G g G^T of a filter g and V = B^T d B of a 4 x 4 tile d of the input. All factors are 0, 1/2 and 1, so that float32
-loses no more than in the plain sum. The transforms pass over memory several times: it pays from 256 channels on.
+U = G g G^T of a filter g and V = B^T d B of a 4 x 4 tile d of the input. Its factors are so near 1 that float32 loses
+no more than in the plain sum. The transforms pass over memory several times: it pays from 256 channels on.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def convolve(x: Tensor, u: Tensor, bias: Tensor | None) -> Tensor:
     ).reshape(16, -1)
     v = (_BB.to(x.dtype) @ tiles).view(16, -1, c)
     y = (_AA.to(x.dtype) @ torch.bmm(v, u).flatten(1)).view(2, 2, n, rows, columns, -1)
-    y = y.permute(2, 3, 0, 4, 1, 5).reshape(n, 2 * rows, 2 * columns, -1)[:, :h, :w]
-    y = y.contiguous() if bias is None else y + bias
-    return y.permute(0, 3, 1, 2)
+    y = y.permute(2, 3, 0, 4, 1, 5).reshape(n, 2 * rows, 2 * columns, -1)
+    if bias is not None:
+        y += bias
+    return y[:, :h, :w].contiguous().permute(0, 3, 1, 2)

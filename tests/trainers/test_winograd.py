@@ -26,13 +26,16 @@ def test_any_shape(h: int, w: int, n: int, c_in: int, c_out: int, has_bias: bool
 
 
 @pytest.mark.parametrize(("channels", "size"), [(256, 14), (512, 7)])
-def test_float32_is_as_near_as_the_plain_sum(channels: int, size: int) -> None:
+def test_float32_is_as_near_as_the_plain_sum(channels: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
+    convolve, used = winograd.convolve, []
+    monkeypatch.setattr(winograd, "convolve", lambda *args: used.append(1) or convolve(*args))
     conv = nn.Conv2d(channels, channels, 3, padding=1).requires_grad_(False)
     x = torch.randn(2, channels, size, size).contiguous(memory_format=torch.channels_last)
     exact = F.relu(F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1))  # type: ignore[union-attr]
     ours = products.convolution(conv, nn.Identity(), x)
     assert (ours - exact).abs().max() < 3e-6 * exact.abs().max()
+    assert len(used) == products.ONEDNN
     with torch.no_grad():
         conv.weight.mul_(2)
     assert (products.convolution(conv, nn.Identity(), x) - ours).abs().max() > 0.1  # no stale copy

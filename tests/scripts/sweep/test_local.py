@@ -143,10 +143,7 @@ def test_a_killed_driver_takes_its_runs_with_it(place: Place, drive: Driver) -> 
 
 
 def test_real_runs_and_a_bad_one(
-    tiny: list[str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """caltech101 is there, dtd is not."""
     monkeypatch.delenv("SEEDS")

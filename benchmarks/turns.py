@@ -23,6 +23,7 @@ from clip.model import convert_weights
 from torch import Tensor
 
 import runs
+import startup
 import trainers.plot
 from benchmarks.sides import Setting, floor, make_clip, our_model, plain_logits
 from dassl.distributed import local_device
@@ -188,6 +189,8 @@ def peak_memory(device: str) -> int:
 
 def serve(side: str, setting: Setting, clock: str, pipe: Connection) -> None:
     """In a process of its own: answer each message by the seconds and peak bytes of one step, until None."""
+    if side != "plain":
+        startup.keep_memory()  # as in our programs
     torch.set_num_threads(setting.threads)
     local_device(setting.device == "cuda")  # with its float32 convolutions
     step = make_step(side, setting, CLOCKS[clock])

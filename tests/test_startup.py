@@ -1,7 +1,11 @@
-"""The garbage collector around the imports; the signals are tested in ``test_interrupted.py``, with whole programs."""
+"""What is around the imports but signals, which ``test_interrupted.py`` tests with whole programs."""
 
+import json
+import platform
 import subprocess
 import sys
+
+import pytest
 
 import runs
 
@@ -16,3 +20,28 @@ assert gc.isenabled() and gc.get_freeze_count()
 
 def test_the_collector_looks_only_at_what_comes_after_the_imports() -> None:
     subprocess.run([sys.executable, "-c", AROUND], cwd=runs.REPOSITORY, check=True)
+
+
+FREED = """
+import ctypes, json, resource, startup
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(48 << 20)))
+    libc.memset(block, 1, ctypes.c_size_t(48 << 20))
+    libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+as_it_is = [faults(), faults()]
+startup.before_imports()
+print(json.dumps([*as_it_is, faults(), faults()]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc's memory is its own affair")
+def test_a_large_block_that_is_freed_is_had_again_without_page_faults() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], cwd=runs.REPOSITORY, capture_output=True, check=True)
+    one, two, _, kept = json.loads(done.stdout)
+    assert kept < 10 and kept < one / 10 and kept < two / 10

@@ -151,7 +151,7 @@ def convolution(conv: nn.Conv2d, norm: nn.Module, x: Tensor, add: Tensor | None 
     if isinstance(norm, nn.Identity) and _by_onednn(x):
         if relu and add is None and _by_winograd(conv):
             u = _kept(conv.weight, ("winograd",), lambda: winograd.filters(conv.weight.detach()))
-            return F.relu_(winograd.convolve(x, u, conv.bias))
+            return winograd.convolve_relu(x, u, conv.bias)
         where = (conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups)
         if add is None:
             return torch.ops.mkldnn._convolution_pointwise(x, *where, "relu" if relu else "none", [], "")

@@ -29,8 +29,8 @@ libc.malloc.restype = ctypes.c_void_p
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    block = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(48 << 20)))
-    libc.memset(block, 1, ctypes.c_size_t(48 << 20))
+    block = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(30 << 20)))
+    libc.memset(block, 1, ctypes.c_size_t(30 << 20))
     libc.free(block)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 

@@ -29,19 +29,21 @@ libc.malloc.restype = ctypes.c_void_p
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    block = ctypes.c_void_p(libc.malloc(ctypes.c_size_t(30 << 20)))
-    libc.memset(block, 1, ctypes.c_size_t(30 << 20))
-    libc.free(block)
+    blocks = [ctypes.c_void_p(libc.malloc(ctypes.c_size_t(30 << 20))) for _ in range(4)]
+    for block in blocks:
+        libc.memset(block, 1, ctypes.c_size_t(30 << 20))
+    for block in blocks:
+        libc.free(block)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-as_it_is = [faults(), faults()]
+as_it_is = [faults() for _ in range(3)][-1]  # glibc's own thresholds rise with what is freed
 startup.before_imports()
-print(json.dumps([*as_it_is, faults(), faults()]))
+print(json.dumps([as_it_is, *(faults() for _ in range(3))]))
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc's memory is its own affair")
-def test_a_large_block_that_is_freed_is_had_again_without_page_faults() -> None:
+def test_large_blocks_that_are_freed_are_had_again_without_page_faults() -> None:
     done = subprocess.run([sys.executable, "-c", FREED], cwd=runs.REPOSITORY, capture_output=True, check=True)
-    one, two, _, kept = json.loads(done.stdout)
-    assert kept < 10 and kept < one / 10 and kept < two / 10
+    as_it_is, *_, kept = json.loads(done.stdout)
+    assert kept < 10 and kept < as_it_is / 10

@@ -5,9 +5,9 @@ On Ray twice: with a node for each core, all of which run on this machine, and w
     python -m benchmarks.engines [--runs 24] [--cores 2] [--shots 4] [--epochs 0] [--sleep SECONDS]
 
 Runs of CoOp on symbols by its recipe, each on one core: one thread, and no worker beside it that loads images. Or, with
---sleep, ones that do nothing but sleep, whose ideal is known, and which do not slow each other down. Ideal: the first
-row's time through the cores. All of a sweep is timed, from the start of ``sweep.py`` to its table; the cluster is there
-before.
+--sleep, ones that do nothing but sleep, and do not slow each other down. Ideal: the first row's time through the cores,
+the mean of a sweep before all others and one after them, since a machine's speed drifts. All of a sweep is timed, from
+the start of ``sweep.py`` to its table; the cluster is there before.
 """
 
 from __future__ import annotations
@@ -56,15 +56,17 @@ def main() -> None:
         def seconds(folder: Path, *engine: str) -> float:
             return timed(folder, args, *engine)
 
-        one = args.runs * args.sleep or seconds(out / "one")
+        before = seconds(out / "before")
         several = seconds(out / "several", "--jobs", str(args.cores))
         with cluster(args.cores) as made:
             nodes = seconds(out / "nodes", "--engine", "ray", "--address", made.address)
         with cluster(1, args.cores) as made:
             node = seconds(out / "node", "--engine", "ray", "--address", made.address)
+        after = seconds(out / "after")
+    one = (before + after) / 2
     ideal = one / args.cores
     rows = [
-        ["one after another", one, 0],
+        [f"one after another ({before:.1f} and {after:.1f})", one, 0],
         [f"--jobs {args.cores}", several, several / ideal - 1],
         [f"--engine ray, {args.cores} nodes of a core", nodes, nodes / ideal - 1],
         [f"--engine ray, a node of {args.cores} cores", node, node / ideal - 1],

@@ -28,7 +28,7 @@ from benchmarks.image_loading import rates
 from benchmarks.sides import METHODS, N_CTX, Setting
 from benchmarks.turns import PARTS, parse, parser_of, take_turns
 
-OURS_PER_PLAIN = 3  # our steps after each plain one: ours are many times shorter
+OURS_PER_PLAIN = 6  # our steps after each plain one: ours are many times shorter, and the first ones a little slow
 HEADERS = {
     "trainer": "trainer", "batch": "batch", "plain_s": "plain s", "ours_s": "ours s", "amp_s": "amp s",
     "floor_s": "floor s", "times_faster": "times faster", "amp_times_faster": "amp times faster",

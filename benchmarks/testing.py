@@ -15,6 +15,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,6 +28,7 @@ from tabulate import tabulate
 
 import datasets  # noqa: F401 -- registers them
 import runs
+import startup
 import trainers
 from benchmarks.caltech_names import NAMES
 from benchmarks.sides import make_clip
@@ -86,6 +88,7 @@ def measure(name: str, root: Path, weights: Path, size: int, workers: int) -> di
     for kind in ("off", "first", "second"):
         cfg.TEST.FEATURE_CACHE = kind != "off"
         row[f"{kind}_s"], row[f"{kind}_cpu_s"], predictions = test_once(cfg)
+        print(f"{name}, {kind}: {row[f'{kind}_s']:.3g} s", file=sys.stderr, flush=True)
         found.append(predictions)
     if not found[0] == found[1] == found[2]:
         raise RuntimeError(f"{name}: the predictions of cached features differ")
@@ -107,6 +110,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")
     parser.add_argument("--json", metavar="FILE", help="write the results here as well")
     options = parser.parse_args()
+    startup.keep_memory()  # as in our programs
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

@@ -39,7 +39,11 @@ class Fork:
     def __init__(self, arguments: Sequence[str], enter: Callable[[], None] | None = None) -> None:
         context = multiprocessing.get_context("fork")
         self._process = context.Process(target=_run, args=(list(arguments), enter))
-        self._process.start()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)  # one for it waits till it can take it
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.pid: int = self._process.pid or 0
 
     def poll(self) -> int | None:
@@ -69,6 +73,7 @@ def _run(arguments: list[str], enter: Callable[[], None] | None) -> None:
     for number in interrupts.SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     interrupts.forget()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.SIGNALS)
     if enter is not None:
         enter()
     threads = os.environ.get("OMP_NUM_THREADS", "")  # read when torch was imported, and perhaps set for this run alone

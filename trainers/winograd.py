@@ -33,7 +33,7 @@ def convolve_relu(x: Tensor, u: Tensor, bias: Tensor | None) -> Tensor:
     at_once = max(1, TILES // (rows * columns))
     for part, out in zip(x.split(at_once), y.split(at_once), strict=True):
         _convolve_relu(part, u, bias, out.permute(2, 4, 0, 1, 3, 5))
-    return y.view(n, 2 * rows, 2 * columns, -1)[:, :h, :w].contiguous().permute(0, 3, 1, 2)
+    return y.view(n, 2 * rows, 2 * columns, u.shape[2])[:, :h, :w].contiguous().permute(0, 3, 1, 2)
 
 
 def _convolve_relu(x: Tensor, u: Tensor, bias: Tensor | None, y: Tensor) -> None:

@@ -108,12 +108,12 @@ def finish(plan: Plan, progress: Progress) -> None:
         task = failed.task({})
         places = " ".join(f"{key}={shlex.quote(value)}" for key, value in task.environment.items())
         print(f"\n{failed.name} (exit {outcome.code}): {outcome.last}", file=sys.stderr)
-        print(f"    {places} {shlex.join(['python', str(task.script), *task.arguments])}", file=sys.stderr)
+        print(f"    {places} {shlex.join([sys.executable, str(task.script), *task.arguments])}", file=sys.stderr)
         if failed.log.is_file():
             print(f"    its standard error: {failed.log}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None, description: str | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    command = shlex.join(["python", str(Path(train.__file__).with_name("sweep.py")), *argv])
+    command = shlex.join([sys.executable, str(Path(train.__file__).with_name("sweep.py")), *argv])
     return train.guarded(lambda: run(build_parser(description).parse_args(argv), command))

@@ -114,6 +114,8 @@ def execute(engine: Engine, progress: Progress) -> int:
                         waiting.appendleft(run)
                         event = f"lost ({outcome.last}), try {tries[run.directory] + 1}"
                         progress.line(run, f"{event} of {TRIES}", list(left.values()), engine.slots)
+                    elif outcome.code and not is_free(run.directory):  # another process took it as it started
+                        waiting.append(run)
                     elif not (outcome.lost and came):
                         settle(run, outcome, progress, left, engine.slots)
             if came:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -60,6 +61,24 @@ def test_a_run_that_another_process_is_at_is_waited_for(place: Place, capsys: py
     assert len(place.starts) == 6 and place.starts[-1][:3] == ["PLOT", "1", "1"] and len(place.results) == 6
 
 
+def test_a_run_that_another_process_took_as_it_started_is_waited_for(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was free when asked, and ends with code 2, as of one writer too many: no failure of its own."""
+    order, answers = place.orders / "seed2", iter([True, False])
+    order.write_text("exit 2")
+
+    def is_free(directory: Path) -> bool:
+        if directory.name != "seed2" or (answer := next(answers, True)):
+            return True
+        order.unlink()  # it is the other process's now
+        return answer
+
+    monkeypatch.setattr("scripts.sweep.execute.is_free", is_free)
+    assert command.main([*SIX[2:], "--trainers", "PLOT"]) == 0
+    assert len(place.starts) == 4 and len(place.results) == 3 and "failed" not in capsys.readouterr().out
+
+
 def test_where_no_log_can_be_written_each_run_says_so(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.out.mkdir()
     (place.out / "sweeps").write_text("no folder")
@@ -88,7 +107,7 @@ def test_a_failed_run_stops_no_other(place: Place, capsys: pytest.CaptureFixture
     assert "seed 5 (exit -9): killed by signal 9" in captured.err
     assert "seed 4: lost (killed by signal 9), try 2 of 3" in captured.out
     commands = [line for line in captured.err.splitlines() if "--seed 2" in line]
-    assert len(commands) == 1 and f"OUT={place.out} python " in commands[0]
+    assert len(commands) == 1 and f"OUT={place.out} {sys.executable} " in commands[0]
     logs = [line.partition(": ")[2] for line in captured.err.splitlines() if "its standard error: " in line]
     assert "Traceback" in Path(logs[1]).read_text() and len(logs) == 2
     for seed in "235":
@@ -119,7 +138,7 @@ def test_a_signal_ends_the_runs_in_order(number: signal.Signals, place: Place, d
     text = (place.orders / "driver.txt").read_text()
     assert driver.exitcode == 128 + number
     assert text.count("interrupted; what was done is kept") == 1 and f"OUT={place.out}" in text
-    assert "python " in text.splitlines()[-1] and " ".join(SIX) in text.splitlines()[-1]
+    assert f"{sys.executable} " in text.splitlines()[-1] and " ".join(SIX) in text.splitlines()[-1]
     assert len(place.starts) == 2 and not place.results and not any(alive(start[3]) for start in place.starts)
     if number == signal.SIGINT:
         assert {path.name for path in place.orders.glob("left*")} == {"left1", "left2"}

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 import dassl.data.data_manager
+import dassl.data.transforms
 import dassl.evaluation
 import train
+import trainers.encoders
 from tests.test_train import SHORT, SMALL, command
 from trainers.encoders import ImageEncoder
 
@@ -79,10 +81,12 @@ def test_all_methods_share_what_one_has_encoded(run_args: list[str], tmp_path: P
     assert all(torch.equal(a, b) for a, b in zip(alone["logits"], shared["logits"], strict=True))
 
 
-@pytest.mark.parametrize("change", ["none", "picture", "transform", "batch size", "weights", "threads"])
+@pytest.mark.parametrize("change", ["none", "file", "picture", "transform", "batch size", "weights", "threads"])
 def test_what_may_change_the_features_has_them_computed_anew(
-    change: str, run_args: list[str], data_root: Path, weights: Path, tmp_path: Path, seen: Seen
-) -> None:
+    change: str, run_args: list[str], data_root: Path, weights: Path, tmp_path: Path, seen: Seen,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """But not a file of code that changes after it was imported: what runs is the code of before."""
     shutil.copytree(data_root, tmp_path / "copy")
     shutil.copy(weights, tmp_path / "tiny.pt")
     more = ["--root", str(tmp_path / "copy"), "--backbone", str(tmp_path / "tiny.pt")]
@@ -91,6 +95,10 @@ def test_what_may_change_the_features_has_them_computed_anew(
     if change == "picture":
         picture = tmp_path / "copy/caltech-101/101_ObjectCategories/face/test_0003.jpg"
         os.utime(picture, (0, 0))
+    elif change == "file":
+        (tmp_path / "changed.py").touch()
+        for module in (trainers.encoders, dassl.data.transforms):
+            monkeypatch.setattr(module, "__file__", str(tmp_path / "changed.py"))
     elif change == "transform":
         argv += ["INPUT.INTERPOLATION", "bilinear"]
     elif change == "batch size":
@@ -105,7 +113,7 @@ def test_what_may_change_the_features_has_them_computed_anew(
         again, _ = run(seen, argv, tmp_path / "again")
     finally:
         torch.set_num_threads(threads)
-    assert len(again["read"]) == (0 if change == "none" else 35)
+    assert len(again["read"]) == (0 if change in ("none", "file") else 35)
 
 
 def test_a_run_goes_on_where_nothing_can_be_kept(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,9 +48,10 @@ with interruptible():
         run.send_signal(number)
         codes.append(run.wait())
         run.send_signal(number)  # it is no more
-run = forks.Fork(endless)
-run.send_signal(signal.SIGTERM)  # at once
-codes.append(run.wait())
+    with uninterrupted():
+        run = forks.Fork(endless)
+        run.send_signal(signal.SIGTERM)  # at once, when its handlers are still the parent's
+    codes.append(run.wait())
 print(json.dumps(codes))
 """
 
@@ -60,7 +62,8 @@ def test_a_fork_is_the_run_that_a_process_is(run_args: list[str], tmp_path: Path
     endless += ["OPTIM.MAX_EPOCH", "100000"]
     words = json.dumps([one, two, [*one, "OPTIM.NO_SUCH", "1"], endless])
     program = [sys.executable, "-c", PROGRAM, words]
-    done = subprocess.run(program, cwd=runs.REPOSITORY, capture_output=True, text=True, timeout=300)
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(program, cwd=runs.REPOSITORY, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     *codes, at_once = json.loads(done.stdout.splitlines()[-1])
     assert codes == [0, 0, 2, 130, -9] and at_once in (-15, 143)  # 143: it was on its way already
@@ -78,6 +81,8 @@ def test_elsewhere_a_run_is_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch
     assert isinstance(child, subprocess.Popen) and child.wait() == 7
     monkeypatch.setattr(startup, "is_program", True)
     monkeypatch.setattr("forks.threading.active_count", lambda: 1)  # other tests leave some
+    monkeypatch.setattr("forks.sys.platform", "linux")
+    monkeypatch.setattr("forks.torch.cuda.is_available", lambda: False)
     assert forks.possible()
     for name, value in (("sys.platform", "darwin"), ("torch.cuda.is_available", lambda: True)):
         with monkeypatch.context() as patch:

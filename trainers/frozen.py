@@ -18,6 +18,10 @@ from dassl.engine import TrainerX
 
 from . import encoders, products, winograd
 
+# Of the code that was imported: a fork runs that, whatever its files hold by the time of its test.
+_CODE = hashlib.sha256(
+    b"".join(Path(module.__file__ or "").read_bytes() for module in (encoders, products, winograd, clip.model))
+).hexdigest()
 Features = dict[str, Tensor]  # pooled [batch, d] and, if the head reads it, local [batch, M, d]
 
 
@@ -37,11 +41,7 @@ class FrozenImageTrainer(TrainerX):
 
     def feature_key(self) -> dict[str, Any]:
         """What the features depend on, images and machine apart: the weights, their type and the code."""
-        sources = b"".join(
-            Path(module.__file__ or "").read_bytes() for module in (encoders, products, winograd, clip.model)
-        )
-        code = hashlib.sha256(sources).hexdigest()
-        return {"weights": self.weights_sha256, "dtype": str(self.image_encoder.dtype), "code": code}
+        return {"weights": self.weights_sha256, "dtype": str(self.image_encoder.dtype), "code": _CODE}
 
     def encode_images(self, image: Tensor, encoder: Callable[..., Any] | None = None) -> Features:
         return dict(zip(self.feature_names, (encoder or self.image_encoder)(image), strict=False))

@@ -27,6 +27,9 @@ from dassl.utils import UserError, derive_seed, tools
 
 from .store import FeatureStore, Rows
 
+# Of the code that was imported, which a fork runs whatever the files hold by then.
+_CODE = [hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest() for module in (transforms, tools)]
+
 
 class Encoder(Protocol):
     """What a trainer offers."""
@@ -213,7 +216,7 @@ def _key(encoder: Encoder, dataset: Any, batch_size: int | None) -> dict[str, An
     return {
         "encoder": encoder.feature_key(),
         "images": _files(dataset.data_source),
-        "transform": [repr(dataset.transform), *map(hash_of_file, (transforms.__file__, tools.__file__))],
+        "transform": [repr(dataset.transform), *_CODE],
         "batch_size": batch_size,
         "device": torch.cuda.get_device_name(encoder.device) if cuda else platform.machine(),
         "cpu": None if cuda else [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
@@ -226,10 +229,6 @@ def _told_by_repr(transform: Any) -> bool:
     kind = type(transform)
     known = kind.__module__.startswith(("torchvision.transforms.", transforms.__name__)) and kind.__name__ != "Lambda"
     return known and " at 0x" not in repr(transform) and all(map(_told_by_repr, getattr(transform, "transforms", ())))
-
-
-def hash_of_file(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _files(items: Sequence[Any]) -> str:

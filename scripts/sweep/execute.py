@@ -48,7 +48,7 @@ class Progress:
 
     def ended(self, run: Run, outcome: Outcome) -> str:
         """The run's event, for its line."""
-        result = runs.read_result(run.directory) if outcome.code == 0 else None
+        result = runs.read_result(run.directory)  # perhaps of another process, that took it as it started
         if result is None:
             why = outcome.last or "no result.json was written"
             self.failed.append((run, Outcome(outcome.code, outcome.seconds, why)))
@@ -115,6 +115,7 @@ def execute(engine: Engine, progress: Progress) -> int:
                         event = f"lost ({outcome.last}), try {tries[run.directory] + 1}"
                         progress.line(run, f"{event} of {TRIES}", list(left.values()), engine.slots)
                     elif outcome.code and not is_free(run.directory):  # another process took it as it started
+                        tries[run.directory] -= 1
                         waiting.append(run)
                     elif not (outcome.lost and came):
                         settle(run, outcome, progress, left, engine.slots)

@@ -61,22 +61,29 @@ def test_a_run_that_another_process_is_at_is_waited_for(place: Place, capsys: py
     assert len(place.starts) == 6 and place.starts[-1][:3] == ["PLOT", "1", "1"] and len(place.results) == 6
 
 
+@pytest.mark.parametrize("ended", [False, True])
 def test_a_run_that_another_process_took_as_it_started_is_waited_for(
-    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ended: bool, place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was free when asked, and ends with code 2, as of one writer too many: no failure of its own."""
     order, answers = place.orders / "seed2", iter([True, False])
     order.write_text("exit 2")
 
     def is_free(directory: Path) -> bool:
-        if directory.name != "seed2" or (answer := next(answers, True)):
+        if directory.name != "seed2" or next(answers, True):
             return True
         order.unlink()  # it is the other process's now
-        return answer
+        if ended:
+            directory.mkdir(parents=True, exist_ok=True)
+            result = (directory.with_name("seed1") / "result.json").read_text()
+            (directory / "result.json").write_text(result)
+        return ended
 
     monkeypatch.setattr("scripts.sweep.execute.is_free", is_free)
     assert command.main([*SIX[2:], "--trainers", "PLOT"]) == 0
-    assert len(place.starts) == 4 and len(place.results) == 3 and "failed" not in capsys.readouterr().out
+    assert (
+        len(place.starts) == (3 if ended else 4) and len(place.results) == 3 and "failed" not in capsys.readouterr().out
+    )
 
 
 def test_where_no_log_can_be_written_each_run_says_so(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

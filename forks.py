@@ -13,9 +13,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
 
 import torch
+import torch.utils.tensorboard  # which a run imports as it begins to train
 
 import runs
 import startup
@@ -37,13 +39,7 @@ class Fork:
     """``train.py ARGUMENT...``; ``enter`` is called in the new process first."""
 
     def __init__(self, arguments: Sequence[str], enter: Callable[[], None] | None = None) -> None:
-        context = multiprocessing.get_context("fork")
-        self._process = context.Process(target=_run, args=(list(arguments), enter))
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)  # one for it waits till it can take it
-        try:
-            self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._process = begin(_run, list(arguments), enter)
         self.pid: int = self._process.pid or 0
 
     def poll(self) -> int | None:
@@ -69,11 +65,26 @@ def start(arguments: Sequence[str]) -> Child:
     return subprocess.Popen([sys.executable, str(runs.REPOSITORY / "train.py"), *arguments])
 
 
-def _run(arguments: list[str], enter: Callable[[], None] | None) -> None:
+def begin(function: Callable[..., None], *args: Any) -> BaseProcess:
+    """A fork that has nothing of its parent's signals, calls the function and ends."""
+    process = multiprocessing.get_context("fork").Process(target=_call, args=(function, *args))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)  # one for it waits till it can take it
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return process
+
+
+def _call(function: Callable[..., None], *args: Any) -> None:
     for number in interrupts.SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     interrupts.forget()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.SIGNALS)
+    function(*args)
+
+
+def _run(arguments: list[str], enter: Callable[[], None] | None) -> None:
     if enter is not None:
         enter()
     threads = os.environ.get("OMP_NUM_THREADS", "")  # read when torch was imported, and perhaps set for this run alone

@@ -280,7 +280,7 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
         "device": str(trainer.device),
         "versions": versions(),
         "processes": world_size(),
-        "git_commit": git_commit(),
+        "git_commit": _COMMIT,
         "diagnostics": getattr(trainer, "diagnostics", None),
         "classnames": list(dataset.classnames),
     }
@@ -313,3 +313,6 @@ def git_commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+_COMMIT = git_commit()  # of what is imported now; the files may change while a run, or a parent of forks, goes on

@@ -27,6 +27,7 @@ def before_imports() -> None:
     gc.disable()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _end)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some parents hand it down, no child is seen to end
     keep_memory()
 
 

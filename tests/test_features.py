@@ -16,6 +16,7 @@ from torch import Tensor
 import dassl.data.data_manager
 import dassl.data.transforms
 import dassl.evaluation
+import dassl.features.loader
 import train
 import trainers.encoders
 from tests.test_train import SHORT, SMALL, command
@@ -81,7 +82,7 @@ def test_all_methods_share_what_one_has_encoded(run_args: list[str], tmp_path: P
     assert all(torch.equal(a, b) for a, b in zip(alone["logits"], shared["logits"], strict=True))
 
 
-@pytest.mark.parametrize("change", ["none", "file", "picture", "transform", "batch size", "weights", "threads"])
+@pytest.mark.parametrize("change", ["none", "file", "picture", "transform", "batch size", "weights", "threads", "cpu"])
 def test_what_may_change_the_features_has_them_computed_anew(
     change: str, run_args: list[str], data_root: Path, weights: Path, tmp_path: Path, seen: Seen,
     monkeypatch: pytest.MonkeyPatch,
@@ -107,6 +108,8 @@ def test_what_may_change_the_features_has_them_computed_anew(
         state = torch.load(tmp_path / "tiny.pt", weights_only=True)
         state["visual.conv1.weight"] *= 1.5
         torch.save(state, tmp_path / "tiny.pt")
+    elif change == "cpu":
+        monkeypatch.setattr(dassl.features.loader, "_cpu", lambda: "another")
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(threads + (change == "threads"))

@@ -21,6 +21,7 @@ PROGRAM = """
 import json, signal, sys, threading, time
 from pathlib import Path
 import startup
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as its parent may have left it
 startup.before_imports()
 import forks
 from dassl.utils import interruptible, uninterrupted

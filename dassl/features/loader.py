@@ -7,11 +7,12 @@ by, since rounding depends on them: features from a file are, bit by bit, those 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -218,10 +219,20 @@ def _key(encoder: Encoder, dataset: Any, batch_size: int | None) -> dict[str, An
         "images": _files(dataset.data_source),
         "transform": [repr(dataset.transform), *_CODE],
         "batch_size": batch_size,
-        "device": torch.cuda.get_device_name(encoder.device) if cuda else platform.machine(),
+        "device": torch.cuda.get_device_name(encoder.device) if cuda else _cpu(),
         "cpu": None if cuda else [torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
         "versions": [torch.__version__, torchvision.__version__, PIL.__version__],
     }
+
+
+@functools.cache
+def _cpu() -> str:
+    """Its model, by which the libraries of products and convolutions choose their code."""
+    with suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _told_by_repr(transform: Any) -> bool:

@@ -8,12 +8,15 @@ import math
 import shlex
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import forks
 import train
 from dassl.utils import UserError
 
+from . import server
 from .execute import Engine, Progress, execute
 from .local import LocalEngine
 from .plan import Plan, duration, plan_of
@@ -64,12 +67,15 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--engine ray needs Ray, which is not installed: pip install -e '.[ray]'")
 
 
-def engine_of(args: argparse.Namespace) -> Engine:
+@contextmanager
+def engine_of(args: argparse.Namespace) -> Iterator[Engine]:
     if args.engine == "local":
-        return LocalEngine(args.jobs)
-    from .ray_engine import RayEngine
+        yield LocalEngine(args.jobs)
+        return
+    with server.beside() as beside:  # a fork of what we are now, without Ray and its threads
+        from .ray_engine import RayEngine
 
-    return RayEngine(args.address, {"num_cpus": args.cpus, "memory": args.memory * 2**30}, args.gpus)
+        yield RayEngine(args.address, {"num_cpus": args.cpus, "memory": args.memory * 2**30}, args.gpus, beside)
 
 
 def run(args: argparse.Namespace, command: str) -> int:
@@ -82,13 +88,13 @@ def run(args: argparse.Namespace, command: str) -> int:
         return 0
     progress, code = Progress(plan, times), 0
     if plan.todo:
-        engine = engine_of(args)
-        slots = engine.slots
-        if slots:
-            print(f"{slots} at once: {duration(progress.left(plan.todo, slots))}", flush=True)
-        else:
-            print("no node has room for a run (--cpus, --memory, --gpus): it waits for one that has", flush=True)
-        code = execute(engine, progress)
+        with engine_of(args) as engine:
+            slots = engine.slots
+            if slots:
+                print(f"{slots} at once: {duration(progress.left(plan.todo, slots))}", flush=True)
+            else:
+                print("no node has room for a run (--cpus, --memory, --gpus): it waits for one that has", flush=True)
+            code = execute(engine, progress)
     if code:
         print(f"interrupted; what was done is kept, and goes on with:\n{train.resuming(command)}", file=sys.stderr)
         return 128 + code

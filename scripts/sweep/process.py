@@ -41,6 +41,14 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Address:
+    """Of the server beside the driver, for who has the key."""
+
+    name: str
+    key: bytes
+
+
+@dataclass(frozen=True)
 class Outcome:
     """``code`` as subprocess has it, negative for a signal; ``last`` line of standard error.
 

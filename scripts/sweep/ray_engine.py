@@ -22,7 +22,7 @@ from dassl.utils import UserError
 
 from . import worker
 from .plan import Run, out_folder
-from .process import Outcome
+from .process import Address, Outcome
 
 LOST = -int(signal.SIGKILL)
 
@@ -30,11 +30,14 @@ LOST = -int(signal.SIGKILL)
 class RayEngine:
     free = True  # the queue is Ray's
 
-    def __init__(self, address: str, needs: Mapping[str, float], gpus: float | None = None) -> None:
+    def __init__(
+        self, address: str, needs: Mapping[str, float], gpus: float | None = None, beside: Address | None = None
+    ) -> None:
         """
         Args:
             needs: num_cpus and memory (bytes) of a run, as Ray names them.
             gpus: of a run; None for one, if the cluster has any.
+            beside: the server that forks the runs of this machine, if there is one.
 
         Raises:
             UserError: no cluster at the address.
@@ -55,6 +58,7 @@ class RayEngine:
         self.needs = {key: value for key, value in {**needs, "num_gpus": gpus}.items() if value}
         self.attempt: Any = ray.remote(max_retries=0, **self.needs)(worker.run)
         self.running: dict[Any, Run] = {}
+        self.beside = beside
         self.token = out_folder() / "sweeps" / f"driver-{uuid.uuid4().hex}"
         self.token.parent.mkdir(parents=True, exist_ok=True)
         self.token.touch()
@@ -71,7 +75,7 @@ class RayEngine:
         environment = {"OMP_NUM_THREADS": str(max(1, int(self.needs.get("num_cpus", 1))))}
         if "num_gpus" not in self.needs:
             environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it alone, and all runs would be on the first GPU
-        self.running[self.attempt.remote(run.task(environment), self.token)] = run
+        self.running[self.attempt.remote(run.task(environment), self.token, self.beside)] = run
 
     def wait(self) -> list[tuple[Run, Outcome]]:
         """Those that have ended; waits a moment if none has."""

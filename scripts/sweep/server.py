@@ -1,13 +1,21 @@
-"""Forks the runs of a Ray worker, which stays small and has threads: python -m scripts.sweep.server DESCRIPTOR
+"""Forks the runs of Ray workers, which stay small and have threads.
 
-Over that end of a pipe comes a task at a time; its process's number goes back and, in the end, its exit code.
+Of one worker: python -m scripts.sweep.server DESCRIPTOR, which makes the imports that the runs are spared. Of all that
+are on the driver's machine: ``Beside`` it, a fork of the driver, which has made them. Over a connection comes a task at
+a time; its process's number goes back and, in the end, its exit code; signals for it come meanwhile.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
+import signal
 import sys
-from contextlib import suppress
-from multiprocessing.connection import Connection
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, Listener
+from multiprocessing.process import BaseProcess
 
 import startup
 
@@ -15,17 +23,67 @@ if __name__ == "__main__":
     startup.before_imports()
 
 import forks
+from dassl.utils import uninterrupted
 
-from . import process
+from . import process, tied
+from .process import POLL, Address
 
 
 def serve(worker: Connection) -> None:
-    """Until the worker is no more."""
-    with suppress(EOFError):
+    """Until the worker is no more, which its run does not outlive."""
+    with suppress(EOFError, OSError):
         while True:
-            run = process.fork(worker.recv(), forks.Fork)
-            worker.send(run.pid)
-            worker.send(run.wait())
+            task = worker.recv()
+            if not isinstance(task, process.Task):
+                continue  # a signal, which came as its run ended
+            run = process.fork(task, forks.Fork)
+            try:
+                worker.send(run.pid)
+                while run.poll() is None:
+                    if worker.poll(POLL):
+                        run.send_signal(worker.recv())
+            except BaseException:
+                run.send_signal(signal.SIGKILL)
+                raise
+            finally:
+                code = run.wait()
+            worker.send(code)
+
+
+@contextmanager
+def beside() -> Iterator[Address | None]:
+    """Of a driver, before it has threads: workers of its machine reach this server, no one else. None: not safe here.
+
+    The socket's name is an abstract one of Linux's: there is no file that would be left behind.
+    """
+    if not forks.possible():
+        yield None
+        return
+    address = Address(f"\0plot-{secrets.token_hex(8)}", secrets.token_bytes(32))
+    server: BaseProcess | None = None
+    try:
+        with uninterrupted(), Listener(address.name, "AF_UNIX", authkey=address.key) as listener:
+            server = forks.begin(listen, listener, os.getpid())
+        yield address
+    finally:
+        if server is not None:
+            server.kill()
+            server.join()
+
+
+def listen(listener: Listener, driver: int) -> None:
+    """A fork for each worker; out of reach of the terminal's Ctrl-C, which is for the driver to pass on."""
+    os.setsid()
+    tied.tie(driver)
+    while True:
+        # Not served: a worker that has died meanwhile, or a stranger.
+        with suppress(OSError, EOFError, AuthenticationError), listener.accept() as worker:
+            forks.begin(serve_tied, worker, os.getpid())
+
+
+def serve_tied(worker: Connection, parent: int) -> None:
+    tied.tie(parent)
+    serve(worker)
 
 
 if __name__ == "__main__":

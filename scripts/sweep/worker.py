@@ -5,38 +5,48 @@ Imports the standard library alone, so that the worker stays small.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import Pipe
+from multiprocessing import AuthenticationError, Pipe
+from multiprocessing.connection import Client, Connection
 from pathlib import Path
 
 from . import process
-from .process import POLL, REPOSITORY, TRAIN, Outcome, Task, outcome
+from .process import POLL, REPOSITORY, TRAIN, Address, Outcome, Task, outcome
 
 
 class Server:
-    """Of a Ray worker: ``server.py``, which has imported what runs import, and forks them."""
+    """What forks a Ray worker's runs: the one beside the driver, or the worker's own."""
 
-    def __init__(self, first: Task) -> None:
-        self.connection, theirs = Pipe()
-        end = theirs.fileno()
-        module = ["-m", f"{__package__}.server", str(end)]
-        self.process = process.popen(first, module, REPOSITORY, pass_fds=(end,))
-        theirs.close()
+    def __init__(self, connection: Connection, own: subprocess.Popen[bytes] | None = None) -> None:
+        self.connection, self.own = connection, own
+        self.run: Served | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Not if it has died; nor if its last run has not ended, of a task that a second interrupt has cut short."""
+        return not self.connection.closed and (self.run is None or self.run.returncode is not None)
 
     def start(self, task: Task) -> Served:
-        """Raises EOFError if the server is no more."""
+        """Raises EOFError or OSError if the server is no more."""
         try:
             self.connection.send(task)
-            return Served(self, self.connection.recv())
+            self.run = Served(self, self.connection.recv())
         except BaseException:
-            self.process.kill()  # or the run would start after all
+            self.close()  # or the run would start after all
             raise
+        return self.run
+
+    def close(self) -> None:
+        """Ends its run, too."""
+        self.connection.close()
+        if self.own is not None:
+            self.own.kill()
+            self.own.wait()
 
 
 @dataclass
@@ -53,6 +63,7 @@ class Served:
                 self.returncode = self.server.connection.recv()
         except (EOFError, OSError):
             self.returncode = -signal.SIGKILL  # with its server
+            self.server.close()
         return self.returncode
 
     def wait(self) -> int:
@@ -62,39 +73,60 @@ class Served:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            with suppress(ProcessLookupError):  # its server has not told yet
-                os.kill(self.pid, number)
+            with suppress(OSError):  # its server has died this moment
+                self.server.connection.send(number)
 
 
 _server: Server | None = None  # this worker's
 
 
-def start(task: Task) -> Served | subprocess.Popen[bytes]:
-    """Of a Ray worker: by its server, where that is safe (see ``forks.py``); else, or if that fails, by itself."""
+def start(task: Task, beside: Address | None = None) -> Served | subprocess.Popen[bytes]:
+    """Of a Ray worker: by a server, where that is safe (see ``forks.py``); else, or if that fails, by itself."""
     global _server
     no_gpu = task.environment.get("CUDA_VISIBLE_DEVICES") == ""
     if not no_gpu or sys.platform != "linux" or task.script != TRAIN:
         return process.start(task)
-    if _server is None or _server.process.poll() is not None:
-        _server = Server(task)
+    if _server is not None and not _server.usable:
+        _server.close()
+        _server = None
     try:
+        if _server is None:
+            _server = (beside and reached(beside)) or started(task)
         return _server.start(task)
     except (EOFError, OSError):
         return process.start(task)
 
 
-def run(task: Task, token: Path) -> Outcome:
+def reached(beside: Address) -> Server | None:
+    """The server beside the driver; None on another machine."""
+    try:
+        return Server(Client(beside.name, "AF_UNIX", authkey=beside.key))
+    except (EOFError, OSError, AuthenticationError):
+        return None
+
+
+def started(task: Task) -> Server:
+    """A server of this worker's own."""
+    ours, theirs = Pipe()
+    with theirs:
+        end = theirs.fileno()
+        module = ["-m", f"{__package__}.server", str(end)]
+        return Server(ours, process.popen(task, module, REPOSITORY, pass_fds=(end,)))
+
+
+def run(task: Task, token: Path, beside: Address | None = None) -> Outcome:
     """A whole run, in a Ray worker.
 
     Args:
         token: a file of the driver's; where it is not to be seen, the run's files go back with the outcome.
+        beside: the server beside the driver, for runs on its machine.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         # A node that was started in a script's background hands that down, and Ray's interrupt would be lost.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     begin, child = time.monotonic(), None
     try:
-        child = start(task)
+        child = start(task, beside)
         while (code := child.poll()) is None:
             time.sleep(POLL)  # not wait(): Ray's interrupt would not wake it
     except BaseException:

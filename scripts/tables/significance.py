@@ -10,7 +10,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from scipy import stats
+import scipy  # whose .stats, most of a second, is imported where it is first used
 
 # McNemar: below this many discordant pairs the exact binomial test, from it on chi-squared with continuity correction.
 EXACT_BELOW = 25
@@ -33,7 +33,7 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
     n = len(values)
     if n < 2:
         return None
-    return float(stats.t.ppf((1 + level) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+    return float(scipy.stats.t.ppf((1 + level) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
 
 
 def paired_t(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -43,7 +43,7 @@ def paired_t(a: Sequence[float], b: Sequence[float]) -> float | None:
     if n < 2 or max(differences) - min(differences) < 1e-9:  # rounding aside: no variance to test with
         return None
     t = statistics.fmean(differences) / (statistics.stdev(differences) / math.sqrt(n))
-    return float(2 * stats.t.sf(abs(t), n - 1))
+    return float(2 * scipy.stats.t.sf(abs(t), n - 1))
 
 
 def wilcoxon(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -58,7 +58,7 @@ def wilcoxon(a: Sequence[float], b: Sequence[float]) -> float | None:
     if len(a) < 2 or n == 0:
         return None
     sizes = [abs(d) for d in differences]
-    ranks = stats.rankdata(sizes)
+    ranks = scipy.stats.rankdata(sizes)
     plus = float(sum(rank for rank, d in zip(ranks, differences, strict=True) if d > 0))
     smaller = min(plus, n * (n + 1) / 2 - plus)
     if n <= WILCOXON_EXACT:
@@ -67,7 +67,7 @@ def wilcoxon(a: Sequence[float], b: Sequence[float]) -> float | None:
     ties = [sizes.count(size) for size in set(sizes)]
     variance = n * (n + 1) * (2 * n + 1) / 24 - sum(t**3 - t for t in ties) / 48
     z = (smaller - n * (n + 1) / 4) / math.sqrt(variance)
-    return float(2 * stats.norm.sf(abs(z)))
+    return float(2 * scipy.stats.norm.sf(abs(z)))
 
 
 def _rank_sums(ranks: Sequence[int]) -> list[int]:
@@ -92,6 +92,6 @@ def mcnemar(b: int, c: int) -> float | None:
     if n == 0:
         return None
     if n < EXACT_BELOW:
-        return min(1.0, 2 * float(stats.binom.cdf(min(b, c), n, 0.5)))
+        return min(1.0, 2 * float(scipy.stats.binom.cdf(min(b, c), n, 0.5)))
     chi2 = (max(0, abs(b - c) - 1)) ** 2 / n
-    return float(stats.chi2.sf(chi2, 1))
+    return float(scipy.stats.chi2.sf(chi2, 1))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import runs
 from scripts.sweep import command, process, worker
 from scripts.sweep.plan import Run, plan_of
 from scripts.sweep.spec import spec_of
@@ -17,13 +23,25 @@ TWO = ["--trainers", "PLOT", "--datasets", "caltech101", "--shots", "1", "--seed
 CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
+# A driver: it says where the server beside it is, and lives until it is told to end.
+DRIVER = """
+import json, sys
+import startup
+startup.before_imports()
+from scripts.sweep import server
+startup.after_imports()
+with server.beside() as beside:
+    print(json.dumps([beside.name, beside.key.hex()]), flush=True)
+    sys.stdin.read()
+"""
+
+
 @pytest.fixture
 def no_server() -> Iterator[None]:
     worker._server = None
     yield
     if worker._server is not None:
-        worker._server.process.kill()
-        worker._server.process.wait()
+        worker._server.close()
         worker._server = None
 
 
@@ -35,7 +53,7 @@ def test_a_server_forks_the_runs(tiny: list[str], no_server: None, tmp_path: Pat
     first, second = planned(*tiny)
     assert worker.run(first.task(CPU), tmp_path).code == 0
     server = worker._server
-    assert server is not None and first.finished and not first.log.exists()
+    assert server is not None and server.own is not None and first.finished and not first.log.exists()
 
     run = planned(*tiny, "OPTIM.MAX_EPOCH", "100000")[0]
     child = worker.start(run.task(CPU))
@@ -44,13 +62,49 @@ def test_a_server_forks_the_runs(tiny: list[str], no_server: None, tmp_path: Pat
     child.send_signal(signal.SIGINT)
     assert child.wait() == 130 and "interrupted by SIGINT" in run.log.read_text()
     child = worker.start(run.task(CPU))
-    server.process.kill()
+    server.own.kill()
     assert child.wait() == -signal.SIGKILL
     until(lambda: not alive(child.pid), 5)
 
     bad = process.Task((*second.arguments, "OPTIM.NO_SUCH", "1"), second.directory, second.log, CPU)
     outcome = worker.run(bad, tmp_path)  # by another server
     assert worker._server is not server and outcome.code == 2 and "OPTIM.NO_SUCH" in outcome.last
+
+
+def test_the_server_beside_the_driver(tiny: list[str], no_server: None, tmp_path: Path) -> None:
+    """It forks the runs of the machine's workers, and no one else's; these end with the worker, and with the driver."""
+    first, second = planned(*tiny)
+    endless = planned(*tiny, "OPTIM.MAX_EPOCH", "100000")[0].task(CPU)
+    command = [sys.executable, "-c", DRIVER]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        command, cwd=runs.REPOSITORY, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        assert driver.stdout is not None
+        name, key = json.loads(driver.stdout.readline())
+        assert worker.reached(process.Address(name, b"x")) is None
+        with socket.socket(socket.AF_UNIX) as mute:  # it leaves without a word
+            mute.connect(name)
+        beside = process.Address(name, bytes.fromhex(key))
+
+        assert worker.run(first.task(CPU), tmp_path, beside).code == 0 and first.finished
+        server = worker._server
+        assert server is not None and server.own is None
+        child = worker.start(endless, beside)
+        assert isinstance(child, worker.Served) and child.server is server
+        child.send_signal(signal.SIGTERM)
+        assert child.wait() in (-15, 143)
+        child.send_signal(signal.SIGTERM)  # it is no more
+
+        child = worker.start(endless, beside)
+        other = worker.start(second.task(CPU), beside)  # what is left of a task that was cut short has to end
+        assert worker._server is not server and other.wait() == 0 and second.finished
+        until(lambda: not alive(child.pid), 5)
+
+        child = worker.start(endless, beside)
+        driver.kill()
+        assert child.wait() == -signal.SIGKILL and worker.reached(beside) is None
+        until(lambda: not alive(child.pid), 5)
 
 
 def test_without_a_server_a_run_is_a_process_of_its_own(
@@ -64,5 +118,5 @@ def test_without_a_server_a_run_is_a_process_of_its_own(
     assert (outcome.code, outcome.last, worker._server) == (1, "not served", None)
     monkeypatch.setattr(worker, "REPOSITORY", tmp_path)  # where there is no such module
     outcome = worker.run(process.Task((), tmp_path, log, CPU, stub), tmp_path)
-    assert worker._server is not None and worker._server.process.wait() == 1
+    assert worker._server is not None and not worker._server.usable
     assert (outcome.code, outcome.last) == (1, "not served")

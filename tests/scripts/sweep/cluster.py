@@ -48,10 +48,15 @@ class Cluster:
             time.sleep(0.1)
 
     def kill(self, node: int) -> None:
-        """As when the power goes: the node's raylet first, by SIGKILL."""
-        for pid in children(self.nodes[node].pid):
-            if Path(f"/proc/{pid}/comm").read_text().startswith("raylet"):
-                os.kill(pid, signal.SIGKILL)
+        """As when the power goes, while the node is at a run: its raylet first, by SIGKILL."""
+        (raylet,) = (
+            pid for pid in children(self.nodes[node].pid) if command_of(pid).partition(b"\0")[0].endswith(b"raylet")
+        )
+        end = time.monotonic() + 120
+        while not any(command_of(pid).startswith(b"ray::run") for pid in children(raylet)):  # as Ray calls its workers
+            assert time.monotonic() < end, "the node was given no run"
+            time.sleep(0.005)
+        os.kill(raylet, signal.SIGKILL)
         self.nodes[node].kill()
 
     def stop(self) -> None:
@@ -76,16 +81,17 @@ def children(parent: int) -> list[int]:
     return found
 
 
+def command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
 def started_below(folder: Path) -> list[int]:
     """Processes that have the folder in their command line."""
-    found = []
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(folder).encode() in line.read_bytes():
-                found.append(int(line.parent.name))
-        except OSError:
-            continue
-    return found
+    pids = (int(path.name) for path in Path("/proc").glob("[0-9]*"))
+    return [pid for pid in pids if str(folder).encode() in command_of(pid)]
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def test_float32_is_as_near_as_the_plain_sum(channels: int, size: int, monkeypat
     x = torch.randn(2, channels, size, size).contiguous(memory_format=torch.channels_last)
     exact = F.relu(F.conv2d(x.double(), conv.weight.double(), conv.bias.double(), padding=1))  # type: ignore[union-attr]
     ours = products.convolution(conv, nn.Identity(), x)
-    assert (ours - exact).abs().max() < 3e-6 * exact.abs().max()
+    plain = F.relu(conv(x))
+    assert (ours - exact).abs().max() <= (plain - exact).abs().max() < 1e-5 * exact.abs().max()
     assert len(used) == products.ONEDNN
     with torch.no_grad():
         conv.weight.mul_(2)

@@ -22,7 +22,7 @@ ForkT = TypeVar("ForkT")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = SCRIPT = REPOSITORY / "train.py"
-POLL = 0.05  # seconds
+POLL = 0.02  # seconds
 
 
 @dataclass(frozen=True)

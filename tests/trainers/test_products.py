@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tests.oracle import KINDS
 from tests.trainers.custom_clip import build, error, get_oracle
-from trainers import products
+from trainers import products, winograd
 
 
 @pytest.fixture(params=[True, False], autouse=True)
@@ -113,8 +113,11 @@ def test_convolution(layout: torch.memory_format, norm: nn.Module, add: bool, re
     torch.testing.assert_close(ours, reference.relu() if relu else reference)
 
 
+@pytest.mark.parametrize("by_winograd", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_image_encoder_as_clip_has_it(kind: str) -> None:
+def test_an_image_encoder_as_clip_has_it(kind: str, by_winograd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by_winograd:  # as on the widths of real ones
+        monkeypatch.setattr(winograd, "CHANNELS", 1)
     model = build("PLOT", kind, torch.float32)
     oracle = get_oracle(kind)
     for ours, reference in zip(model.image_encoder(oracle.image.float()), (oracle.pooled, oracle.local), strict=True):

@@ -16,6 +16,7 @@ from PIL import Image
 
 import runs
 import train
+import trainers.prompt_trainer
 from dassl.utils import read_image
 from trainers.prompt_trainer import AMP_DTYPES
 
@@ -56,7 +57,9 @@ def test_a_run(
     run_args: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(trainers.prompt_trainer, "cpu_has_bf16", lambda: True)
     argv = [*command(run_args, trainer, config), *SHORT, *options]
     assert train.main(argv) == 0
     directory, result = one_result(tmp_path / "output")
@@ -79,6 +82,7 @@ def test_fp16_with_its_loss_scaled(
     trainer: str, run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, computed on the CPU: the context that float32 learns, up to rounding; the scale is kept."""
+    monkeypatch.setattr(trainers.prompt_trainer, "cpu_has_bf16", lambda: True)
     monkeypatch.setitem(AMP_DTYPES, "cpu", torch.float16)
     # At its own first scale, 65,536, some of these gradients overflow, and their step is left out, as it should be.
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=1024.0))
@@ -92,6 +96,26 @@ def test_fp16_with_its_loss_scaled(
     start, exact, scaled = (checkpoint["state_dict"]["ctx"] for checkpoint in saved)
     assert 0 < (scaled - exact).norm() < 0.05 * (exact - start).norm()
     assert saved[2]["trainer"]["scaler"]["scale"] == 1024.0 and not saved[1]["trainer"]["scaler"]
+
+
+def test_what_a_cpu_lacks_is_computed_in_fp32(
+    run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def learned(prec: str, bf16: bool) -> tuple[torch.Tensor, str]:
+        monkeypatch.setattr(trainers.prompt_trainer, "cpu_has_bf16", lambda: bf16)
+        output = tmp_path / f"{prec}{bf16}"
+        words = command(run_args, "PLOT")
+        assert train.main(["--output-dir", str(output), *words, *SHORT, "TRAINER.PLOT.PREC", prec]) == 0
+        saved = torch.load(output / "prompt_learner/model.pth.tar-2", weights_only=True)
+        return saved["state_dict"]["ctx"], capsys.readouterr().out
+
+    exact, text = learned("fp32", bf16=True)
+    assert "computing in fp32" not in text
+    for prec, needs in (("fp16", "a GPU"), ("amp", "a CPU with bf16 products"), ("bf16", "a CPU with bf16 products")):
+        found, text = learned(prec, bf16=False)
+        assert torch.equal(found, exact) and f"PREC {prec} needs {needs}: computing in fp32" in text
+    found, text = learned("amp", bf16=True)
+    assert not torch.equal(found, exact) and "computing in fp32" not in text
 
 
 def test_a_resumed_run_ends_at_the_same_bits(run_args: list[str], tmp_path: Path) -> None:

@@ -27,7 +27,6 @@ from .prompts import CONTEXT_LENGTH, POSITIONS, UserError, tokenize_texts
 from .weights import load_clip, weights_path
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
-AMP = ("amp", "bf16")
 AMP_DTYPES = {"cpu": torch.bfloat16, "cuda": torch.float16}
 
 
@@ -122,6 +121,20 @@ def input_faults(cfg: Any) -> list[str]:
     return faults
 
 
+def cpu_has_bf16() -> bool:
+    """Whether oneDNN has bfloat16 products for this CPU; PyTorch's own take some 50 times as long as float32's."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    return torch.backends.mkldnn.is_available() and bool(supported())
+
+
+def precision(prec: str, device: torch.device) -> str:
+    """PREC as it is computed: in place of what a CPU lacks fp32, and a line that says so."""
+    if device.type != "cpu" or prec == "fp32" or (prec != "fp16" and cpu_has_bf16()):
+        return prec
+    print(f"PREC {prec} needs {'a GPU' if prec == 'fp16' else 'a CPU with bf16 products'}: computing in fp32")
+    return "fp32"
+
+
 class PromptTrainer(FrozenImageTrainer):
     """Trains the prompt learner of ``custom_clip``, whose options stand in ``cfg.TRAINER.<node>``."""
 
@@ -164,12 +177,11 @@ class PromptTrainer(FrozenImageTrainer):
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
         clip_model = load_clip(cfg)
         self.weights_sha256 = clip_model.weights_sha256
-        self.amp_dtype = AMP_DTYPES[self.device.type] if self.options.PREC == "amp" else torch.bfloat16
-        if self.options.PREC != "fp16":
+        prec = precision(self.options.PREC, self.device)
+        if prec != "fp16":
             clip_model.float()
-        elif self.device.type == "cpu":
-            print("PREC fp16 needs a GPU: computing in fp32 on the CPU")
-            clip_model.float()
+        self.amp = prec in ("amp", "bf16")
+        self.amp_dtype = AMP_DTYPES[self.device.type] if prec == "amp" else torch.bfloat16
         print("Building the prompt learner; the image and the text encoder stay frozen")
         self.model = self.custom_clip(cfg, self.dm.dataset.classnames, clip_model)
         if cfg.MODEL.INIT_WEIGHTS:
@@ -186,17 +198,16 @@ class PromptTrainer(FrozenImageTrainer):
         self.optim = build_optimizer(self.model.prompt_learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("prompt_learner", self.model.prompt_learner, self.optim, self.sched)
-        amp = self.options.PREC in AMP
         # bfloat16 has float32's range, so that only float16 needs its loss scaled
-        self.scaler = torch.amp.GradScaler(self.device.type) if amp and self.amp_dtype == torch.float16 else None
+        scaled = self.amp and self.amp_dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
 
     def forward_backward(self, batch: Any) -> dict[str, float]:
         image, label = self.parse_batch_train(batch)
-        amp = self.options.PREC in AMP
-        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=amp):
+        with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp):
             features = image if isinstance(image, dict) else self.encode_images(image, self.encode_training)
             output = self.head(**features)
-        loss = F.cross_entropy(output.float() if amp else output, label)
+        loss = F.cross_entropy(output.float() if self.amp else output, label)
         weighted = loss * getattr(self, "loss_weight", 1.0)  # our engine's: a process's share of the batch
         if self.scaler is None:
             self.model_backward_and_update(weighted)

@@ -48,15 +48,16 @@ class Cluster:
             time.sleep(0.1)
 
     def kill(self, node: int) -> None:
-        """As when the power goes, while the node is at a run: its raylet first, by SIGKILL."""
-        (raylet,) = (
-            pid for pid in children(self.nodes[node].pid) if command_of(pid).partition(b"\0")[0].endswith(b"raylet")
-        )
-        end = time.monotonic() + 120
-        while not any(command_of(pid).startswith(b"ray::run") for pid in children(raylet)):  # as Ray calls its workers
+        """As when the power goes, while the node is at a run: its raylet and its workers, which may outlive it."""
+        raylet = next(pid for pid in children(self.nodes[node].pid) if b"/raylet\0" in command_of(pid))
+        end, workers = time.monotonic() + 120, list[int]()
+        while not any(command_of(pid).startswith(b"ray::run") for pid in workers):  # the title that Ray gives them
             assert time.monotonic() < end, "the node was given no run"
             time.sleep(0.005)
-        os.kill(raylet, signal.SIGKILL)
+            workers = children(raylet)
+        for pid in (raylet, *workers):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.nodes[node].kill()
 
     def stop(self) -> None:

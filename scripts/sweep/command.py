@@ -122,4 +122,5 @@ def finish(plan: Plan, progress: Progress) -> None:
 def main(argv: list[str] | None = None, description: str | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     command = shlex.join([sys.executable, str(Path(train.__file__).with_name("sweep.py")), *argv])
-    return train.guarded(lambda: run(build_parser(description).parse_args(argv), command))
+    goes_on = "" if "--dry-run" in argv else command
+    return train.guarded(lambda: run(build_parser(description).parse_args(argv), command), goes_on)

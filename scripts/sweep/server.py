@@ -7,13 +7,13 @@ a time; its process's number goes back and, in the end, its exit code; signals f
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener
 from multiprocessing.process import BaseProcess
 
@@ -62,8 +62,8 @@ def beside() -> Iterator[Address | None]:
     address = Address(f"\0plot-{secrets.token_hex(8)}", secrets.token_bytes(32))
     server: BaseProcess | None = None
     try:
-        with uninterrupted(), Listener(address.name, "AF_UNIX", authkey=address.key) as listener:
-            server = forks.begin(listen, listener, os.getpid())
+        with uninterrupted(), Listener(address.name, "AF_UNIX") as listener:
+            server = forks.begin(listen, listener, address.key, os.getpid())
         yield address
     finally:
         if server is not None:
@@ -71,19 +71,21 @@ def beside() -> Iterator[Address | None]:
             server.join()
 
 
-def listen(listener: Listener, driver: int) -> None:
+def listen(listener: Listener, key: bytes, driver: int) -> None:
     """A fork for each worker; out of reach of the terminal's Ctrl-C, which is for the driver to pass on."""
     os.setsid()
     tied.tie(driver)
     while True:
-        # Not served: a worker that has died meanwhile, or a stranger.
-        with suppress(OSError, EOFError, AuthenticationError), listener.accept() as worker:
-            forks.begin(serve_tied, worker, os.getpid())
+        with suppress(OSError), listener.accept() as worker:
+            forks.begin(serve_with_key, worker, key, os.getpid())
 
 
-def serve_tied(worker: Connection, parent: int) -> None:
+def serve_with_key(worker: Connection, key: bytes, parent: int) -> None:
+    """Who does not begin with the key, and no more, is not served; a stranger that says nothing is waited for here."""
     tied.tie(parent)
-    serve(worker)
+    with suppress(EOFError, OSError):
+        if hmac.compare_digest(worker.recv_bytes(len(key)), key):
+            serve(worker)
 
 
 if __name__ == "__main__":

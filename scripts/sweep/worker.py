@@ -11,7 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import AuthenticationError, Pipe
+from multiprocessing import Pipe
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 
@@ -24,22 +24,15 @@ class Server:
 
     def __init__(self, connection: Connection, own: subprocess.Popen[bytes] | None = None) -> None:
         self.connection, self.own = connection, own
-        self.run: Served | None = None
-
-    @property
-    def usable(self) -> bool:
-        """Not if it has died; nor if its last run has not ended, of a task that a second interrupt has cut short."""
-        return not self.connection.closed and (self.run is None or self.run.returncode is not None)
 
     def start(self, task: Task) -> Served:
         """Raises EOFError or OSError if the server is no more."""
         try:
             self.connection.send(task)
-            self.run = Served(self, self.connection.recv())
+            return Served(self, self.connection.recv())
         except BaseException:
             self.close()  # or the run would start after all
             raise
-        return self.run
 
     def close(self) -> None:
         """Ends its run, too."""
@@ -86,11 +79,8 @@ def start(task: Task, beside: Address | None = None) -> Served | subprocess.Pope
     no_gpu = task.environment.get("CUDA_VISIBLE_DEVICES") == ""
     if not no_gpu or sys.platform != "linux" or task.script != TRAIN:
         return process.start(task)
-    if _server is not None and not _server.usable:
-        _server.close()
-        _server = None
     try:
-        if _server is None:
+        if _server is None or _server.connection.closed:
             _server = (beside and reached(beside)) or started(task)
         return _server.start(task)
     except (EOFError, OSError):
@@ -100,9 +90,11 @@ def start(task: Task, beside: Address | None = None) -> Served | subprocess.Pope
 def reached(beside: Address) -> Server | None:
     """The server beside the driver; None on another machine."""
     try:
-        return Server(Client(beside.name, "AF_UNIX", authkey=beside.key))
-    except (EOFError, OSError, AuthenticationError):
+        connection = Client(beside.name, "AF_UNIX")
+        connection.send_bytes(beside.key)
+    except OSError:
         return None
+    return Server(connection)
 
 
 def started(task: Task) -> Server:
@@ -121,19 +113,19 @@ def run(task: Task, token: Path, beside: Address | None = None) -> Outcome:
         token: a file of the driver's; where it is not to be seen, the run's files go back with the outcome.
         beside: the server beside the driver, for runs on its machine.
     """
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        # A node that was started in a script's background hands that down, and Ray's interrupt would be lost.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    begin, child = time.monotonic(), None
+    came: list[int] = []  # Ray's interrupts, which may come at any line
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
     try:
+        begin = time.monotonic()
         child = start(task, beside)
-        while (code := child.poll()) is None:
+        while (code := child.poll()) is None and not came:
             time.sleep(POLL)  # not wait(): Ray's interrupt would not wake it
-    except BaseException:
-        if child is not None:
+        if code is None:
             child.send_signal(signal.SIGINT)
             child.wait()
-        raise
+            raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
     ended = outcome(task, code, time.monotonic() - begin)
     files = {} if token.exists() or ended.code else small_files(task.directory)
     return Outcome(ended.code, ended.seconds, ended.last, files)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import forks
+import runs
 from scripts.sweep import command, local, process
 from scripts.sweep.execute import Progress, settle
 from scripts.sweep.plan import plan_of
@@ -151,6 +153,14 @@ def test_a_signal_ends_the_runs_in_order(number: signal.Signals, place: Place, d
         assert {path.name for path in place.orders.glob("left*")} == {"left1", "left2"}
     place.slow(0)
     assert command.main([*SIX]) == 0 and len(place.results) == 6
+
+
+def test_a_reader_that_has_gone_ends_the_sweep(place: Place) -> None:
+    program = '"$0" -m tests.scripts.sweep.driver --trainers CoOp --datasets symbols --shots 1 --seeds 1 | head -1; '
+    words = ["bash", "-c", program + "exit ${PIPESTATUS[0]}", sys.executable]
+    done = subprocess.run(words, cwd=runs.REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 128 + signal.SIGPIPE and not place.results
+    assert done.stderr.startswith("error: its output was closed before its end; it goes on with: ")
 
 
 def test_a_killed_driver_takes_its_runs_with_it(place: Place, drive: Driver) -> None:

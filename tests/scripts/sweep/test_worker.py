@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from multiprocessing.connection import Client
 from pathlib import Path
 
 import pytest
@@ -82,9 +86,15 @@ def test_the_server_beside_the_driver(tiny: list[str], no_server: None, tmp_path
     ) as driver:
         assert driver.stdout is not None
         name, key = json.loads(driver.stdout.readline())
-        assert worker.reached(process.Address(name, b"x")) is None
-        with socket.socket(socket.AF_UNIX) as mute:  # it leaves without a word
-            mute.connect(name)
+        mute = socket.socket(socket.AF_UNIX)  # a stranger that says nothing, and stays
+        mute.connect(name)
+        for guess in ("00" * 32, "00" * 33, key[2:]):
+            with Client(name, "AF_UNIX") as stranger:
+                stranger.send_bytes(bytes.fromhex(guess))
+                with pytest.raises((EOFError, OSError)):
+                    stranger.send(first.task(CPU))
+                    stranger.recv()
+        assert not first.directory.exists()
         beside = process.Address(name, bytes.fromhex(key))
 
         assert worker.run(first.task(CPU), tmp_path, beside).code == 0 and first.finished
@@ -97,14 +107,44 @@ def test_the_server_beside_the_driver(tiny: list[str], no_server: None, tmp_path
         child.send_signal(signal.SIGTERM)  # it is no more
 
         child = worker.start(endless, beside)
-        other = worker.start(second.task(CPU), beside)  # what is left of a task that was cut short has to end
-        assert worker._server is not server and other.wait() == 0 and second.finished
+        server.connection.close()  # as when the worker dies
         until(lambda: not alive(child.pid), 5)
+        assert worker.run(second.task(CPU), tmp_path, beside).code == 0 and second.finished
 
         child = worker.start(endless, beside)
         driver.kill()
         assert child.wait() == -signal.SIGKILL and worker.reached(beside) is None
         until(lambda: not alive(child.pid), 5)
+        mute.close()
+
+
+def test_an_interrupt_of_rays_ends_the_run_in_order(
+    no_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, even where the node was started with SIGINT ignored; and the handler is what it was."""
+    stub = tmp_path / "train.py"
+    stub.write_text(
+        "import pathlib, time\n"
+        "try: pathlib.Path('begun').touch(); time.sleep(60)\n"
+        "except KeyboardInterrupt: time.sleep(0.5); pathlib.Path('left').touch()\n"
+    )
+
+    def interrupt() -> None:
+        until((tmp_path / "begun").exists)
+        for _ in range(2):
+            _thread.interrupt_main()  # as Ray does it
+            time.sleep(0.2)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    thread = threading.Thread(target=interrupt)
+    try:
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            worker.run(process.Task((), tmp_path, tmp_path / "log", {}, stub, str(tmp_path)), tmp_path)
+        assert (tmp_path / "left").exists() and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_without_a_server_a_run_is_a_process_of_its_own(
@@ -118,5 +158,5 @@ def test_without_a_server_a_run_is_a_process_of_its_own(
     assert (outcome.code, outcome.last, worker._server) == (1, "not served", None)
     monkeypatch.setattr(worker, "REPOSITORY", tmp_path)  # where there is no such module
     outcome = worker.run(process.Task((), tmp_path, log, CPU, stub), tmp_path)
-    assert worker._server is not None and not worker._server.usable
+    assert worker._server is not None and worker._server.connection.closed
     assert (outcome.code, outcome.last) == (1, "not served")

@@ -156,10 +156,13 @@ def test_a_signal_ends_the_runs_in_order(number: signal.Signals, place: Place, d
 
 
 def test_a_reader_that_has_gone_ends_the_sweep(place: Place) -> None:
-    program = '"$0" -m tests.scripts.sweep.driver --trainers CoOp --datasets symbols --shots 1 --seeds 1 | head -1; '
-    words = ["bash", "-c", program + "exit ${PIPESTATUS[0]}", sys.executable]
-    done = subprocess.run(words, cwd=runs.REPOSITORY, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 128 + signal.SIGPIPE and not place.results
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ["--trainers", "CoOp", "--datasets", "symbols", "--shots", "1", "--seeds", "1"]
+    program = [sys.executable, "-m", "tests.scripts.sweep.driver", *words]
+    done = subprocess.run(program, cwd=runs.REPOSITORY, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(writer)
+    assert done.returncode == 128 + signal.SIGPIPE and not place.starts
     assert done.stderr.startswith("error: its output was closed before its end; it goes on with: ")
 
 

@@ -65,9 +65,12 @@ def start(arguments: Sequence[str]) -> Child:
     return subprocess.Popen([sys.executable, str(runs.REPOSITORY / "train.py"), *arguments])
 
 
-def begin(function: Callable[..., None], *args: Any) -> BaseProcess:
-    """A fork that has nothing of its parent's signals, calls the function and ends."""
-    process = multiprocessing.get_context("fork").Process(target=_call, args=(function, *args))
+def begin(function: Callable[..., None], *args: Any, daemon: bool = False) -> BaseProcess:
+    """A fork that has nothing of its parent's signals, calls the function and ends.
+
+    daemon: a parent that ends without having ended it does so with SIGTERM, and does not wait for it.
+    """
+    process = multiprocessing.get_context("fork").Process(target=_call, args=(function, *args), daemon=daemon)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupts.SIGNALS)  # one for it waits till it can take it
     try:
         process.start()
@@ -80,6 +83,7 @@ def _call(function: Callable[..., None], *args: Any) -> None:
     for number in interrupts.SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     interrupts.forget()
+    multiprocessing.current_process().daemon = False  # those may not have children
     signal.pthread_sigmask(signal.SIG_UNBLOCK, interrupts.SIGNALS)
     function(*args)
 

@@ -26,7 +26,7 @@ setup(
         "tqdm",
         "tensorboard",
         "scikit-learn",
-        "scipy",
+        "scipy>=1.9",  # whose submodules are imported as they are used
         "matplotlib",
         "gdown",  # datasets.prepare: CoOp's split files are on Google Drive
     ],

@@ -53,6 +53,7 @@ with interruptible():
         run = forks.Fork(endless)
         run.send_signal(signal.SIGTERM)  # at once, when its handlers are still the parent's
     codes.append(run.wait())
+forks.begin(time.sleep, 1000, daemon=True)  # is not waited for at the end
 print(json.dumps(codes))
 """
 

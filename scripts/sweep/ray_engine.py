@@ -46,11 +46,14 @@ class RayEngine:
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
         address = address or os.environ.get("RAY_ADDRESS") or "auto"
         check_address(address)
+        before = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
             why = " ".join(str(error).split())
             raise UserError(f"no Ray cluster at '{address}' ({why}); start one: ray start --head") from error
+        finally:
+            signal.signal(signal.SIGTERM, before)  # Ray has its own, with another exit code
         # Of a node that dies Ray prints dozens of lines among ours, whatever its options; a lost run has its own line.
         ray._private.worker.print_to_stdstream = lambda *args, **more: None
         if gpus is None:

@@ -1,7 +1,7 @@
 """Forks the runs of Ray workers, which stay small and have threads.
 
 Of one worker: python -m scripts.sweep.server DESCRIPTOR, which makes the imports that the runs are spared. Of all that
-are on the driver's machine: ``Beside`` it, a fork of the driver, which has made them. Over a connection comes a task at
+are on the driver's machine: ``beside`` it, a fork of the driver, which has made them. Over a connection comes a task at
 a time; its process's number goes back and, in the end, its exit code; signals for it come meanwhile.
 """
 
@@ -63,7 +63,7 @@ def beside() -> Iterator[Address | None]:
     server: BaseProcess | None = None
     try:
         with uninterrupted(), Listener(address.name, "AF_UNIX") as listener:
-            server = forks.begin(listen, listener, address.key, os.getpid())
+            server = forks.begin(listen, listener, address.key, os.getpid(), daemon=True)
         yield address
     finally:
         if server is not None:

@@ -118,9 +118,7 @@ def test_the_server_beside_the_driver(tiny: list[str], no_server: None, tmp_path
         mute.close()
 
 
-def test_an_interrupt_of_rays_ends_the_run_in_order(
-    no_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupt_of_rays_ends_the_run_in_order(no_server: None, tmp_path: Path) -> None:
     """Twice, even where the node was started with SIGINT ignored; and the handler is what it was."""
     stub = tmp_path / "train.py"
     stub.write_text(

@@ -27,7 +27,7 @@ format: .venv/installed
 	@echo "Installing into .venv; PyTorch is large, this takes a few minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
-	@$(COMPILE) "import predict, sweep, pytest, scripts.compare, scripts.plot.visualize, torch.utils.tensorboard"
+	@$(COMPILE) "import predict, sweep, pytest, experiments.compare, experiments.pictures.visualize, torch.utils.tensorboard"
 	@touch $@
 
 # Ray is an extra: where it does not install, its tests are skipped.

@@ -1,1 +1,3 @@
-"""Programs that measure; each says in its first lines how it is run."""
+"""Programs that measure time and memory, each a table."""
+
+import dassl  # noqa: F401 -- before torch

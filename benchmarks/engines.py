@@ -22,8 +22,8 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-import runs
-from tests.scripts.sweep.cluster import cluster
+from runs.directory import REPOSITORY
+from tests.experiments.sweep.cluster import cluster
 
 
 def timed(out: Path, args: argparse.Namespace, count: int, *engine: str) -> float:
@@ -31,14 +31,14 @@ def timed(out: Path, args: argparse.Namespace, count: int, *engine: str) -> floa
     out.mkdir(parents=True)
     (out.parent / "slow").write_text(str(args.sleep))  # for the stub
     seeds = ",".join(map(str, range(1, count + 1)))
-    program = ["-m", "tests.scripts.sweep.driver"] if args.sleep else ["sweep.py"]
+    program = ["-m", "tests.experiments.sweep.driver"] if args.sleep else ["sweep.py"]
     command = [sys.executable, *program, "--trainers", "CoOp", "--datasets", "symbols", "--shots", str(args.shots)]
     command += ["--seeds", seeds, *engine, "DATALOADER.NUM_WORKERS", "0"]
     command += ["OPTIM.MAX_EPOCH", str(args.epochs)] if args.epochs else []
     data = Path(os.environ.get("DATA") or "data").absolute()
     env = {**os.environ, "OUT": str(out), "DATA": str(data), "OMP_NUM_THREADS": "1"}
     start = time.perf_counter()
-    subprocess.run(command, cwd=runs.REPOSITORY, env=env, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(command, cwd=REPOSITORY, env=env, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - start
 
 

@@ -23,9 +23,9 @@ import yaml
 from tabulate import tabulate
 
 from dassl.config import get_cfg_default
-from runs import REPOSITORY
-from scripts.recipes import METHODS, prescribed_epochs, recipe
-from scripts.tables.suite import DATASETS, SHOTS
+from experiments.recipes import METHODS, prescribed_epochs, recipe
+from experiments.tables.suite import DATASETS, SHOTS
+from runs.directory import REPOSITORY
 
 SEEDS = 3
 # Classes and test images, as the split files list them (DATASETS.md).

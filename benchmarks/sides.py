@@ -23,8 +23,8 @@ import trainers
 from benchmarks import plain
 from benchmarks.caltech_names import NAMES
 from dassl.config import get_cfg_default
-from trainers.encoders import ImageEncoder
-from trainers.graphs import Replayed
+from trainers.clip.encoders import ImageEncoder
+from trainers.clip.graphs import Replayed
 from trainers.prompt_trainer import AMP_DTYPES
 
 METHODS = {"PLOT": "plot", "COOP": "coop", "COCOOP": "cocoop"}

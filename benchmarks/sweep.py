@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from runs import REPOSITORY
-from scripts.few_shot import Job
-from scripts.recipes import recipe
+from experiments.jobs import Job
+from experiments.recipes import recipe
+from runs.directory import REPOSITORY
 
 LEARNED = ("PLOT", "CoOp", "CoCoOp")
 

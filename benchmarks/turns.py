@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from clip.model import convert_weights
 from torch import Tensor
 
-import runs
-import startup
 import trainers.plot
 from benchmarks.sides import Setting, floor, make_clip, our_model, plain_logits
-from dassl.distributed import local_device
-from trainers.graphs import replay
+from dassl import startup
+from dassl.extras.distributed import local_device
+from runs.result import peak_memory
+from trainers.clip.graphs import replay
 
 STEPS_AT_ONCE = 10
 PARTS = ("image", "text", "ot", "head", "head_back", "text_back", "optimizer")
@@ -183,8 +183,8 @@ def timed(run: Callable[[Tensor], Any], image: Tensor, setting: Setting,
     return step
 
 
-def peak_memory(device: str) -> int:
-    return torch.cuda.max_memory_reserved() if device == "cuda" else runs.peak_memory()
+def peak_of(device: str) -> int:
+    return torch.cuda.max_memory_reserved() if device == "cuda" else peak_memory()
 
 
 def serve(side: str, setting: Setting, clock: str, pipe: Connection) -> None:
@@ -195,7 +195,7 @@ def serve(side: str, setting: Setting, clock: str, pipe: Connection) -> None:
     local_device(setting.device == "cuda")  # with its float32 convolutions
     step = make_step(side, setting, CLOCKS[clock])
     while pipe.recv() is not None:
-        pipe.send((step(), peak_memory(setting.device)))
+        pipe.send((step(), peak_of(setting.device)))
 
 
 class Side:

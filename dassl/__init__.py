@@ -4,11 +4,7 @@ Upstream (github.com/KaiyangZhou/Dassl.pytorch) is on no package registry and fa
 so its names, defaults and behaviour are kept here, on torch, torchvision and yacs alone.
 """
 
-import os
+from . import startup  # first: it sets OMP_WAIT_POLICY, which OpenMP reads when torch is imported
 
-# OpenMP reads this when torch is first imported. A thread that spins while it waits takes its core from the loader's
-# workers and from other runs: with two busy processes on two cores, steps took 15 times as long as with sleeping ones.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
+__all__ = ["startup"]
 __version__ = "0.1.0"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from dassl.distributed import gathered, is_main
+from dassl.extras.distributed import gathered, is_main
 from dassl.utils import Registry, UserError, mkdir_if_missing, write_atomically
 
 EVALUATOR_REGISTRY = Registry("evaluator")

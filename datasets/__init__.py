@@ -1,5 +1,7 @@
 """Importing this package registers every dataset."""
 
+import dassl  # noqa: F401 -- before torch
+
 from . import (
     caltech101,
     dtd,

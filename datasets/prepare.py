@@ -26,12 +26,12 @@ from typing import Any
 
 from tabulate import tabulate
 
-from .archives import unpack
-from .checks import check, registered
-from .download import DISK_FULL, download
 from .files import UserError
-from .layout import File, Source
-from .sources import SOURCES
+from .get.archives import unpack
+from .get.checks import check, registered
+from .get.download import DISK_FULL, download
+from .get.layout import File, Source
+from .get.sources import SOURCES
 
 WORK = ".prepare"  # in the dataset's folder: what is not laid out yet
 THE_USERS_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}

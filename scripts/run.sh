@@ -17,5 +17,5 @@ shift 2
 here=$(dirname "${BASH_SOURCE[0]}")
 source "$here/recipe.sh"
 recipe "$trainer" "$dataset" "$shots"
-exec bash "$here/python.sh" -m scripts.few_shot \
+exec bash "$here/python.sh" -m experiments.jobs \
     --trainer "$trainer" --dataset "$dataset" --shots "$shots" --config "$CFG" --recipe "$RECIPE" "$@"

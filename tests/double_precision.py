@@ -11,9 +11,9 @@ from typing import Any
 
 import train
 import trainers.prompt_trainer
-from dassl.distributed import process_group
+from dassl.extras.distributed import process_group
 from tests.oracle import plain_layernorms
-from trainers.weights import load_clip
+from trainers.clip.weights import load_clip
 
 
 def load_double(cfg: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.soak.many_runs import growth, one_run
 
-from .test_interrupted import argv_of
+from .runs.test_interrupted import argv_of
 
 
 def test_runs_in_a_row_leave_nothing_open(run_args: list[str], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import dassl  # noqa: F401 -- before torch
+
 from . import cocoop, coop, plot, zsclip
 
 

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
+from .clip.prompts import PromptBuilder, initial_contexts
 from .prompt_trainer import PromptedCLIP, PromptTrainer, prompt_defaults, unit
-from .prompts import PromptBuilder, initial_contexts
 
 
 def extend_cfg(cfg: Any) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from dassl.engine import TRAINER_REGISTRY
 
+from .clip.prompts import PromptBuilder, initial_contexts
 from .diagnostics import HeadMeter, effective_rank
 from .prompt_trainer import PromptedCLIP, PromptTrainer, prompt_defaults, unit
-from .prompts import PromptBuilder, initial_contexts
 from .sinkhorn import counted_sinkhorn
 
 MATCHES = ("ot", "uniform", "mean", "max")

@@ -20,11 +20,11 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint, load_pretrained_weights
 
 from .class_split import Head
-from .encoders import ImageEncoder, TextEncoder
+from .clip.encoders import ImageEncoder, TextEncoder
+from .clip.graphs import replay
+from .clip.prompts import CONTEXT_LENGTH, POSITIONS, UserError, tokenize_texts
+from .clip.weights import load_clip, weights_path
 from .frozen import FrozenImageTrainer
-from .graphs import replay
-from .prompts import CONTEXT_LENGTH, POSITIONS, UserError, tokenize_texts
-from .weights import load_clip, weights_path
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
 AMP_DTYPES = {"cpu": torch.bfloat16, "cuda": torch.float16}

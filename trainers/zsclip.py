@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .encoders import ImageEncoder, TextEncoder
+from .clip.encoders import ImageEncoder, TextEncoder
+from .clip.prompts import PromptBuilder, UserError
+from .clip.weights import load_clip
 from .frozen import FrozenImageTrainer
 from .prompt_trainer import check_input_size, input_faults
-from .prompts import PromptBuilder, UserError
-from .weights import load_clip
 
 
 @TRAINER_REGISTRY.register()

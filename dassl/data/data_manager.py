@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 from yacs.config import CfgNode
 
-from dassl.distributed import BatchShare, broadcast, check_shares, launched, share
-from dassl.utils import UserError, kept_from_children, read_image, seeded
-from dassl.utils.interrupts import follow_parent
+from dassl.extras.distributed import BatchShare, broadcast, check_shares, launched, share
+from dassl.extras.interrupts import follow_parent, kept_from_children
+from dassl.utils import UserError, read_image, seeded
 
 from .datasets import build_dataset
 from .samplers import build_sampler

@@ -1,4 +1,4 @@
-"""What a trainer does when several processes share its run (`dassl.distributed`); alone, each of these does nothing.
+"""What a trainer does when several processes share its run ; in a run of one process each of these does nothing.
 
 Each step is one of the global batch: gradients are averaged with each process's share as its weight, losses likewise,
 and a signal to one process stops all of them after the same step. The first process alone writes.
@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dassl.distributed import check_shares, gathered, is_main, launched, summed, world_size
+from dassl.extras.distributed import check_shares, gathered, is_main, launched, summed, world_size
+from dassl.extras.interrupts import interrupt, signalled, uninterrupted
 from dassl.utils import UserError
-from dassl.utils.interrupts import interrupt, signalled, uninterrupted
 
 from .base import TrainerBase
 

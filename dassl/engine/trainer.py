@@ -19,12 +19,12 @@ from yacs.config import CfgNode
 
 from dassl.data import DataManager
 from dassl.data.data_manager import order_of
-from dassl.distributed import gathered, is_main, local_device, summed
 from dassl.evaluation import build_evaluator
-from dassl.features import with_features, with_views
+from dassl.extras.distributed import gathered, is_main, local_device, summed
+from dassl.extras.features import with_features, with_views
+from dassl.extras.interrupts import Interrupted, uninterrupted
 from dassl.utils import (
     AverageMeter,
-    Interrupted,
     MetricMeter,
     UserError,
     derive_seed,
@@ -32,7 +32,6 @@ from dassl.utils import (
     random_state,
     set_random_seed,
     set_random_state,
-    uninterrupted,
     with_progress,
 )
 

@@ -12,8 +12,6 @@ from .checkpoints import (
     save_checkpoint,
     save_interrupted,
 )
-from .interrupts import Interrupted, interruptible, kept_from_children, uninterrupted
-from .locks import is_free, locked
 from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
@@ -42,7 +40,6 @@ from .tools import (
 __all__ = [
     "AverageMeter",
     "ImageError",
-    "Interrupted",
     "Logger",
     "MetricMeter",
     "Registry",
@@ -53,15 +50,11 @@ __all__ = [
     "collect_env_info",
     "count_num_param",
     "derive_seed",
-    "interruptible",
-    "is_free",
-    "kept_from_children",
     "list_checkpoints",
     "listdir_nohidden",
     "load_checkpoint",
     "load_pretrained_weights",
     "load_weights",
-    "locked",
     "mkdir_if_missing",
     "random_state",
     "read_image",
@@ -77,7 +70,6 @@ __all__ = [
     "set_random_state",
     "setup_logger",
     "tolist_if_not",
-    "uninterrupted",
     "with_progress",
     "write_atomically",
     "write_json",

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Trained on DATASET, tested on TARGETS (default: the other ten of the paper):
 # bash scripts/protocols/cross_dataset.sh DATASET SHOTS [KEY VALUE]...; environment as for compare.sh. A test trains nothing.
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../python.sh" -m scripts.protocols.run cross_dataset "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../python.sh" -m experiments.protocols cross_dataset "$@"

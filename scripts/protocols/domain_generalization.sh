@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
 # Trained on DATASET (imagenet or symbols), tested on its shifted sets:
 # bash scripts/protocols/domain_generalization.sh DATASET SHOTS [KEY VALUE]...; environment as for compare.sh. A test trains nothing.
-exec bash "$(dirname "${BASH_SOURCE[0]}")/../python.sh" -m scripts.protocols.run domain_generalization "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../python.sh" -m experiments.protocols domain_generalization "$@"

@@ -18,10 +18,10 @@ import benchmarks.sweep
 import benchmarks.testing
 import benchmarks.turns
 import benchmarks.views
-import runs
 import train
 from benchmarks.sides import Setting
 from benchmarks.turns import CLOCKS, PARTS, make_step
+from runs.result import peak_memory
 
 
 def run(program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *args: str) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         def step(self, times: int = 1, keep: bool = True) -> None:
             taken = [self.take() for _ in range(times)]
             self.steps += taken if keep else []
-            self.peak = runs.peak_memory()
+            self.peak = peak_memory()
 
         def close(self) -> None:
             pass

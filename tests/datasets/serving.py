@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from datasets import prepare
-from datasets.checks import load
-from datasets.sources import SOURCES
+from datasets.get.checks import load
+from datasets.get.sources import SOURCES
 from tests.datasets.trees import LAYOUTS
 
 REPOSITORY = Path(prepare.__file__).resolve().parents[1]

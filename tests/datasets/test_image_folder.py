@@ -23,6 +23,9 @@ from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from dassl.utils import UserError
 from datasets import prepare
 from datasets.image_folder import SPLIT_FILE
+from runs.command_line import build_parser
+from runs.config import setup_cfg
+from runs.execution import output_directory
 
 REPOSITORY = Path(datasets.__file__).resolve().parents[1]
 
@@ -256,8 +259,8 @@ def test_two_folders_never_share_a_run(tmp_path: Path) -> None:
     trainer = ("--trainer", "CoOp", "--config-file", str(REPOSITORY / "configs/trainers/CoOp/rn50_ep50.yaml"))
     places = []
     for folder in (tmp_path / "a" / "pictures", tmp_path / "b" / "pictures"):
-        args = train.build_parser().parse_args(["--seed", "1", "--root", str(folder), *configs, *trainer])
-        places.append(train.output_directory(args, *train.setup_cfg(args)))
+        args = build_parser().parse_args(["--seed", "1", "--root", str(folder), *configs, *trainer])
+        places.append(output_directory(args, *setup_cfg(args)))
     assert places[0] != places[1]
     assert all("image_folder-pictures-" in str(place) for place in places)
 

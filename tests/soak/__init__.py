@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import runs
 from datasets import glyphs
+from runs.directory import REPOSITORY
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -18,7 +18,7 @@ def symbols(trainer: str, root: Path, shots: int) -> list[str]:
     """The flags of a run on a small copy of symbols, which is drawn below ``root`` if it is not there yet."""
     if not (root / "symbols").exists():
         glyphs.write_symbols(root, per_class=FEW)
-    configs = runs.REPOSITORY / "configs"
+    configs = REPOSITORY / "configs"
     return [
         *("--root", str(root), "--seed", "1", "--trainer", trainer),
         *("--dataset-config-file", str(configs / "datasets/symbols.yaml")),

@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
-import runs
 from dassl.utils import load_checkpoint
+from runs.directory import REPOSITORY
 from tests import children
 from tests.soak import symbols
 
@@ -34,7 +34,7 @@ Start = Callable[[list[str], Path], Any]  # (arguments of train.py, log file) ->
 
 
 def start_interpreter(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(runs.REPOSITORY / "train.py"), *argv]
+    command = [sys.executable, str(REPOSITORY / "train.py"), *argv]
     with log.open("w") as file:
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
 

@@ -22,8 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import runs
 import train
+from runs.directory import REPOSITORY
 from tests.soak import symbols
 
 SHORT = ["OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "1"]
@@ -80,7 +80,7 @@ def in_one_process(count: int, folder: Path) -> list[Measure]:
 def through_the_shell(count: int, folder: Path) -> list[Measure]:
     """Of the process that starts the runs, after each of them."""
     symbols("CoOp", folder / "data", 1)
-    shell = ["bash", str(runs.REPOSITORY / "scripts/coop/main.sh"), "symbols", "1", *SHORT]
+    shell = ["bash", str(REPOSITORY / "scripts/coop/main.sh"), "symbols", "1", *SHORT]
     seeds = " ".join(map(str, range(1, count + 1)))
     environment = {"DATA": str(folder / "data"), "OUT": str(folder / "out"), "SEEDS": seeds, "PYTHON": sys.executable}
     measured: list[Measure] = []

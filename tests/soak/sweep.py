@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 
-import runs
 from dassl.utils import load_checkpoint
-from tests.scripts.sweep.cluster import Cluster, cluster
+from runs.directory import REPOSITORY
+from runs.result import load_result
+from tests.experiments.sweep.cluster import Cluster, cluster
 
 SHOTS = (1, 2, 4, 8)
 
@@ -37,7 +38,7 @@ def sweep(out: Path, count: int, *more: str) -> subprocess.Popen[bytes]:
     env = {**os.environ, "OUT": str(out), "DATA": str(data), "OMP_NUM_THREADS": "1"}
     out.mkdir(parents=True, exist_ok=True)
     with (out / "driver.txt").open("a") as file:
-        return subprocess.Popen(command, cwd=runs.REPOSITORY, env=env, stdout=file, stderr=file)
+        return subprocess.Popen(command, cwd=REPOSITORY, env=env, stdout=file, stderr=file)
 
 
 def results(out: Path) -> dict[Path, int]:
@@ -71,7 +72,7 @@ def with_faults(out: Path, count: int, made: Cluster) -> tuple[int, str]:
 
 def outcome(directory: Path) -> dict[str, Any]:
     """What may not depend on where and how often a run was started."""
-    result = runs.load_result(directory / "result.json")
+    result = load_result(directory / "result.json")
     (checkpoint,) = directory.glob("prompt_learner/model.pth.tar-1")
     return {
         **{key: result[key] for key in ("accuracy", "macro_f1", "counts", "options", "diagnostics")},

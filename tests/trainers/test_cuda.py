@@ -13,10 +13,10 @@ from torch import Tensor
 
 import train
 from tests.oracle import KINDS, make_cfg, tiny_clip
-from tests.test_train import SHORT, command, one_result
+from tests.runs.test_train import SHORT, command, one_result
 from tests.trainers.custom_clip import LABEL, MODULES, NAMES, build, error, get_oracle, gradients
 from tests.trainers.test_exactness import run_oracle
-from trainers.graphs import Replayed, replay
+from trainers.clip.graphs import Replayed, replay
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [

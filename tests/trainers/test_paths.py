@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import trainers.encoders
+import trainers.clip.encoders
 import trainers.plot
 from tests.oracle import random_images
 from tests.trainers.custom_clip import LABEL, build, error, get_oracle, gradients
@@ -68,8 +68,8 @@ def test_computing_in_chunks_changes_nothing(
     results = []
     for limit in (None, tokens):
         if limit:
-            monkeypatch.setattr(trainers.encoders, "MAX_TOKENS", limit)
-            monkeypatch.setattr(trainers.encoders, "MAX_AT_ONCE", at_once)
+            monkeypatch.setattr(trainers.clip.encoders, "MAX_TOKENS", limit)
+            monkeypatch.setattr(trainers.clip.encoders, "MAX_AT_ONCE", at_once)
             monkeypatch.setattr(trainers.plot, "MAX_SIMILARITIES", limit)
         model = build(trainer, "RN", **options)
         logits = model(get_oracle("RN").image)
@@ -123,7 +123,7 @@ def test_weights_cast_once_give_the_bits_of_autocast(kind: str, monkeypatch: Any
     for once in (False, True):
         with monkeypatch.context() as patch:
             if not once:
-                patch.setattr(trainers.encoders.Autocast, "__call__", lambda self, device: self.tower)
+                patch.setattr(trainers.clip.encoders.Autocast, "__call__", lambda self, device: self.tower)
             model = build("PLOT", kind, torch.float32)
             with torch.autocast("cpu", torch.bfloat16):
                 logits, features = model(image), model.image_encoder(image)
@@ -140,7 +140,7 @@ def test_weights_cast_once_give_the_bits_of_autocast(kind: str, monkeypatch: Any
 def test_batch_norms_are_folded_in_a_copy() -> None:
     oracle = get_oracle("RN")
     before = {k: v.clone() for k, v in oracle.clip.visual.state_dict().items()}
-    encoder = trainers.encoders.ImageEncoder(oracle.clip.visual)
+    encoder = trainers.clip.encoders.ImageEncoder(oracle.clip.visual)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in encoder.modules())
     pooled, local = encoder(oracle.image)
     assert error(pooled, oracle.clip.encode_image(oracle.image)) < 1e-12

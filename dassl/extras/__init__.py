@@ -1,0 +1,1 @@
+"""What Dassl does not have: feature store, distribution, interrupts, locks, command lines."""

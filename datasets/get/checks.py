@@ -1,0 +1,115 @@
+"""What ``datasets.prepare --check`` finds out about a dataset: whether it is there, whole, and can be decoded."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterable
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from dassl.config import get_cfg_default
+from dassl.data.data_manager import available_cpus
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import read_image
+from datasets.files import UserError
+
+from .layout import Source
+from .sources import SOURCES
+
+SAMPLE = 8  # pictures of each part that are decoded where not all are
+PARTS = ("train", "val", "test")
+
+
+class Status(NamedTuple):
+    state: str  # ready, incomplete or absent
+    what: str
+    bad: tuple[str, ...] = ()  # a line for each picture that cannot be decoded
+
+
+def registered(name: str) -> str:
+    """The class that a config's name stands for, "" where there is none: image_folder -> ImageFolder."""
+    if name in SOURCES:
+        return SOURCES[name].dataset
+    plain = name.replace("_", "").lower()
+    return next((known for known in DATASET_REGISTRY.registered_names() if known.lower() == plain), "")
+
+
+def check(name: str, root: Path, decode: bool = False) -> Status:
+    """Loads the dataset as a run does, counts its images, and decodes a sample of them or, with ``decode``, all."""
+    source = SOURCES.get(name)
+    dataset_dir = source.folder if source else DATASET_REGISTRY.get(registered(name)).dataset_dir
+    folder = root / dataset_dir
+    if source and (absent := source.missing(root)):
+        how = f"python -m datasets.prepare {name}" + (" prints the steps" if source.by_hand else "")
+        if len(absent) == len(source.needs):
+            return Status("absent", how)
+        return Status("incomplete", f"no {', '.join(absent)} in '{folder}': {how}")
+    if not folder.is_dir():
+        return Status("absent", f"looked for '{folder}'")
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            parts = load(registered(name), root)
+    except UserError as error:
+        return Status("incomplete", str(error))
+    n_cls = len({label for _, label in parts["train"]})
+    if source and (wrong := miscounts(source, n_cls, parts)):
+        return Status("incomplete", "; ".join(wrong))
+    bad = undecodable(pictures(parts, decode), name)
+    if bad:
+        looked = "" if decode else " of a sample; --decode looks at all"
+        return Status("incomplete", f"{len(bad)} pictures cannot be decoded{looked}", tuple(bad))
+    counts = " / ".join(f"{len(parts[part]):,}" for part in PARTS)
+    return Status("ready", f"{n_cls} classes, {counts} images" + (", all decoded" if decode else ""))
+
+
+def load(dataset: str, root: Path) -> dict[str, list[tuple[str, int]]]:
+    """(path, label) of every image, by part.
+
+    Raises:
+        UserError: whatever a run would stop at.
+    """
+    cfg: Any = get_cfg_default()
+    cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.SEED = str(root), dataset, 1
+    cfg.DATASET.SUBSAMPLE_CLASSES = "all"
+    built = DATASET_REGISTRY.get(dataset)(cfg)
+    found = (built.train_x, built.val, built.test)
+    return {part: [(item.impath, item.label) for item in items or ()] for part, items in zip(PARTS, found, strict=True)}
+
+
+def miscounts(source: Source, n_cls: int, parts: dict[str, list[tuple[str, int]]]) -> list[str]:
+    wrong = [f"{n_cls} classes where there should be {source.classes}"] if n_cls != source.classes else []
+    for part, known in zip(PARTS, source.counts, strict=True):
+        if known is not None and len(parts[part]) != known:
+            wrong.append(f"{len(parts[part]):,} {part} images where there should be {known:,}")
+    return wrong
+
+
+def pictures(parts: dict[str, list[tuple[str, int]]], every: bool) -> list[str]:
+    """Paths, each once: all of them, or a few of each part, evenly spread."""
+    chosen: dict[str, None] = {}
+    for items in parts.values():
+        step = 1 if every else max(1, len(items) // SAMPLE)
+        chosen.update(dict.fromkeys(path for path, _ in items[::step]))
+    return list(chosen)
+
+
+def undecodable(paths: Iterable[str], name: str) -> list[str]:
+    """A line for each picture that cannot be read, in the order of their paths."""
+    paths = sorted(paths)
+    with warnings.catch_warnings(), ThreadPool(available_cpus()) as pool:
+        warnings.simplefilter("ignore")  # of odd but readable pictures
+        bar = tqdm(pool.imap(_error_of, paths, chunksize=16), total=len(paths), desc=name, disable=None, leave=False)
+        return [error for error in bar if error]
+
+
+def _error_of(path: str) -> str:
+    try:
+        read_image(path)
+    except UserError as error:
+        return str(error)
+    return ""

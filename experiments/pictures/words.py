@@ -1,0 +1,111 @@
+"""What the learned prompts say: for each context vector of each prompt the nearest words of CLIP's vocabulary.
+
+    python -m experiments.pictures.words RUN [--top 3] [--class NAME]
+
+Distances are Euclidean, between a context vector and the vocabulary's token embeddings, as in CoOp's paper (table 4).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+if __name__ == "__main__":
+    from dassl.startup import before_imports
+
+    before_imports()
+
+import torch
+from clip.simple_tokenizer import SimpleTokenizer
+from tabulate import tabulate
+from torch import Tensor
+
+from dassl.extras.cli import Parser, guarded
+from dassl.utils import UserError
+from runs.prediction import OpenRun, open_output, open_run, printable
+from trainers.clip.weights import load_clip
+
+_tokenizer = SimpleTokenizer()
+
+LEARNED = ("PLOT", "CoOp", "CoCoOp")
+
+
+def contexts(run: OpenRun, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """(title, context [n_ctx, d]) of each prompt and, with class-specific contexts, of each class.
+
+    Raises:
+        UserError: no such class, or the contexts belong to no class.
+    """
+    ctx = run.trainer.model.prompt_learner.ctx.detach().float().cpu()
+    specific = bool(run.trainer.options.get("CSC"))
+    if run.result["trainer"] != "PLOT":
+        ctx = ctx[None]
+    if name and not specific:
+        raise UserError("--class chooses among class-specific contexts; this run has common ones (CSC False)")
+    if name and name not in run.classnames:
+        raise UserError(f"--class '{name}' is none of the run's classes: {', '.join(run.classnames)}")
+    for n, prompt in enumerate(ctx):
+        if not specific:
+            yield f"prompt {n + 1}", prompt
+            continue
+        for k, own in enumerate(prompt):
+            if name in ("", run.classnames[k]):
+                yield f"prompt {n + 1}, class {run.classnames[k]}", own
+
+
+def nearest(context: Tensor, embedding: Tensor, top: int) -> list[list[tuple[str, float]]]:
+    """context [n_ctx, d], embedding [vocabulary, d] -> for each vector the nearest words with their distances."""
+    distance = torch.cdist(context, embedding, compute_mode="donot_use_mm_for_euclid_dist")
+    found = distance.topk(top, dim=1, largest=False)
+    return [
+        [(word(token), d) for token, d in zip(tokens, row, strict=True)]
+        for tokens, row in zip(found.indices.tolist(), found.values.tolist(), strict=True)
+    ]
+
+
+def word(token: int) -> str:
+    """A token as text, bytes that are none as \\xff; one that does not end a word with a hyphen behind it."""
+    spelled = _tokenizer.decoder[token]
+    stem = spelled.removesuffix("</w>")
+    text = bytes(_tokenizer.byte_decoder[sign] for sign in stem).decode("utf-8", errors="backslashreplace")
+    return printable(text) + ("" if spelled.endswith("</w>") else "-")
+
+
+def markdown(text: str) -> str:
+    """For a cell of a table."""
+    return text.replace("|", r"\|")
+
+
+def run(args: argparse.Namespace) -> None:
+    open_output()
+    if args.top < 1:
+        raise UserError(f"--top is {args.top}; it must be 1 or more")
+    opened = open_run(args.run, trainers=LEARNED)
+    clip_model: Any = load_clip(opened.trainer.cfg)
+    embedding = clip_model.token_embedding.weight.detach().float()
+    for title, context in contexts(opened, args.name):
+        rows = [
+            [str(i + 1), *(f"{markdown(text)} ({distance:.3f})" for text, distance in words)]
+            for i, words in enumerate(nearest(context, embedding, min(args.top, len(embedding))))
+        ]
+        headers = ["vector", *(f"{i + 1}. (distance)" for i in range(len(rows[0]) - 1))]
+        print(f"{title}\n\n{tabulate(rows, headers=headers, tablefmt='github', disable_numparse=True)}\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(
+        prog="experiments.pictures.words",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN", help=f"a finished run of {', '.join(LEARNED)}")
+    parser.add_argument("--top", type=int, default=3, help="words a vector")
+    parser.add_argument("--class", dest="name", default="", help="one class only, of class-specific contexts")
+    return guarded(lambda: run(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Has an engine run what a plan has to do: one line an event, lost runs tried again, failed ones kept for the end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from dassl.extras.locks import is_free
+from dassl.utils import write_atomically
+from runs.result import read_result
+
+from .plan import Plan, Run, duration
+from .process import Outcome
+from .times import Times
+
+TRIES = 3
+BUSY = 1.0  # seconds until it is asked again whether other processes have ended
+
+
+class Engine(Protocol):
+    """``wait`` gives those that have ended, after a moment at most; ``stop`` asks the others to save and leave."""
+
+    @property
+    def slots(self) -> int: ...
+    @property
+    def free(self) -> bool: ...
+    @property
+    def running(self) -> Collection[Any]: ...
+    def start(self, run: Run) -> None: ...
+    def wait(self) -> list[tuple[Run, Outcome]]: ...
+    def stop(self, number: int) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class Progress:
+    """What is to be known of a sweep while it runs and after it; ``slow``: how much longer runs took than expected."""
+
+    plan: Plan
+    times: Times
+    failed: list[tuple[Run, Outcome]] = field(default_factory=list)
+    slow: list[float] = field(default_factory=list)
+
+    def ended(self, run: Run, outcome: Outcome) -> str:
+        """The run's event, for its line."""
+        result = read_result(run.directory)  # perhaps of another process, that took it as it started
+        if result is None:
+            why = outcome.last or "no result.json was written"
+            self.failed.append((run, Outcome(outcome.code, outcome.seconds, why)))
+            return f"failed (exit {outcome.code}): {why}"
+        self.times.add(result)
+        if expected := self.times.estimate(run):
+            self.slow.append(outcome.seconds / expected)
+        return f"{result['accuracy']:.2f}% in {outcome.seconds:.0f} s"
+
+    def line(self, run: Run, event: str, left: list[Run], slots: int) -> None:
+        total = len(self.plan.runs)
+        done = total - len(left) - len(self.failed)
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        seconds = self.left(left, slots)
+        to_go = f"; {duration(seconds)} to go" if left and seconds is not None else ""
+        print(f"[{done:{len(str(total))}}/{total}{failed}] {run.name}: {event}{to_go}", flush=True)
+
+    def left(self, left: list[Run], slots: int) -> float | None:
+        """Seconds: the estimates shared among the slots, and not under that of the longest."""
+        each = [self.times.estimate(run) for run in left]
+        known = [seconds for seconds in each if seconds is not None]
+        if len(known) < len(each):
+            return None
+        slow = sum(self.slow) / len(self.slow) if self.slow else 1.0
+        return slow * max(sum(known) / max(1, slots), max(known, default=0.0))
+
+
+class Signals:
+    """Takes SIGINT and SIGTERM while it is entered; those that came, in order."""
+
+    def __enter__(self) -> list[int]:
+        came: list[int] = []
+
+        def take(number: int, frame: FrameType | None) -> None:
+            came.append(number)
+
+        self.before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
+        return came
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def execute(engine: Engine, progress: Progress) -> int:
+    """Runs all that is to do; 0, or the signal that ended it. A second signal does not wait for the runs to leave."""
+    waiting, tries, busy = deque(progress.plan.todo), Counter[Path](), set[Path]()
+    left = {run.directory: run for run in waiting}
+    with Signals() as came:
+        try:
+            while left and not came:
+                while engine.free and not came and (run := next_free(waiting, busy)) is not None:
+                    tries[run.directory] += 1
+                    try:
+                        engine.start(run)
+                    except OSError as error:  # of its log: a disk that is full
+                        settle(run, Outcome(1, last=str(error)), progress, left, engine.slots)
+                if not engine.running:  # all that is left is another process's
+                    time.sleep(BUSY)
+                    continue
+                for run, outcome in engine.wait():
+                    if outcome.lost and tries[run.directory] < TRIES and not came:
+                        waiting.appendleft(run)
+                        event = f"lost ({outcome.last}), try {tries[run.directory] + 1}"
+                        progress.line(run, f"{event} of {TRIES}", list(left.values()), engine.slots)
+                    elif outcome.code and not is_free(run.directory):  # another process took it as it started
+                        tries[run.directory] -= 1
+                        waiting.append(run)
+                    elif not (outcome.lost and came):
+                        settle(run, outcome, progress, left, engine.slots)
+            if came:
+                leave(engine, progress, left, came)
+            return came[0] if came else 0
+        finally:
+            engine.close()
+
+
+def next_free(waiting: deque[Run], busy: set[Path]) -> Run | None:
+    """The next run that no other process is at, taken out; those that one is at go to the end, and are named once."""
+    for _ in range(len(waiting)):
+        run = waiting.popleft()
+        if is_free(run.directory):
+            return run
+        waiting.append(run)
+        if run.directory not in busy:
+            busy.add(run.directory)
+            print(f"{run.name}: another process is at it; what comes of that is waited for", flush=True)
+    return None
+
+
+def settle(run: Run, outcome: Outcome, progress: Progress, left: dict[Path, Run], slots: int) -> None:
+    """A run that has come to its end, well or not."""
+    for name, content in outcome.files.items():
+        path = run.directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(str(path), lambda file, content=content: file.write(content))  # type: ignore[misc]
+    del left[run.directory]
+    progress.line(run, progress.ended(run, outcome), list(left.values()), slots)
+
+
+def leave(engine: Engine, progress: Progress, left: dict[Path, Run], came: list[int]) -> None:
+    """Passes the signal on once, and waits until the runs have left in order."""
+    if engine.running:
+        print("interrupted: the runs save their state and leave; once more ends them at once", flush=True)
+    engine.stop(came[0])
+    while engine.running and len(came) == 1:
+        for run, outcome in engine.wait():
+            if outcome.code == 0:
+                settle(run, outcome, progress, left, 1)

@@ -1,0 +1,161 @@
+"""The plan of a sweep: each run with its arguments and directory, which are finished, and what they should take.
+
+Every mistake in the arguments of any run is found here, before anything starts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from tabulate import tabulate
+
+from experiments.compare import jobs_of
+from experiments.jobs import Job
+from experiments.tables import few_shot
+from experiments.tables.render import Table
+from experiments.tables.request import Request
+from experiments.tables.results import Cell, check_unmixed
+from experiments.tables.results import Run as Finished
+from runs.command_line import build_parser
+from runs.config import setup_cfg
+from runs.directory import check_config
+from runs.execution import output_directory
+from runs.result import load_result
+
+from . import process
+from .spec import Spec
+from .times import Times
+
+
+@dataclass(frozen=True)
+class Run:
+    """One start of ``train.py``; ``directory`` is absolute."""
+
+    name: str
+    trainer: str
+    dataset: str
+    shots: int
+    epochs: int
+    arguments: tuple[str, ...]
+    directory: Path
+
+    @property
+    def finished(self) -> bool:
+        return (self.directory / "result.json").is_file()
+
+    @property
+    def resumable(self) -> bool:
+        return not self.finished and any(self.directory.glob("*/*.pth.tar*"))
+
+    @property
+    def log(self) -> Path:
+        """Of its standard error: OUT/sweeps/<the run's path under OUT>.txt."""
+        return (out_folder() / "sweeps" / self.directory.relative_to(out_folder())).with_suffix(".txt")
+
+    def task(self, environment: Mapping[str, str]) -> process.Task:
+        """The process that it is; ``environment`` goes beside DATA and OUT, which its arguments count on."""
+        data = Path(os.environ.get("DATA", "data")).expanduser().absolute()
+        places = {"DATA": str(data), "OUT": str(out_folder())}
+        return process.Task(self.arguments, self.directory, self.log, {**places, **environment})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``cells`` are the places of the table, by dataset, method and shots; zero-shot CLIP's run stands in several."""
+
+    spec: Spec
+    out: Path
+    cells: dict[tuple[str, str, int], list[Run]]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Each once; those of a dataset, which share its caches, one behind the other."""
+        return list({run.directory: run for cell in self.cells.values() for run in cell}.values())
+
+    @property
+    def todo(self) -> list[Run]:
+        return [run for run in self.runs if not run.finished]
+
+    def describe(self, times: Times) -> str:
+        """A row a method: runs finished, resumable, to do, and the time that they should take."""
+        rows: list[list[object]] = []
+        for trainer in (*self.spec.trainers, ""):
+            of = [run for run in self.runs if trainer in ("", run.trainer)]
+            todo = [run for run in of if not run.finished]
+            resumable = sum(run.resumable for run in todo)
+            counts = [len(of) - len(todo), resumable, len(todo) - resumable]
+            rows.append([trainer or "all", len(of), *counts, duration(times.of(todo))])
+        headers = ["method", "runs", "finished", "resumable", "to do", "time, one after another"]
+        return tabulate(rows, headers=headers, colalign=("left", *("right",) * 5))
+
+    def table(self) -> Table:
+        """The few-shot table of the sweep's own finished runs, whatever else is under OUT."""
+        cells = {
+            key: Cell(tuple(finished(run.directory) for run in cell if run.finished))
+            for key, cell in self.cells.items()
+        }
+        spec = self.spec
+        request = Request(self.out, [], spec.datasets, spec.shots, spec.seeds, methods=spec.trainers)
+        table = few_shot.build(request, cells)
+        table.name = f"sweep_{spec.name}"
+        used = list({run.path: run for cell in cells.values() for run in cell.runs}.values())
+        table.notes += [f"Mixed: {text}." for text in check_unmixed(used, mixed=True)]
+        return table
+
+
+def plan_of(spec: Spec) -> Plan:
+    """Raises UserError: a mistake in a run's arguments, or a run's result or config that is damaged."""
+    cells: dict[tuple[str, str, int], list[Run]] = {}
+    for dataset in spec.datasets:
+        for shots in spec.shots:
+            for job in jobs_of(spec.trainers, dataset, shots, spec.opts):
+                if job.trainer != "ZeroshotCLIP":
+                    runs_of = [run_of(job, seed) for seed in spec.seeds]
+                else:  # one run, the same at every number of shots
+                    runs_of = cells.get((dataset, job.trainer, spec.shots[0])) or [run_of(job, 1)]
+                cells[dataset, job.trainer, shots] = runs_of
+    order = {trainer: i for i, trainer in enumerate(spec.trainers)}
+    ordered = sorted(cells, key=lambda key: (spec.datasets.index(key[0]), order[key[1]]))
+    return Plan(spec, out_folder(), {key: cells[key] for key in ordered})
+
+
+def run_of(job: Job, seed: int) -> Run:
+    arguments = job.arguments(seed)
+    parsed = build_parser().parse_args(arguments)
+    cfg, base = setup_cfg(parsed)
+    directory = output_directory(parsed, cfg, base).absolute()
+    check_config(directory, cfg)
+    run = Run(
+        name=", ".join((job.trainer, job.dataset, *_place(job, seed))),
+        trainer=job.trainer,
+        dataset=job.dataset,
+        shots=job.shots,
+        epochs=0 if job.trainer == "ZeroshotCLIP" else cfg.OPTIM.MAX_EPOCH,
+        arguments=tuple(arguments),
+        directory=directory,
+    )
+    if run.finished:
+        load_result(directory / "result.json")
+    return run
+
+
+def _place(job: Job, seed: int) -> Sequence[str]:
+    return () if job.trainer == "ZeroshotCLIP" else (f"{job.shots} shots", f"seed {seed}")
+
+
+def finished(directory: Path) -> Finished:
+    path = directory / "result.json"
+    return Finished(path, load_result(path))
+
+
+def out_folder() -> Path:
+    return Path(os.environ.get("OUT") or "output").absolute()
+
+
+def duration(seconds: float | None) -> str:
+    """Hours, minutes and seconds, with a tilde; what is not known is said."""
+    return "unknown until the first run ends" if seconds is None else f"~{timedelta(seconds=round(seconds))}"

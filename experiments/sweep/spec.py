@@ -1,0 +1,78 @@
+"""What a sweep consists of: by the command line, by a YAML file, or by a file and the flags that win over it."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dassl.utils import UserError
+from experiments.jobs import positive_integers
+from experiments.recipes import METHODS, methods
+from experiments.tables.suite import SHOTS
+from runs.directory import shorten
+
+KEYS = ("trainers", "datasets", "shots", "seeds", "options")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All combinations of four lists, with the KEY VALUE pairs that go to each run."""
+
+    name: str
+    trainers: list[str]
+    datasets: list[str]
+    shots: list[int]
+    seeds: list[int]
+    opts: list[str]
+
+
+def spec_of(args: argparse.Namespace) -> Spec:
+    """Raises UserError: a file that is no sweep, a name that is no method, a number that is none."""
+    if len(args.opts) % 2:
+        raise UserError(f"KEY VALUE pairs expected, '{args.opts[-1]}' has no value")
+    asked = read_file(Path(args.file)) if args.file else {}
+    asked |= {key: getattr(args, key) for key in KEYS[:-1] if getattr(args, key)}
+    datasets = list(dict.fromkeys(asked.get("datasets", "").replace(",", " ").split()))
+    if not datasets:
+        raise UserError("no datasets: name them with --datasets, or a sweep with --file; see python sweep.py --help")
+    return Spec(
+        name=Path(args.file).stem if args.file else shorten("_".join(datasets)),
+        trainers=methods(asked.get("trainers", " ".join(METHODS))),
+        datasets=datasets,
+        shots=positive_integers(asked.get("shots", " ".join(map(str, SHOTS))), "--shots"),
+        seeds=positive_integers(asked.get("seeds") or os.environ.get("SEEDS") or "1 2 3", "--seeds"),
+        opts=[*asked.get("options", []), *args.opts],
+    )
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The lists of a sweep's file as the flags have them, "1 2 4", and its options as KEY VALUE pairs."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no sweep's file at '{path}'; those that come with us are in configs/sweeps/") from None
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise UserError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"'{path}' is no sweep: it should be a mapping with the keys {', '.join(KEYS)}")
+    asked: dict[str, Any] = {}
+    for key, value in loaded.items():
+        if key not in KEYS:
+            nearest = difflib.get_close_matches(str(key).lower(), KEYS, n=1, cutoff=0)[0]
+            raise UserError(f"'{path}': '{key}' is none of {', '.join(KEYS)}; the nearest is '{nearest}'")
+        if key == "options":
+            if not isinstance(value, Mapping):
+                raise UserError(f"'{path}': 'options' should be a mapping of keys to values, not {value!r}")
+            asked[key] = [str(word) for pair in value.items() for word in pair]
+        elif isinstance(value, Mapping) or value is None:
+            raise UserError(f"'{path}': '{key}' should be a list, not {value!r}")
+        else:
+            asked[key] = " ".join(map(str, value if isinstance(value, list) else [value]))
+    return asked

@@ -1,0 +1,64 @@
+"""How long a run will take, by what others took: the same method on the same dataset, else the nearest there is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Protocol
+
+from runs.result import read_result
+
+
+class Planned(Protocol):
+    @property
+    def trainer(self) -> str: ...
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def shots(self) -> int: ...
+    @property
+    def epochs(self) -> int: ...
+
+
+class Times:
+    """Seconds of finished runs: fixed ones (start, loading, testing) and, of training, those a shot and epoch.
+
+    ``start`` is what a run takes before it begins to count: its imports.
+    """
+
+    def __init__(self, out: Path, start: float = 0.0) -> None:
+        self.start = start
+        self.fixed: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        self.rate: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        for path in out.glob("*/*/*/*/seed*/result.json"):
+            self.add(read_result(path.parent))
+
+    def add(self, result: dict[str, Any] | None) -> None:
+        """A run without the figures tells nothing, nor one whose training was interrupted: its total is of the rest."""
+        try:
+            trainer, dataset = str(result["trainer"]), str(result["dataset"])  # type: ignore[index]
+            seconds, work = result["seconds"], result["shots"] * result["epochs"]  # type: ignore[index]
+            training = float(seconds.get("train_seconds", 0.0))
+            fixed = float(seconds["total"]) - training
+        except (KeyError, TypeError, ValueError):
+            return
+        if fixed < 0:
+            return
+        for key in ((trainer, dataset), (trainer,), ()):
+            self.fixed[key].append(self.start + fixed)
+            if work:
+                self.rate[key].append(training / work)
+
+    def estimate(self, run: Planned) -> float | None:
+        work = run.shots * run.epochs
+        for key in ((run.trainer, run.dataset), (run.trainer,), ()):
+            if key in self.fixed and (not work or key in self.rate):
+                return fmean(self.fixed[key]) + (work * fmean(self.rate[key]) if work else 0.0)
+        return None
+
+    def of(self, planned: Iterable[Planned]) -> float | None:
+        """The sum; None if one is not known."""
+        estimates = [self.estimate(run) for run in planned]
+        return None if None in estimates else sum(seconds for seconds in estimates if seconds is not None)

@@ -1,0 +1,3 @@
+"""One run: its command line, config, execution, directory and result."""
+
+import dassl  # noqa: F401 -- before torch

@@ -1,0 +1,143 @@
+"""A run's directory: where it is, what config it holds, and the files in it.
+
+OUT/<dataset>/<trainer>/<config>_<shots>shots/<settings>/seed<S>/ follows from the merged config alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from dassl.utils import UserError, write_atomically
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+# Keys that say where a run happens, not what comes out of it.
+ELSEWHERE = {
+    *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS"),
+    *("TRAINER.SPLIT_CLASSES", "TRAINER.CUDA_GRAPHS", "MODEL.BACKBONE.CLIP_ROOT", "TRAIN.PRINT_FREQ"),
+    # What is cached is what would be computed.
+    *("TEST.FEATURE_CACHE", "TEST.FEATURE_CACHE_DIR", "TEST.FEATURE_CACHE_GB"),
+}
+
+
+# Keys with a place of their own in the path.
+IN_PATH = {"SEED", "DATASET.NAME", "DATASET.NUM_SHOTS", "TRAINER.NAME"}
+
+
+SPELLED = (("N", "n"), ("N_CTX", "nctx"), ("CSC", "csc"), ("CLASS_TOKEN_POSITION", "ctp"))
+
+
+def flatten(cfg: Any, prefix: str = "", like: Any = None) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of a config, no deeper than ``like`` is: a YAML of few lines can be endless."""
+    for key, value in cfg.items():
+        below = value if like is None else like.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            yield from flatten(value, f"{prefix}{key}.", None if like is None else below)
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+def brief(value: Any) -> str:
+    """For an error's one line."""
+    return f"{reprlib.repr(value):.80}"
+
+
+def method_options(cfg: Any) -> tuple[str, Any]:
+    """The name and node of the trainer's own options; empty for a trainer without any."""
+    name = cfg.TRAINER.NAME.upper()
+    return name, cfg.TRAINER.get(name, CfgNode())
+
+
+def run_directory(cfg: Any, base: Any, config: str, out: str | Path) -> Path:
+    """OUT/<dataset>/<trainer>/<config>_<shots>shots/<settings>/seed<S>.
+
+    Args:
+        cfg: the merged config.
+        base: the same without the user's overrides; what differs from it is spelled in <settings>.
+        config: the name of the trainer's config file, without its ending.
+    """
+    name, options = method_options(cfg)
+    settings = [short + spell(options[key]) for key, short in SPELLED if key in options]
+    spelled = {f"TRAINER.{name}.{key}" for key, _ in SPELLED}
+    settings += [key + spell(value) for key, value in overrides(cfg, base).items() if key not in spelled]
+    folder = shorten("_".join(settings) or "default")
+    shots = max(0, cfg.DATASET.NUM_SHOTS)
+    dataset = snake_case(cfg.DATASET.NAME)
+    if cfg.DATASET.get("ROOT_IS_DATASET", False):  # another folder is another dataset
+        root = Path(cfg.DATASET.ROOT).expanduser().resolve()
+        dataset += f"-{spell(root.name)}-{_hash(str(root))}"
+    return Path(out) / dataset / cfg.TRAINER.NAME / f"{config}_{shots}shots" / folder / f"seed{cfg.SEED}"
+
+
+def overrides(cfg: Any, base: Any) -> dict[str, Any]:
+    """What the user has set that may change a run's outcome: the keys in which the config differs from its base."""
+    before = dict(flatten(base))
+    return {key: v for key, v in flatten(cfg) if key not in ELSEWHERE | IN_PATH and before.get(key) != v}
+
+
+def snake_case(name: str) -> str:
+    """A registered dataset's name as its config file is called: OxfordPets -> oxford_pets."""
+    for path in (REPOSITORY / "configs" / "datasets").glob("*.yaml"):
+        if path.stem.replace("_", "") == name.lower():
+            return path.stem
+    return name.lower()
+
+
+def spell(value: Any) -> str:
+    """A value as part of a file's name."""
+    text = str(value)
+    safe = re.sub(r"[^A-Za-z0-9.+-]+", "-", text)[:60]
+    return safe if safe == text else f"{safe}-{_hash(text)}"
+
+
+def shorten(name: str) -> str:
+    """A name that every file system takes."""
+    return name if len(name) <= 200 else f"{name[:190]}_{_hash(name)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def check_config(directory: Path, cfg: Any) -> None:
+    """Raises UserError if the directory holds a run with another config."""
+    path = directory / "config.yaml"
+    if not path.is_file():
+        return
+    try:
+        theirs = dict(flatten(yaml.safe_load(path.read_text(encoding="utf-8")), like=cfg))
+    except (yaml.YAMLError, AttributeError, ValueError, RecursionError) as error:
+        raise UserError(f"'{path}' is damaged; move its folder away or name another --output-dir") from error
+    ours = dict(flatten(yaml.safe_load(cfg.dump())))
+    differing = [k for k in sorted({*ours, *theirs} - ELSEWHERE) if ours.get(k) != theirs.get(k)]
+    if differing:
+        shown = ", ".join(f"{k} {brief(theirs.get(k))} there, {ours.get(k)!r} asked for" for k in differing[:3])
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise UserError(
+            f"'{directory}' holds a run with another config ({shown}{more}); name another --output-dir or OUT"
+        )
+
+
+def write_config(directory: Path, cfg: Any) -> None:
+    write_whole(directory / "config.yaml", cfg.dump())
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is never seen in part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(str(path), lambda file: file.write(text.encode()))
+
+
+def remove_temporaries(directory: Path) -> None:
+    """What a killed process was writing in the run's directory; its writer calls this, when there is no other."""
+    for path in (*directory.glob("*.tmp-*"), *directory.glob("*/*.tmp-*")):
+        path.unlink(missing_ok=True)

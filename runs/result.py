@@ -1,0 +1,198 @@
+"""A run's ``result.json`` and ``predictions.json``.
+
+A run is finished when its ``result.json`` is there and whole; tables are made from these files, never from logs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dassl.extras.distributed import world_size
+from dassl.utils import UserError
+
+from .directory import REPOSITORY, brief, flatten, method_options, snake_case
+
+
+def read_result(directory: str | Path) -> dict[str, Any] | None:
+    """The result of a finished run, None for one that is not."""
+    try:
+        result = json.loads((Path(directory) / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and "accuracy" in result else None
+
+
+def finished_result(directory: Path) -> dict[str, Any] | None:
+    """As ``read_result``, but a result that is there has to be whole: UserError for a damaged one."""
+    path = directory / "result.json"
+    return load_result(path) if path.exists() else None
+
+
+def hash_of_checkpoints(directory: Path) -> str:
+    """Of the content of all models' checkpoints in a run's directory."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.glob("*/model*.pth.tar*")):
+        digest.update(f"{path.relative_to(directory)}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+# What every result.json has, for those who make tables of them.
+REQUIRED: dict[str, Any] = {
+    **dict.fromkeys(("accuracy", "macro_f1"), (int, float)),
+    **dict.fromkeys(("seed", "shots", "epochs"), int),
+    **dict.fromkeys(("dataset", "trainer"), str),
+    **dict.fromkeys(("backbone", "counts", "seconds"), dict),
+}
+
+
+# What may be absent or null.
+OPTIONAL: dict[str, Any] = {
+    **dict.fromkeys(("options", "overrides", "diagnostics"), dict),
+    **dict.fromkeys(("config", "subsample_classes"), str),
+    **dict.fromkeys(("batch_size", "parameters", "peak_memory_bytes", "peak_gpu_memory_bytes"), int),
+    "classnames": list,
+}
+
+
+# What is in them; in ``backbone`` and ``diagnostics`` also null.
+VALUES: dict[str, Any] = {"backbone": str, "counts": int, "classnames": str}
+VALUES |= {"seconds": (int, float), "diagnostics": (float, int)}
+
+
+def _faults(result: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the fields of a result; only the first is sure to be found."""
+
+    def other(value: Any, kind: Any) -> bool:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return True
+        least = -1 if kind is VALUES["diagnostics"] else 0  # a cosine may be negative
+        return isinstance(value, (int, float)) and not least <= value < 1e18
+
+    for key, kind in {**REQUIRED, **OPTIONAL}.items():
+        value = result.get(key)
+        if other(value, kind) and (key in REQUIRED or value is not None):
+            yield f"its '{key}' is {brief(value)}"
+    for key, kind in VALUES.items():
+        values = result.get(key) or {}
+        for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+            if other(value, kind) and (value is not None or key not in ("backbone", "diagnostics")):
+                yield f"its '{key}.{name}' is {brief(value)}"
+    if not str(result.get("device", "")).isprintable():
+        yield "its 'device' is no name"
+    if result.get("parameters") and result["epochs"] == 0:
+        yield "its 'epochs' is 0, but it has learned something"
+    if not 0 <= result["accuracy"] <= 100:
+        yield f"its 'accuracy' is {brief(result['accuracy'])}"
+
+
+def load_result(path: Path) -> dict[str, Any]:
+    """A result.json that has to be whole: UserError if it is damaged."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        wrong = next(_faults(result), None) if isinstance(result, dict) else "it is no mapping"
+    except (OSError, ValueError, RecursionError) as error:
+        wrong = " ".join(str(error).split())
+    if wrong is not None:
+        raise UserError(f"'{path}' is damaged ({wrong}); remove it and give the run's command again")
+    return result
+
+
+def predictions(trainer: Any) -> dict[str, Any]:
+    """What ``predictions.json`` holds: the tested images, in order, with label and prediction."""
+    root = Path(trainer.cfg.DATASET.ROOT or "data").expanduser().absolute()
+    return {
+        "image": [Path(os.path.relpath(path, root)).as_posix() for path in trainer.tested],  # under the data root
+        "label": trainer.evaluator.y_true,
+        "prediction": trainer.evaluator.y_pred,
+    }
+
+
+def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What ``result.json`` holds, of a trainer that has been tested.
+
+    Args:
+        config: the name of the trainer's config file.
+        overrides: what the user has set beyond the config files and the recipe.
+    """
+    cfg = trainer.cfg
+    _, options = method_options(cfg)
+    split = cfg.TEST.SPLIT if cfg.TEST.SPLIT in trainer.results else "test"
+    results, dataset = trainer.results[split], trainer.dm.dataset
+    parameters = sum(p.numel() for name in trainer.get_model_names() for p in trainer._models[name].parameters())
+    return {
+        **{key: round(results[key], 4) for key in ("accuracy", "macro_f1", "error_rate")},
+        "split": split,
+        "counts": {
+            "classes": dataset.num_classes,
+            "train": len(dataset.train_x),
+            "val": len(dataset.val or []),
+            "test": len(dataset.test),
+        },
+        "seed": cfg.SEED,
+        "shots": max(0, cfg.DATASET.NUM_SHOTS),
+        "dataset": snake_case(cfg.DATASET.NAME),
+        "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+        "trainer": cfg.TRAINER.NAME,
+        "N": options.get("N", 1),
+        "config": config,
+        "options": dict(flatten(options)),
+        "overrides": overrides,
+        "batch_size": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
+        "parameters": parameters,
+        "backbone": {"name": cfg.MODEL.BACKBONE.NAME, "sha256": getattr(trainer, "weights_sha256", None)},
+        "epochs": cfg.OPTIM.MAX_EPOCH if parameters else 0,
+        "seconds": {"total": round(seconds, 3), **trainer.timing},
+        "peak_memory_bytes": peak_memory(),
+        "peak_gpu_memory_bytes": peak_gpu_memory(trainer.device),
+        "device": str(trainer.device),
+        "versions": versions(),
+        "processes": world_size(),
+        "git_commit": _COMMIT,
+        "diagnostics": getattr(trainer, "diagnostics", None),
+        "classnames": list(dataset.classnames),
+    }
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, in bytes, by the operating system."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_gpu_memory(device: torch.device) -> int | None:
+    """The most that tensors have held of a GPU so far, in bytes; None on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "openai-clip", "numpy", "pillow"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def git_commit() -> str | None:
+    """The checkout's commit, with "+" behind it if files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+_COMMIT = git_commit()  # of what is imported now; the files may change while a run, or a parent of forks, goes on

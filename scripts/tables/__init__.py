@@ -1,1 +1,0 @@
-"""The paper's tables from the ``result.json`` files alone: ``python -m scripts.tables TABLE``."""

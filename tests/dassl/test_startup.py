@@ -1,0 +1,70 @@
+"""What is around the imports but signals, which ``test_interrupted.py`` tests with whole programs."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runs.directory import REPOSITORY
+
+AROUND = """
+import gc
+from dassl import startup
+startup.before_imports()
+assert not gc.isenabled()
+startup.after_imports()
+assert gc.isenabled() and gc.get_freeze_count()
+"""
+
+
+def test_the_collector_looks_only_at_what_comes_after_the_imports() -> None:
+    subprocess.run([sys.executable, "-c", AROUND], cwd=REPOSITORY, check=True)
+
+
+FREED = """
+import ctypes, json, resource
+from dassl import startup
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [ctypes.c_void_p(libc.malloc(ctypes.c_size_t(30 << 20))) for _ in range(4)]
+    for block in blocks:
+        libc.memset(block, 1, ctypes.c_size_t(30 << 20))
+    for block in blocks:
+        libc.free(block)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+as_it_is = [faults() for _ in range(3)][-1]  # glibc's own thresholds rise with what is freed
+startup.before_imports()
+print(json.dumps([as_it_is, *(faults() for _ in range(3))]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc's memory is its own affair")
+def test_large_blocks_that_are_freed_are_had_again_without_page_faults() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], cwd=REPOSITORY, capture_output=True, check=True)
+    as_it_is, *_, kept = json.loads(done.stdout)
+    assert kept < 10 and kept < as_it_is / 10
+
+
+EXPERIMENTS = ("jobs", "compare", "protocols", "tables", "figures", "pretrain.symbols", "pictures.words")
+PROGRAMS = ["train", "predict", "sweep", "datasets.prepare", "dassl.features", "benchmarks.step", "benchmarks.testing"]
+
+
+@pytest.mark.parametrize("program", [*PROGRAMS, *(f"experiments.{name}" for name in EXPERIMENTS)])
+def test_the_wait_policy_is_set_when_torch_is_first_imported(program: str, tmp_path: Path) -> None:
+    """OpenMP reads it then. The user's own setting wins."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text("import os; print(os.environ['OMP_WAIT_POLICY']); os._exit(7)")
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | {"PYTHONPATH": str(tmp_path)}
+        env |= {} if given is None else {"OMP_WAIT_POLICY": given}
+        command = [sys.executable, "-m", program, "--help"]
+        done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (7, f"{expected}\n"), done.stderr

@@ -1,0 +1,184 @@
+"""datasets.prepare as a command: small datasets fetched from a real HTTP server, and checked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dassl.data.datasets import DATASET_REGISTRY
+from datasets import prepare
+from datasets.get.checks import load
+from datasets.get.sources import SOURCES
+from tests.datasets.loopback import Server
+from tests.datasets.serving import one_line, small
+from tests.datasets.trees import LAYOUTS
+
+FETCHED = [name for name in SOURCES if name != "imagenet"]
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_a_dataset_is_fetched_laid_out_and_ready(
+    name: str,
+    server: Server,
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loaded = small(name, tmp_path / "origin", server.folder, monkeypatch)
+    assert prepare.main([name, "--root", str(root), "--mirror", server.url]) == 0
+    out = capsys.readouterr().out
+    assert " ready " in out and f"{len(loaded['test']):,} images" in out
+    here = load(SOURCES[name].dataset, root)
+    assert {part: [Path(p).relative_to(root) for p, _ in items] for part, items in here.items()} == {
+        part: [Path(p).relative_to(tmp_path / "origin") for p, _ in items] for part, items in loaded.items()
+    }
+    folder = root / SOURCES[name].folder
+    assert not (folder / ".prepare").exists()
+    asked = len(server.requests)
+    assert asked == len(SOURCES[name].files)
+    assert prepare.main([name, "--root", str(root), "--mirror", server.url]) == 0
+    assert len(server.requests) == asked  # what is there is not fetched again
+
+
+def test_imagenet_prints_the_steps(
+    server: Server, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small("imagenet", tmp_path / "origin", server.folder, monkeypatch)
+    assert prepare.main(["imagenet", "--root", str(root), "--mirror", server.url]) == 1
+    out = capsys.readouterr().out
+    assert "https://image-net.org" in out and f"ImageNet('{root / 'imagenet'}/images', s)" in out
+    (root / "imagenet/images").symlink_to(tmp_path / "origin/imagenet/images")
+    assert prepare.main(["imagenet", "--root", str(root)]) == 0
+    assert "classnames.txt" in os.listdir(root / "imagenet")  # fetched the first time, and kept
+
+
+def test_the_test_sets_take_imagenets_class_names(
+    server: Server, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small("imagenet_r", tmp_path / "origin", server.folder, monkeypatch)
+    (root / "imagenet").mkdir(parents=True)
+    (server.folder / "classnames.txt").rename(root / "imagenet" / "classnames.txt")
+    assert prepare.main(["imagenet_r", "--root", str(root), "--mirror", server.url]) == 0
+
+
+def test_the_table_agrees_with_the_loaders() -> None:
+    assert len(SOURCES) == 15
+    for source in SOURCES.values():
+        loader = DATASET_REGISTRY.get(source.dataset)
+        assert loader.dataset_dir == source.folder
+        assert not loader.split_file or source.needs[0] == loader.split_file
+        assert not loader.image_dir or any(place.split("/")[0] == loader.image_dir for place in source.needs)
+        assert all(
+            file.name.endswith((".zip", ".tar", ".tgz", ".tar.gz")) == bool(file.unpacks) for file in source.files
+        )
+
+
+def test_an_optional_file_may_be_missing(
+    server: Server, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small("oxford_pets", tmp_path / "origin", server.folder, monkeypatch)
+    (server.folder / "annotations.tar.gz").unlink()
+    assert prepare.main(["oxford_pets", "--root", str(root), "--mirror", server.url]) == 0
+    assert "annotations.tar.gz cannot be had, nor is it needed" in capsys.readouterr().out
+
+
+def test_a_link_to_nothing_is_not_replaced(server: Server, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    link = root / "imagenet" / "classnames.txt"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("nothing")
+    (server.folder / link.name).write_text("n01440764 tench")
+    assert prepare.main(["imagenet", "--root", str(root), "--mirror", server.url]) == 2
+    assert f"'{link}' is a link to nothing" in one_line(capsys) and link.is_symlink()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_archive_in_the_folder_is_tried_and_left_alone(
+    whole: bool, server: Server, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small("fgvc_aircraft", tmp_path / "origin", server.folder, monkeypatch)
+    archive = server.folder / "fgvc-aircraft-2013b.tar.gz"
+    given = root / "fgvc_aircraft" / archive.name
+    given.parent.mkdir(parents=True)
+    given.write_bytes(archive.read_bytes()[: None if whole else 500])
+    assert prepare.main(["fgvc_aircraft", "--root", str(root), "--mirror", server.url]) == 0
+    assert given.is_file() and not (given.parent / ".prepare").exists()
+    assert len(server.requests) == (0 if whole else 1)
+
+
+def test_the_table_of_all(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small("dtd", root, tmp_path / "served", monkeypatch)
+    small("oxford_pets", root, tmp_path / "served", monkeypatch)
+    (root / "oxford_pets" / "split_zhou_OxfordPets.json").unlink()
+    LAYOUTS["imagenet_a"](root)  # its real counts are expected
+    assert prepare.main(["--check", "--root", str(root)]) == 0
+    out = capsys.readouterr().out
+    states = {
+        line.split()[0]: line.split()[1] for line in out.splitlines() if line.split() and line.split()[0] in SOURCES
+    }
+    present = {"dtd": "ready", "oxford_pets": "incomplete", "imagenet_a": "incomplete"}
+    assert states == {name: present.get(name, "absent") for name in SOURCES}
+    assert "no split_zhou_OxfordPets.json in" in out
+    assert "2 classes where there should be 200; 8 test images where there should be 7,500" in out
+    assert "python -m datasets.prepare imagenet prints the steps" in out
+    for names, code in ((["dtd"], 0), (["dtd", "oxford_pets"], 1), (["food101"], 1)):
+        assert prepare.main([*names, "--check", "--root", str(root)]) == code
+    assert sorted(os.listdir(root)) == ["dtd", "imagenet-adversarial", "oxford_pets"]
+
+
+def test_a_missing_picture_is_named(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small("dtd", root, tmp_path / "served", monkeypatch)
+    (root / "dtd/images/banded/banded_0003.jpg").unlink()
+    assert prepare.main(["dtd", "--check", "--root", str(root)]) == 1
+    out = capsys.readouterr().out
+    assert "incomplete" in out and "1 of 30 files are not in" in out and "banded/banded_0003.jpg" in out
+
+
+def test_every_bad_picture_is_named_at_once(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small("dtd", root, tmp_path / "served", monkeypatch)
+    assert prepare.main(["dtd", "--check", "--decode", "--root", str(root)]) == 0
+    assert "all decoded" in capsys.readouterr().out
+    images = root / "dtd/images"
+    bad = [
+        images / "banded/banded_0000.jpg",
+        images / "banded/banded_0007.jpg",
+        images / "zigzagged/zigzagged_0009.jpg",
+    ]
+    bad[0].write_bytes(bad[0].read_bytes()[:200])
+    bad[1].write_bytes(b"")
+    bad[2].write_text("no picture")
+    assert prepare.main(["dtd", "--check", "--decode", "--root", str(root)]) == 1
+    out = capsys.readouterr().out
+    assert "3 pictures cannot be decoded" in out
+    named = [line for line in out.splitlines() if line.startswith("cannot decode image ")]
+    assert len(named) == 3 and all(str(path) in line for path, line in zip(bad, named, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["caltech102"], "no dataset 'caltech102'; the nearest is 'caltech101'"),
+        (["caltech102", "--check"], "no dataset 'caltech102'"),
+        (["Caltech101"], "no dataset 'Caltech101'; the nearest is 'caltech101'"),
+        (["dtd\n"], r"no dataset 'dtd\n'; the nearest is 'dtd'"),
+        (["symbols"], "'symbols' is not downloaded; --check alone takes it"),
+        ([], "name a dataset"),
+        (["dtd", "--mirror", "ftp://example.org"], "--mirror 'ftp://example.org' is no address"),
+        *((["dtd", "--mirror", url], f"'{url}' is no address") for url in ("http://", "http://[::1", "http://a/ä")),
+        (["dtd", "--chekc"], "unrecognized arguments: --chekc"),
+    ],
+)
+def test_a_mistake_gives_one_line(
+    arguments: list[str], says: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare.main([*arguments, "--root", str(root)]) == 2
+    assert says in one_line(capsys)
+    assert not root.exists()

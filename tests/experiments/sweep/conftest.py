@@ -1,0 +1,90 @@
+"""Sweeps of stubs, and drivers that can be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from experiments.sweep import command, process
+
+Driver = Callable[..., BaseProcess]
+
+
+@dataclass
+class Place:
+    """Where the stubs' sweep is: its OUT, and the folder of the stubs' orders."""
+
+    out: Path
+    orders: Path
+
+    def slow(self, seconds: float) -> None:
+        """How long each takes from now on."""
+        (self.orders / "slow").write_text(str(seconds))
+
+    @property
+    def starts(self) -> list[list[str]]:
+        """[trainer, shots, seed, process, threads] of each start so far."""
+        path = self.orders / "starts"
+        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+    @property
+    def results(self) -> list[Path]:
+        return sorted(self.out.rglob("result.json"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The stub stands for train.py."""
+    for key in ("CFG", "BACKBONE", "SEEDS", "N", "DATA", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.setattr(process, "SCRIPT", Path(__file__).with_name("stub.py"))
+    place = Place(tmp_path / "out", tmp_path)
+    place.slow(0)
+    return place
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Iterator[Driver]:
+    """Starts ``sweep.py`` with arguments as a process that is spared the imports; what it prints is in driver.txt."""
+    started: list[BaseProcess] = []
+
+    def child(argv: tuple[str, ...]) -> None:
+        with (tmp_path / "driver.txt").open("w") as file:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                code = command.main(list(argv))
+            file.flush()
+        os._exit(code)
+
+    def start(*argv: str) -> BaseProcess:
+        started.append(multiprocessing.get_context("fork").Process(target=child, args=(argv,)))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.join()
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that in time"
+        time.sleep(0.02)
+
+
+def alive(pid: int | str) -> bool:
+    """Whether a process runs; one that is dead and not yet collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,171 @@
+"""What a sweep is made of, what its plan says, and the mistakes that it finds before anything starts."""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import re
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.sweep import command
+from experiments.sweep.plan import Plan, duration, plan_of
+from experiments.sweep.spec import spec_of
+from experiments.sweep.times import Times
+from experiments.tables.suite import DATASETS
+from runs.directory import REPOSITORY
+from tests.experiments.sweep.conftest import Place
+from tests.experiments.trees import write_run
+
+SWEEPS = REPOSITORY / "configs/sweeps"
+
+
+def plan(*argv: str) -> Plan:
+    return plan_of(spec_of(command.build_parser(None).parse_args(list(argv))))
+
+
+def test_the_papers_grid(place: Place) -> None:
+    file = str(SWEEPS / "paper.yaml")
+    assert spec_of(command.build_parser(None).parse_args(["--file", file])).seeds == [1, 2, 3]
+    found = plan("--file", file, "--seeds", "3")
+    zero_shot = [run for run in found.runs if run.trainer == "ZeroshotCLIP"]
+    learned = [run for run in found.runs if run not in zero_shot]
+    assert len(zero_shot) + 3 * len(learned) == 506 and len({run.directory for run in found.runs}) == len(found.runs)
+    assert list(dict.fromkeys(run.dataset for run in found.runs)) == list(DATASETS)  # a dataset's, one behind the other
+    configs = {run.arguments[run.arguments.index("--config-file") + 1] for run in found.runs}
+    assert {Path(path).stem for path in configs if "CoCoOp" in path} == {"rn50_c4_ep10_batch1_ctxv1"}
+    (imagenet,) = {run.epochs for run in found.runs if run.dataset == "imagenet" and run.trainer == "PLOT"}
+    assert imagenet == 50
+    assert len(plan("--file", str(SWEEPS / "symbols.yaml")).runs) == 46
+
+
+def test_flags_win_over_the_file(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "trainers: PLOT\ndatasets: [dtd]\nshots: [1, 2]\noptions: {OPTIM.LR: 0.1, INPUT.SIZE: '(64, 64)'}\n"
+    )
+    monkeypatch.setenv("SEEDS", "7 8")
+    found = plan("--file", str(path), "--shots", "4,8", "OPTIM.LR", "0.2")
+    assert [(run.trainer, run.shots) for run in found.runs] == [("PLOT", shots) for shots in (4, 4, 8, 8)]
+    assert [run.directory.name for run in found.runs] == ["seed7", "seed8"] * 2
+    assert all("OPTIM.LR0.2" in str(run.directory) for run in found.runs)
+    assert found.table().name == "sweep_mine"
+
+
+def test_finished_resumable_and_to_do(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "process_time", lambda: 0.0)
+    argv = ["--trainers", "PLOT,CoOp", "--datasets", "symbols", "--shots", "1,2", "--seeds", "1,2"]
+    found = plan(*argv)
+    folder = found.runs[0].directory.parent.name
+    write_run(place.out, "PLOT", "symbols", 1, 1, folder=folder, seconds={"total": 30.0, "train_seconds": 20.0})
+    (found.runs[1].directory / "prompt_learner").mkdir(parents=True)
+    (found.runs[1].directory / "prompt_learner/model.pth.tar-3").touch()
+    assert command.main([*argv, "--dry-run"]) == 0
+    lines = {words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())}
+    # 10 s and 20 s a shot; CoOp, of as many epochs, by PLOT's
+    assert lines["PLOT"] == ["4", "1", "1", "2", "~0:02:10"]
+    assert lines["CoOp"] == ["4", "0", "0", "4", "~0:02:40"]
+    assert lines["all"] == ["8", "1", "1", "6", "~0:04:50"]
+    assert not place.starts
+
+
+def test_times(tmp_path: Path) -> None:
+    times = Times(tmp_path)
+    run = plan("--trainers", "PLOT", "--datasets", "symbols", "--shots", "4", "--seeds", "1").runs[0]
+    assert times.estimate(run) is None and duration(times.of([run])) == "unknown until the first run ends"
+    times.add({"trainer": "ZeroshotCLIP", "dataset": "symbols", "shots": 0, "epochs": 0, "seconds": {"total": 5.0}})
+    assert times.estimate(run) is None  # a test says nothing of training
+    for trainer, training in (("CoOp", 8.0), ("PLOT", 16.0), ("PLOT", 32.0)):
+        seconds = {"total": training + 2, "train_seconds": training}
+        times.add({"trainer": trainer, "dataset": "symbols", "shots": 1, "epochs": run.epochs, "seconds": seconds})
+    times.add({"trainer": "PLOT", "dataset": "symbols"})
+    resumed = {"total": 4.0, "train_seconds": 13.0}
+    times.add({"trainer": "PLOT", "dataset": "symbols", "shots": 1, "epochs": run.epochs, "seconds": resumed})
+    times.add(None)
+    assert times.estimate(run) == pytest.approx(2 + 24 * 4) == times.of([run])
+    late = Times(tmp_path, start=5)
+    late.add({"trainer": "PLOT", "dataset": "symbols", "shots": 0, "epochs": 0, "seconds": {"total": 3.0}})
+    seconds = {"total": 9.0, "train_seconds": 8.0}
+    late.add({"trainer": "PLOT", "dataset": "symbols", "shots": 1, "epochs": run.epochs, "seconds": seconds})
+    assert late.estimate(run) == pytest.approx(5 + (3 + 1) / 2 + 8 * 4)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ([], "no datasets"),
+        (["--datasets", "caltech102"], "no config 'caltech102'"),
+        (["--datasets", "dtd", "--trainers", "PLOTT"], "'PLOTT' is none of .*'PLOT'"),
+        (["--datasets", "dtd", "--shots", "1,x"], "--shots is '1,x'"),
+        (["--datasets", "dtd", "--seeds", "0"], "--seeds is '0'"),
+        (["--datasets", "dtd", "OPTIM.LRR", "1"], "unknown config key 'OPTIM.LRR'"),
+        (["--datasets", "dtd", "OPTIM.LR"], "'OPTIM.LR' has no value"),
+        (["--datasets", "dtd", "--jobs", "0"], "--jobs is 0"),
+        (["--datasets", "dtd", "--jobs", "two"], "--jobs"),
+        (["--datasets", "dtd", "--engine", "slurm"], "--engine"),
+        (["--datasets", "dtd", "--gpus", "1"], "for --engine ray"),
+        (["--datasets", "dtd", "--engine", "ray", "--cpus", "nan"], "--cpus is nan"),
+        (["--datasets", "dtd", "--engine", "ray", "--cpus", "1e-5"], "--cpus is 1e-05"),
+        (["--datasets", "dtd", "--engine", "ray", "--memory", "inf"], "--memory is inf"),
+        (["--datasets", "dtd", "--engine", "ray", "--gpus", "1.5"], "--gpus is 1.5"),
+        (["--datasets", "dtd", "SEED", "7"], "SEED follows from the seeds"),
+        (["--datasets", "dtd", "DATASET.NUM_SHOTS", "7"], "DATASET.NUM_SHOTS follows from the shots"),
+        (["--datasets", "dtd", "TRAINER.NAME", "CoOp"], "TRAINER.NAME follows from the method"),
+        (["--file", "nowhere.yaml"], "no sweep's file at 'nowhere.yaml'"),
+        (["--file", str(SWEEPS.parent / "datasets/dtd.yaml")], "'DATASET' is none of .*'datasets'"),
+    ],
+)
+def test_a_mistake_gives_one_line(argv: list[str], says: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and re.search(says, error), error
+    assert not place.out.exists() and not place.starts
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "shots: {", "options: [1]\ndatasets: dtd", "shotz: 1", "shots:", "datasets: {dtd: 1}"]
+)
+def test_a_file_that_is_no_sweep(text: str, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    assert command.main(["--file", str(tmp_path / "bad.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "bad.yaml" in error
+
+
+def test_a_damaged_result_is_named_before_anything_starts(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--trainers", "zsclip", "--datasets", "symbols"]
+    (run,) = plan(*argv).runs
+    run.directory.mkdir(parents=True)
+    (run.directory / "result.json").write_text("{")
+    assert command.main(argv) == 2
+    assert f"'{run.directory / 'result.json'}' is damaged" in capsys.readouterr().err and not place.starts
+
+
+def test_without_ray_it_is_said_how_to_install_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
+    real = builtins.__import__
+
+    def no_ray(name: str, *rest: object) -> object:
+        assert name.partition(".")[0] != "ray"
+        return real(name, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(builtins, "__import__", no_ray)
+    argv = ["--trainers", "zsclip", "--datasets", "symbols"]
+    assert command.main([*argv, "--engine", "ray"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "pip install -e '.[ray]'" in error and not place.starts
+    assert command.main(argv) == 0 and len(place.results) == 1
+
+
+def test_the_shipped_sweeps_are_said_at_their_top() -> None:
+    for path in SWEEPS.glob("*.yaml"):
+        assert f"configs/sweeps/{path.name}" in path.read_text().partition("\ntrainers:")[0]
+        assert set(yaml.safe_load(path.read_text())) <= {"trainers", "datasets", "shots", "seeds", "options"}

@@ -1,0 +1,90 @@
+"""Sweeps on a real cluster of three nodes on this machine; skipped where Ray is not installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from experiments.sweep import command, process, worker
+from tests.experiments.sweep.cluster import Cluster, cluster
+from tests.experiments.sweep.conftest import Driver, Place, alive, until
+
+pytest.importorskip("ray")
+
+NINE = ("--trainers", "PLOT", "--datasets", "symbols", "--shots", "1", "--seeds", "1,2,3,4,5,6,7,8,9")
+
+
+@pytest.fixture(scope="module")
+def three() -> Iterator[Cluster]:
+    with cluster(3) as made:
+        yield made
+
+
+def printed(place: Place) -> str:
+    return (place.orders / "driver.txt").read_text()
+
+
+def test_interrupted_killed_and_a_node_lost(three: Cluster, place: Place, drive: Driver) -> None:
+    """One cluster, which takes seconds to start, for all of it: Ctrl-C; the driver killed; a node killed; a bad run."""
+    argv = [*NINE, "--engine", "ray", "--address", three.address]
+    place.slow(60)
+    driver = drive(*argv)
+    until(lambda: len(place.starts) == 3, 180)
+    os.kill(driver.pid or 0, signal.SIGINT)
+    driver.join(150)
+    assert driver.exitcode == 130 and "interrupted; what was done is kept" in printed(place)
+    assert len(list(place.orders.glob("left*"))) == 3 and not any(alive(start[3]) for start in place.starts)
+
+    driver = drive(*argv)
+    until(lambda: len(place.starts) == 6, 180)
+    driver.kill()
+    driver.join()
+    until(lambda: not any(alive(start[3]) for start in place.starts), 60)
+    assert not place.results
+
+    place.slow(4)
+    (place.orders / "seed1").write_text("exit 2")
+    (place.orders / "seed2").write_text("kill")
+    driver = drive(*argv)
+    until(lambda: len(place.starts) == 6 + 5, 180)
+    three.kill(2)
+    driver.join(180)
+    assert driver.exitcode == 1, printed(place)
+    text = printed(place)
+    assert sorted(path.parent.name for path in place.results) == [f"seed{seed}" for seed in range(2, 10)]
+    tries = [start[2] for start in place.starts[6:]]
+    lost = re.findall(r"seed (\d): lost \((.*?)\), try 2 of 3", text)
+    (of_the_node,) = (why for seed, why in lost if seed != "2")
+    assert "killed by signal 9" in dict(lost)["2"] and "died" in of_the_node, text
+    assert {seed: tries.count(seed) for seed in "123456789"} == {s: 2 if s in dict(lost) else 1 for s in "123456789"}
+    assert "1 of 9 runs failed:" in text and "seed 1 (exit 2): error: no dataset here" in text
+    assert "raylet" not in text and {start[4] for start in place.starts} == {"1"}
+    assert len(list(place.out.glob("sweeps/driver-*"))) == 1  # the killed driver's
+
+
+def test_without_shared_storage_the_files_come_back(place: Place, tmp_path: Path) -> None:
+    directory = tmp_path / "out/symbols/PLOT/symbols_1shots/n4_nctx16_cscFalse_ctpend/seed1"
+    words = ("--trainer", "PLOT", "--seed", "1", "DATASET.NUM_SHOTS", "1")
+    task = process.Task(words, directory, tmp_path / "log.txt", {"OUT": str(place.out)})
+    (directory / "prompt_learner").mkdir(parents=True)
+    (directory / "prompt_learner/checkpoint").write_text("x")
+    (directory / "tensorboard").mkdir()
+    (directory / "tensorboard/events").write_text("y")
+    assert worker.run(task, token=tmp_path).files == {}  # it sees what the driver has made
+    back = worker.run(task, token=tmp_path / "not here")
+    assert list(back.files) == ["prompt_learner/checkpoint", "result.json"]
+    assert back.files["result.json"] == (directory / "result.json").read_bytes()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_no_cluster_at_the_address(address: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ray itself would try for minutes."""
+    assert command.main([*NINE, "--engine", "ray", "--address", address]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: no Ray cluster at '{address}' (") and error.count("\n") == 1
+    assert not place.out.exists()

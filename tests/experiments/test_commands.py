@@ -1,0 +1,122 @@
+"""Every command that a table gives for a blank cell: parsed by bash, and started up to the loading of the weights."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import train
+import trainers.prompt_trainer
+import trainers.zsclip
+from dassl.engine import TrainerX
+from experiments import jobs, protocols
+from experiments.tables import __main__ as tables
+from runs import forks
+from runs.directory import REPOSITORY
+from tests.experiments.test_tables import commands, show
+
+ALL = (
+    ["few-shot"],
+    ["domain"],
+    ["prompts"],
+    ["match"],
+    ["cost"],
+    ["diagnostics"],
+    *([table, "--dataset", "symbols"] for table in tables.TABLES),
+    ["few-shot", "--backbone", "vit_b16"],
+    ["domain", "--backbone", "vit_b32"],
+)
+
+
+class Weights(Exception):
+    """The program has come to the loading of CLIP's weights."""
+
+
+@pytest.fixture
+def up_to_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """train.py in this process, without data, up to the weights; the names of the backbones that it came to."""
+    came_to: list[str] = []
+
+    def load_clip(cfg: object) -> None:
+        came_to.append(cfg.MODEL.BACKBONE.NAME)  # type: ignore[attr-defined]
+        raise Weights
+
+    def no_data(self: TrainerX) -> None:
+        self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=["cat", "dog"], template="a {}."))
+        self.lab2cname = {0: "cat", 1: "dog"}
+
+    def call(arguments: list[str]) -> None:
+        with pytest.raises(Weights):
+            train.main(arguments)
+        raise SystemExit(7)
+
+    monkeypatch.setattr(trainers.prompt_trainer, "load_clip", load_clip)
+    monkeypatch.setattr(trainers.zsclip, "load_clip", load_clip)
+    monkeypatch.setattr(TrainerX, "build_data_loader", no_data)
+    monkeypatch.setattr(forks, "start", call)
+    return came_to
+
+
+def through_bash(command: str, tmp_path: Path) -> tuple[list[str], dict[str, str]]:
+    """What a command makes bash start as Python: its arguments, and what it sets in the environment."""
+    stub = tmp_path / "python"
+    stub.write_text('#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done\n')
+    stub.chmod(0o755)
+    env = {k: v for k, v in os.environ.items() if k not in ("CFG", "BACKBONE", "SEEDS", "N", "OUT", "TRAINERS")}
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=REPOSITORY,
+        env={**env, "PYTHON": str(stub)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), command
+    environment = dict(word.split("=", 1) for word in shlex.split(command.partition(" bash ")[0]))
+    return done.stdout.splitlines(), environment
+
+
+@pytest.mark.parametrize("argv", ALL, ids=" ".join)
+def test_every_command_starts_up_to_the_weights(
+    argv: list[str],
+    up_to_the_weights: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "runs of mine"
+    out.mkdir()
+    found = commands(show(capsys, *argv, "--out", str(out)))
+    assert found and len(set(found)) == len(found)
+    for command in found:
+        arguments, environment = through_bash(command, tmp_path)
+        assert environment["OUT"] == str(out)
+        assert arguments[0] == "-m" and arguments[1] in ("experiments.jobs", "experiments.protocols")
+        with monkeypatch.context() as patch:
+            for key, value in {"SEEDS": "1", **environment}.items():
+                patch.setenv(key, value)
+            module = jobs if arguments[1] == "experiments.jobs" else protocols
+            before = len(up_to_the_weights)
+            with pytest.raises(SystemExit, match="7"):
+                module.main(arguments[2:])
+            assert len(up_to_the_weights) == before + 1, command
+    capsys.readouterr()
+
+
+def test_all_cells_of_a_table_are_on_one_backbone(
+    up_to_the_weights: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["few-shot", "--dataset", "caltech101", "--out", str(tmp_path)]
+    for extra, expected in (([], "RN50"), (["--backbone", "vit_b16"], "ViT-B/16")):
+        up_to_the_weights.clear()
+        for command in commands(show(capsys, *argv, *extra)):
+            arguments, environment = through_bash(command, tmp_path)
+            with monkeypatch.context() as patch, pytest.raises(SystemExit):
+                for key, value in environment.items():
+                    patch.setenv(key, value)
+                jobs.main(arguments[2:])
+        assert len(up_to_the_weights) == 16 and set(up_to_the_weights) == {expected}

@@ -1,0 +1,153 @@
+"""The methods side by side: what runs, what is kept, what the table says and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from experiments import compare
+from experiments.recipes import own_options, recipe
+from experiments.tables import significance
+from tests.experiments.test_main_sh import bash
+from tests.experiments.test_tables import grid
+
+
+def test_all_four_to_one_table_and_again(
+    tiny: list[str], in_process: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compare.main(["caltech101", "1", *tiny]) == 0
+    text = capsys.readouterr().out
+    assert len(in_process) == 7  # zero-shot once, the others twice
+    rows = {row[0]: row for row in grid(text)[1:]}
+    assert list(rows) == ["zero-shot CLIP", "CoOp", "CoCoOp", "PLOT"]
+    results = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("result.json")]
+    accuracy = {
+        name: [r["accuracy"] for r in sorted(results, key=lambda r: r["seed"]) if r["trainer"] == name]
+        for name in ("ZeroshotCLIP", "CoOp", "PLOT")
+    }
+    plot = rows["PLOT"]
+    mean, half = statistics.fmean(accuracy["PLOT"]), significance.half_width(accuracy["PLOT"]) or 0
+    assert plot[1:4] == [
+        f"{mean:.2f}",
+        f"{statistics.stdev(accuracy['PLOT']):.2f}",
+        f"{mean - half:.2f} to {mean + half:.2f}",
+    ]
+    difference = [a - b for a, b in zip(accuracy["PLOT"], accuracy["CoOp"], strict=True)]
+    assert plot[4].startswith(f"{statistics.fmean(difference):+.2f}".replace("+0.00", "0.00"))
+    if len(set(difference)) > 1:
+        assert plot[5] == f"{stats.ttest_rel(accuracy['PLOT'], accuracy['CoOp']).pvalue:.3f}"
+    assert len(plot[6].split()) == 2 and plot[7] == str(2 * 16 * 64)
+    assert rows["zero-shot CLIP"][2:4] == ["–¹", "–¹"] and rows["zero-shot CLIP"][5] == "–¹"
+    assert rows["CoOp"][4:7] == ["–"] * 3
+    (path,) = (tmp_path / "out/tables").glob("compare_caltech101_1shots*.csv")
+    lines = {line["method"]: line for line in csv.DictReader(path.open())}
+    assert float(lines["PLOT"]["mean"]) == pytest.approx(mean)
+    assert compare.main(["caltech101", "1", *tiny]) == 0
+    again = capsys.readouterr().out
+    assert len(in_process) == 7 and again.count("finished before") == 7 and grid(again) == grid(text)
+
+
+def test_predictions_are_kept_beside_each_result(
+    tiny: list[str], in_process: list[list[str]], data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINERS", "zsclip")
+    assert compare.main(["caltech101", "1", *tiny]) == 0
+    (path,) = (tmp_path / "out").rglob("predictions.json")
+    kept, result = json.loads(path.read_text()), json.loads(path.with_name("result.json").read_text())
+    assert len(kept["image"]) == len(set(kept["image"])) == 35
+    assert all((data_root / image).is_file() for image in kept["image"])
+    names = [Path(image).parent.name for image in kept["image"]]
+    assert [result["classnames"][label] for label in kept["label"]] == names
+    right = sum(a == b for a, b in zip(kept["label"], kept["prediction"], strict=True))
+    assert result["accuracy"] == pytest.approx(100 * right / 35, abs=1e-3)
+
+
+def test_one_seed_and_no_coop_give_dashes(
+    tiny: list[str],
+    in_process: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TRAINERS", "plot")
+    monkeypatch.setenv("SEEDS", "3")
+    assert compare.main(["caltech101", "1", *tiny]) == 0
+    text = capsys.readouterr().out
+    assert grid(text)[1][2:7] == ["–¹", "–¹", "–²", "–²", "–²"]
+    assert "¹ fewer than two seeds: no deviation, no interval." in text and "² CoOp is not among TRAINERS." in text
+
+
+def test_methods_of_different_backbones_are_refused_before_anything_runs(
+    in_process: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setattr(compare, "recipe", lambda trainer, *rest: recipe(trainer, "dtd", 1))  # each paper's own
+    assert compare.main(["caltech101", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "mixed backbones: " in error and "CoCoOp on ViT-B/16" in error and error.count("\n") == 1
+    assert not in_process and not list(tmp_path.iterdir())
+
+
+def test_by_the_recipe_all_methods_are_on_one_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cfg, expected in (
+        ("", {"rn50", "rn50_ep50", "rn50_c4_ep10_batch1_ctxv1"}),
+        ("vit_b16", {"vit_b16", "vit_b16_ep50", "vit_b16_c4_ep10_batch1_ctxv1"}),
+    ):
+        monkeypatch.setenv("CFG", cfg)
+        jobs = compare.jobs_of(["ZeroshotCLIP", "CoOp", "CoCoOp", "PLOT"], "dtd", 1, [])
+        assert {job.config for job in jobs} == expected
+
+
+def test_options_go_to_the_method_that_has_them() -> None:
+    opts = ["TRAINER.PLOT.N", "2", "OPTIM.LR", "0.1", "TRAINER.COOP.CSC", "True", "INPUT.SIZE", "(64, 64)"]
+    assert own_options("PLOT", opts) == ["TRAINER.PLOT.N", "2", "OPTIM.LR", "0.1", "INPUT.SIZE", "(64, 64)"]
+    assert own_options("ZeroshotCLIP", opts) == ["INPUT.SIZE", "(64, 64)"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "says"),
+    [
+        (["caltech101"], {}, "SHOTS"),
+        (["caltech101", "many"], {}, "SHOTS is 'many'"),
+        (["caltech101", "1 2"], {}, "one positive integer"),
+        (["caltech102", "1"], {}, "no config 'caltech102'"),
+        (["caltech101", "1", "OPTIM.LR"], {}, "'OPTIM.LR' has no value"),
+        (["caltech101", "1", "OPTIM.LRR", "1"], {}, "unknown config key 'OPTIM.LRR'"),
+        (["caltech101", "1"], {"TRAINERS": "PLOT coopp"}, "TRAINERS: 'coopp' is none of .*'CoOp'"),
+        (["caltech101", "1"], {"SEEDS": "x"}, "SEEDS is 'x'"),
+        (["caltech101", "1"], {"TRAINERS": " "}, "TRAINERS is ' '; it must name"),
+        (["caltech101", "1"], {"TRAINERS": ","}, "TRAINERS is ','; it must name"),
+    ],
+)
+def test_a_mistake_gives_one_line(
+    argv: list[str],
+    environment: dict[str, str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert compare.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and re.search(says, error), error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_result_is_named(
+    tiny: list[str], in_process: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINERS", "zsclip")
+    assert compare.main(["caltech101", "1", *tiny]) == 0
+    (path,) = (tmp_path / "out").rglob("result.json")
+    path.write_text(path.read_text()[:100])
+    done = bash("compare.sh", "caltech101", "1", *tiny)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"'{path}' is damaged" in done.stderr
+    assert len(in_process) == 1

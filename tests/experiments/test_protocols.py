@@ -1,0 +1,188 @@
+"""Base-to-new, cross-dataset, domain generalization: training once, then tests that never train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dassl.engine import TrainerX
+from experiments import jobs, protocols
+from experiments.recipes import own_options
+from tests.experiments.test_main_sh import bash
+from tests.experiments.test_tables import grid
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The output directories of the runs that have trained."""
+    directories: list[str] = []
+    run_epoch = TrainerX.run_epoch
+
+    def counted(self: Any) -> None:
+        directories.append(self.output_dir)
+        run_epoch(self)
+
+    monkeypatch.setattr(TrainerX, "run_epoch", counted)
+    return directories
+
+
+def results(out: Path) -> dict[str, dict]:
+    return {str(path.parent.relative_to(out)): json.loads(path.read_text()) for path in out.rglob("result.json")}
+
+
+def test_base_to_new(
+    tiny: list[str],
+    in_process: list[list[str]],
+    trained: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TRAINERS", "zsclip plot")
+    assert protocols.main(["base_to_new", "caltech101", "2", *tiny]) == 0
+    found = results(tmp_path / "out")
+    base = [r for name, r in found.items() if name.endswith(("seed1", "seed2")) and r["trainer"] == "PLOT"]
+    new = [r for name, r in found.items() if name.endswith("eval/caltech101_new")]
+    assert [r["counts"]["classes"] for r in base] == [3, 3] and [r["counts"]["classes"] for r in new] == [2, 2]
+    assert {r["seed"] for r in new} == {1, 2} and all(r["shots"] == 2 for r in new)
+    assert len(trained) == 2 and not any("eval" in directory for directory in trained)
+    rows = {row[0]: row for row in grid(capsys.readouterr().out)[1:]}
+    a, b = (sum(r["accuracy"] for r in side) / 2 for side in (base, new))
+    assert rows["PLOT"][3] == f"{2 * a * b / (a + b):.2f}" and rows["PLOT"][1].startswith(f"{a:.2f} ± ")
+    zero_shot = {r["subsample_classes"]: r["accuracy"] for r in found.values() if r["trainer"] == "ZeroshotCLIP"}
+    assert rows["zero-shot CLIP"][1:3] == [f"{zero_shot['base']:.2f}", f"{zero_shot['new']:.2f}"]
+    started = len(in_process)
+    assert protocols.main(["base_to_new", "caltech101", "2", *tiny]) == 0
+    assert len(in_process) == started and "Finished before, kept" in capsys.readouterr().out
+
+
+def test_harmonic_mean_by_hand() -> None:
+    assert protocols.harmonic_mean(80.0, 60.0) == pytest.approx(68.5714, abs=1e-4)
+    assert protocols.harmonic_mean(0.0, 0.0) == 0 and protocols.harmonic_mean(None, 1.0) is None
+
+
+def test_domain_generalization_tests_plot_with_both_heads(
+    tiny: list[str],
+    in_process: list[list[str]],
+    trained: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TRAINERS", "plot")
+    monkeypatch.setenv("SEEDS", "1")
+    monkeypatch.setitem(protocols.SHIFTED, "caltech101", ("caltech101",))  # itself, in the place of a shifted set
+    assert protocols.main(["domain_generalization", "caltech101", "1", *tiny]) == 0
+    found = results(tmp_path / "out")
+    (run,) = (name for name in found if name.endswith("seed1"))
+    on, off = found[f"{run}/eval/caltech101"], found[f"{run}/eval/caltech101_GLOBAL_LOGITSFalse"]
+    assert found[run]["options"]["GLOBAL_LOGITS"] and on["options"]["GLOBAL_LOGITS"]
+    assert not off["options"]["GLOBAL_LOGITS"] and off["overrides"] == {"TRAINER.PLOT.GLOBAL_LOGITS": False} | {
+        k: v for k, v in on["overrides"].items()
+    }
+    assert on["accuracy"] == found[run]["accuracy"] and len(trained) == 1
+    rows = grid(capsys.readouterr().out)
+    assert [row[0] for row in rows[1:]] == ["PLOT", "PLOT, tested as the published code does"]
+
+
+def test_cross_dataset(
+    tiny: list[str], in_process: list[list[str]], trained: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRAINERS", "coop")
+    monkeypatch.setenv("SEEDS", "1")
+    monkeypatch.setattr(protocols, "_transfer", lambda request, targets, *rest: (_ for _ in ()).throw(Asked(targets)))
+    for targets, expected in ((None, 10), ("symbols", 1)):
+        if targets:
+            monkeypatch.setenv("TARGETS", targets)
+        with pytest.raises(Asked) as asked:
+            protocols.main(["cross_dataset", "imagenet", "16"])
+        assert len(asked.value.args[0]) == expected and "imagenet" not in asked.value.args[0]
+
+
+class Asked(Exception):
+    """What a protocol was about to do."""
+
+
+def test_few_shot_runs_every_number_of_shots(
+    tiny: list[str], in_process: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TRAINERS", "zsclip coop")
+    assert protocols.main(["few_shot", "caltech101", "1 2", *tiny]) == 0
+    rows = grid(capsys.readouterr().out)
+    assert [row[:2] for row in rows[1:]] == [[n, m] for n in "12" for m in ("zero-shot CLIP", "CoOp")]
+    assert len(in_process) == 1 + 2 * 2
+
+
+def test_a_damaged_result_is_named_before_anything_runs(
+    tiny: list[str],
+    in_process: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TRAINERS", "zsclip")
+    argv = ["few_shot", "caltech101", "1", *tiny]
+    assert protocols.main(argv) == 0 and len(in_process) == 1
+    (path,) = (tmp_path / "out").rglob("result.json")
+    method = ["--trainer", "ZeroshotCLIP", "--dataset", "caltech101", "--config", "rn50", "--shots", "1"]
+    method += own_options("ZeroshotCLIP", tiny)
+    capsys.readouterr()
+    for content in ("{", '{"accuracy": 3}', ""):
+        path.write_text(content)
+        for main, words in ((protocols.main, argv), (jobs.main, method)):
+            assert main(words) == 2
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1 and f"'{path}' is damaged" in error and "remove it" in error
+    path.unlink()
+    assert jobs.main(method) == 0 and len(in_process) == 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "environment", "says"),
+    [
+        (["cross_dataset", "symbols", "16"], {"TARGETS": "symbols"}, "TARGETS is 'symbols'; it must name other"),
+        (["few_shot", "caltech101", "1"], {"TRAINERS": ","}, "TRAINERS is ','; it must name"),
+    ],
+)
+def test_a_mistake_in_the_environment(
+    argv: list[str],
+    environment: dict[str, str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert protocols.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and says in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["base_to_new", "caltech101"], "SHOTS"),
+        (["base_to_new", "caltech101", "1 2"], "takes one positive integer"),
+        (["domain_generalization", "caltech101", "1"], "has no shifted sets"),
+        (["cross_dataset", "caltech101", "1", "OPTIM.LR"], "'OPTIM.LR' has no value"),
+        (["few_shot", "caltech102", "1"], "no config 'caltech102'"),
+    ],
+)
+def test_a_mistake_gives_one_line(
+    argv: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    assert protocols.main(argv) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ") and printed.count("\n") == 1 and says in printed
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("protocol", list(protocols.PROTOCOLS))
+def test_each_has_its_script(protocol: str) -> None:
+    """Without starting Python: what the script would run."""
+    done = bash(f"protocols/{protocol}.sh", "symbols", "1 2", "A.B", "x y", PYTHON="echo")
+    assert done.stdout == f"-m experiments.protocols {protocol} symbols 1 2 A.B x y\n" and not done.returncode

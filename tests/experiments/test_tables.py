@@ -1,0 +1,457 @@
+"""The paper's tables from result.json files: numbers, blanks and their commands, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from experiments.tables import __main__ as tables
+from experiments.tables.published import published
+from experiments.tables.render import Section, Table
+from experiments.tables.suite import DATASETS, METHODS, SHOTS
+from runs.result import hash_of_checkpoints
+from tests.experiments.trees import write_run, write_table
+
+
+def show(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert tables.main(list(argv)) == 0, capsys.readouterr().err
+    return capsys.readouterr().out
+
+
+def grid(text: str, part: int = 0) -> list[list[str]]:
+    """The cells of the part-th Markdown table: headers, then rows."""
+    found = re.findall(r"((?:^\|.*\|\n)+)", text, re.M)
+    rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in found[part].splitlines()]
+    return [rows[0], *rows[2:]]
+
+
+def commands(text: str) -> list[str]:
+    return re.findall(r"^.*bash scripts/.*$", text, re.M)
+
+
+def records(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text())))
+
+
+def test_the_published_table_beside_an_empty_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = show(capsys, "few-shot", "--out", str(tmp_path))
+    rows = grid(text)
+    assert len(rows) == 1 + (len(DATASETS) + 1) * len(METHODS) and all(len(row) == 17 for row in rows)
+    lines = [line for line in text.splitlines() if line.startswith("|")][: len(rows) + 1]
+    assert len({len(line) for line in lines}) == 1  # no gap in the layout
+    for row in rows[1:]:
+        assert row[2::3] == [""] * 5 and row[4::3] == [""] * 5  # ours and the differences
+        assert all(row[3::3]) == (row[1] != "CoCoOp")
+    (average,) = (row for row in rows if row[:2] == ["average", "PLOT"])
+    assert [float(cell) for cell in average[3::3]] == pytest.approx([62.59, 65.23, 68.60, 71.23, 73.94], abs=0.031)
+    assert "no results of this project" in text.replace("\n", " ")
+    assert len(commands(text)) == len(DATASETS) * (1 + 3 * len(SHOTS))
+
+
+def test_the_published_figures_are_tested_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = grid(show(capsys, "few-shot", "--out", str(tmp_path)), 1)
+    (row,) = (row for row in rows if row[:3] == ["CoOp", "16", "published"])
+    figures = [[published("few-shot", d, m, 16) for d in DATASETS] for m in ("PLOT", "CoOp")]
+    a, b = ([figure.mean for figure in side if figure] for side in figures)
+    assert row[3] == "11" and row[5] == f"{stats.ttest_rel(a, b).pvalue:.3f}"
+    assert row[6] == f"{stats.wilcoxon(a, b, method='exact').pvalue:.3f}"
+
+
+def test_numbers_averages_and_tests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(tmp_path, ("caltech101", "dtd", "food101"), (1, 16))
+    text = show(
+        capsys, "few-shot", "--out", str(tmp_path), "--dataset", "caltech101", "dtd", "food101", "--shots", "1", "16"
+    )
+    assert commands(text) == [] and "(n)" not in text
+    kept = {(r["table"], r["dataset"], r["method"], r["shots"]): r for r in records(tmp_path / "tables/few_shot.csv")}
+    found = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
+
+    def accuracies(dataset: str, method: str, shots: int) -> list[float]:
+        runs = [r for r in found if (r["dataset"], r["trainer"], r["shots"]) == (dataset, method, shots)]
+        return [r["accuracy"] for r in sorted(runs, key=lambda r: r["seed"])]
+
+    means = {}
+    for dataset in ("caltech101", "dtd", "food101"):
+        for method in METHODS[1:]:
+            values = accuracies(dataset, method, 16)
+            means[method, dataset] = statistics.fmean(values)
+            row = kept["few-shot", dataset, method, "16"]
+            assert float(row["mean"]) == pytest.approx(statistics.fmean(values)) and row["runs"] == "3"
+            assert float(row["std"]) == pytest.approx(statistics.stdev(values))
+    average = statistics.fmean(means["PLOT", d] for d in ("caltech101", "dtd", "food101"))
+    assert float(kept["few-shot", "average", "PLOT", "16"]["mean"]) == pytest.approx(average)
+    a, b = ([means[m, d] for d in ("caltech101", "dtd", "food101")] for m in ("PLOT", "CoOp"))
+    tested = kept["PLOT against CoOp (ours)", "all", "PLOT", "16"]
+    expected = stats.ttest_rel(a, b).pvalue
+    assert float(tested["t_test_p"]) == pytest.approx(expected)
+    shown = {tuple(row[:2]): row for row in grid(text)[1:]}
+    mean, std = means["PLOT", "dtd"], statistics.stdev(accuracies("dtd", "PLOT", 16))
+    assert shown["dtd", "PLOT"][5:] == [f"{mean:.2f} ± {std:.2f}", "65.60 ± 0.82", f"{mean - 65.60:+.2f}"]
+    zero_shot = shown["dtd", "zero-shot CLIP"]
+    assert zero_shot[2] == zero_shot[5] == "62.00" and "±" not in "".join(zero_shot)  # one run, no deviation
+
+
+def test_what_is_missing_is_blank_and_has_its_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "PLOT", seed=2)
+    write_run(tmp_path, "CoOp", seed=1)
+    write_run(tmp_path, "ZeroshotCLIP")
+    text = show(capsys, "few-shot", "--out", str(tmp_path), "--dataset", "caltech101", "--shots", "16")
+    here = f"OUT={tmp_path}"
+    assert commands(text) == [
+        f"{here} SEEDS='2 3' bash scripts/coop/main.sh caltech101 16",
+        f"{here} BACKBONE=rn50 bash scripts/cocoop/main.sh caltech101 16",
+        f"{here} SEEDS='1 3' bash scripts/plot/main.sh caltech101 16",
+    ]
+    rows = {row[1]: row for row in grid(text)[1:]}
+    assert rows["PLOT"][2] == "90.00 (1)" and rows["CoCoOp"][2] == "" and rows["zero-shot CLIP"][2] == "90.00"
+    assert "(n) behind a figure: it is of n runs, fewer than the seeds asked for." in text
+    tests = {row[0]: row for row in grid(text, 1)}
+    assert tests["zero-shot CLIP"][5:] == ["–¹"] * 2 and tests["CoOp"][5:] == ["–²"] * 2
+    assert "¹ zero-shot CLIP has no seeds: no test over seeds." in text
+    assert "² fewer than two seeds with both methods: no test." in text
+
+
+def test_one_dataset_is_tested_over_its_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, plot, coop in ((1, 51.0, 50.0), (2, 52.0, 50.0), (3, 53.0, 50.0)):
+        write_run(tmp_path, "PLOT", "symbols", 16, seed, plot)
+        write_run(tmp_path, "CoOp", "symbols", 16, seed, coop)
+    text = show(capsys, "few-shot", "--dataset", "symbols", "--out", str(tmp_path), "--shots", "16")
+    (row,) = (row for row in grid(text, 1) if row[0] == "CoOp")
+    assert row[3:] == ["3", "+2.00 ± 1.00", "0.074", "0.250"]
+    assert "published" not in " ".join(grid(text)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"backbone": {"name": "ViT-B/16", "sha256": "5806e77cd80f"}},
+            r"mixed backbones: RN50 .*2 runs.*ViT-B/16 .*1 runs.*--mixed",
+        ),
+        ({"epochs": 7, "overrides": {"OPTIM.MAX_EPOCH": 7}}, r"mixed epochs: 1 of 3 .*7 \(prescribed: 200\).*--mixed"),
+        ({"epochs": 50}, r"mixed epochs"),
+    ],
+)
+def test_mixed_runs_are_named_and_refused(
+    change: dict, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2):
+        write_run(tmp_path, seed=seed, accuracy=80.0)
+    write_run(tmp_path, seed=3, accuracy=86.0, **change)
+    argv = ["few-shot", "--dataset", "caltech101", "--shots", "16", "--out", str(tmp_path)]
+    assert tables.main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and captured.out == ""
+    assert re.search(says, captured.err), captured.err
+    text = show(capsys, *argv, "--mixed")
+    assert "82.00 ± 3.46" in text and "Mixed, as asked for" in text
+
+
+def test_one_backbone_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, accuracy=80.0)
+    vit = {"name": "ViT-B/16", "sha256": "5806e77cd80f"}
+    write_run(tmp_path, accuracy=90.0, folder="vit", backbone=vit, config="vit_b16")
+    argv = ["few-shot", "--dataset", "caltech101", "--shots", "16", "--out", str(tmp_path)]
+    assert tables.main(argv) == 2
+    capsys.readouterr()
+    for name in ("vit_b16", "ViT-B/16", "5806e"):
+        assert grid(show(capsys, *argv, "--backbone", name))[4][2] == "90.00 (1)"
+    text = show(capsys, *argv, "--backbone", "vit_b16")
+    assert grid(text)[4][4] == ""  # no difference to a figure on another backbone
+    assert f"OUT={tmp_path} SEEDS='2 3' BACKBONE=vit_b16 bash scripts/plot/main.sh caltech101 16" in text
+
+
+def test_equal_epochs_that_are_not_the_recipes_are_no_mixture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method in ("CoOp", "PLOT"):
+        write_run(tmp_path, method, seed=1, epochs=3, overrides={"OPTIM.MAX_EPOCH": 3})
+    text = show(capsys, "few-shot", "--dataset", "caltech101", "--shots", "16", "--out", str(tmp_path))
+    assert f"OUT={tmp_path} SEEDS='2 3' bash scripts/plot/main.sh caltech101 16 OPTIM.MAX_EPOCH 3" in commands(text)
+    assert f"OUT={tmp_path} bash scripts/zsclip/main.sh caltech101" in commands(text)
+
+
+def test_runs_with_other_settings_or_classes_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, accuracy=80.0)
+    write_run(tmp_path, accuracy=10.0, overrides={"OPTIM.LR": 0.1})
+    write_run(tmp_path, accuracy=11.0, overrides={"TRAINER.PLOT.N": 8}, options={"N": 8})
+    write_run(tmp_path, accuracy=12.0, overrides={"TRAINER.PLOT.MATCH": "mean"}, options={"MATCH": "mean"})
+    write_run(tmp_path, accuracy=13.0, folder="ctxv1", config="rn50_ctxv1")
+    base = {"DATASET.SUBSAMPLE_CLASSES": "base"}
+    write_run(tmp_path, accuracy=14.0, overrides=base, subsample_classes="base")
+    text = show(capsys, "few-shot", "--dataset", "caltech101", "--shots", "16", "--out", str(tmp_path))
+    assert grid(text)[4][2] == "80.00 (1)"
+
+
+def test_a_place_with_two_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path)
+    write_run(tmp_path, folder="copy")
+    assert tables.main(["few-shot", "--out", str(tmp_path)]) == 2
+    assert re.search(r"error: two runs for one place .*copy/seed1.*default/seed1", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"accuracy": 90', "Expecting"),
+        ("[1]", "no mapping"),
+        ('{"accuracy": "high"}', "'accuracy' is 'high'"),
+        ('{"accuracy": NaN, "seed": 1}', "is damaged"),
+        ("", "is damaged"),
+    ],
+)
+@pytest.mark.parametrize("table", list(tables.TABLES))
+def test_a_damaged_result_is_named(
+    table: str, content: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_run(tmp_path) / "result.json"
+    path.write_text(content)
+    assert tables.main([table, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(path) in error and says in error
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("options", [1], "'options' is [1]"),
+        ("overrides", "none", "'overrides' is 'none'"),
+        ("config", 3, "'config' is 3"),
+        ("diagnostics", [0.5], "'diagnostics' is [0.5]"),
+        ("diagnostics", {"plan_entropy": "high"}, "'diagnostics.plan_entropy' is 'high'"),
+        ("backbone", {"name": "RN50", "sha256": 5}, "'backbone.sha256' is 5"),
+        ("backbone", {"name": ["RN50"]}, "'backbone.name' is ['RN50']"),
+        ("counts", {"train": "many"}, "'counts.train' is 'many'"),
+        ("counts", {"train": True}, "'counts.train' is True"),
+        ("seconds", {"step_seconds": "1"}, "'seconds.step_seconds' is '1'"),
+        ("seconds", {"step_seconds": None}, "'seconds.step_seconds' is None"),
+        ("seed", True, "'seed' is True"),
+        ("accuracy", False, "'accuracy' is False"),
+        ("macro_f1", None, "'macro_f1' is None"),
+        ("batch_size", "32", "'batch_size' is '32'"),
+        ("parameters", [], "'parameters' is []"),
+        ("peak_memory_bytes", "1 GB", "'peak_memory_bytes' is '1 GB'"),
+        ("classnames", ["cat", 1], "'classnames.1' is 1"),
+        ("seconds", {"step_seconds": 10**400}, "'seconds.step_seconds' is 1000"),
+        ("seconds", {"step_seconds": -1}, "'seconds.step_seconds' is -1"),
+        ("seconds", {"step_seconds": float("nan")}, "'seconds.step_seconds' is nan"),
+        ("diagnostics", {"plan_entropy": float("inf")}, "'diagnostics.plan_entropy' is inf"),
+        ("peak_memory_bytes", -1, "'peak_memory_bytes' is -1"),
+        ("seed", -1, "'seed' is -1"),
+        ("epochs", 0, "'epochs' is 0"),
+        ("device", "a\nb", "'device' is no name"),
+        ("device", "\ud800", "'device' is no name"),
+    ],
+)
+@pytest.mark.parametrize("table", ["few-shot", "cost", "diagnostics"])
+def test_a_damaged_field_is_named(
+    table: str, field: str, value: object, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_run(tmp_path) / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    assert tables.main([table, "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(path) in error and says in error
+
+
+def test_what_a_result_may_leave_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nulls = dict.fromkeys(("config", "diagnostics", "batch_size", "parameters"))
+    write_run(tmp_path, backbone={"name": "RN50", "sha256": None}, seconds={}, counts={}, **nulls)
+    assert grid(show(capsys, "few-shot", "--dataset", "caltech101", "--out", str(tmp_path)))[4][14] == "90.00 (1)"
+
+
+def test_an_accuracy_that_is_no_number_is_damage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for value in (float("nan"), 101.0, -1.0):
+        write_run(tmp_path, accuracy=value)
+        assert tables.main(["few-shot", "--out", str(tmp_path)]) == 2
+        assert "its 'accuracy' is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["few-shot", "--dataset", "caltech102"], "no dataset 'caltech102'"),
+        (["few-shot", "--shots", "none"], "--shots is 'none'"),
+        (["domain", "--dataset", "dtd"], "one of imagenet, symbols"),
+        (["domain", "--shots", "1", "2"], "one number of --shots"),
+        (["poems"], "poems"),
+        (["cost", "--out", "nowhere"], "no folder of runs at 'nowhere'"),
+        (["cost", "--backbone", "nope"], "--backbone 'nope': no run under"),
+    ],
+)
+def test_a_mistake_gives_one_line(argv: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tables.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and says in error
+
+
+def test_what_is_named_twice_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    once = ["--dataset", "symbols", "--shots", "1", "--out", str(tmp_path)]
+    twice = ["--dataset", "symbols", "symbols", "--shots", "1", "1", "--out", str(tmp_path)]
+    for table in tables.TABLES:
+        assert show(capsys, table, *twice) == show(capsys, table, *once)
+
+
+def test_an_out_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out in ("new", "mistyped/new"):
+        monkeypatch.setenv("OUT", str(tmp_path / out))
+        text = show(capsys, "cost", "--dataset", "symbols")
+        assert grid(text)[1][3:] == [""] * 6
+        assert ("Not written: there is no folder" in text) == (out != "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_matching_variants_and_whether_the_plan_matters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """ot alone is right on image 0 in two seeds; uniform alone on 1 to 6 in seed 2."""
+    right = {
+        ("ot", 1): [0] * 8,
+        ("uniform", 1): [1] + [0] * 7,
+        ("ot", 2): [0] + [1] * 6 + [0],
+        ("uniform", 2): [1] + [0] * 7,
+    }
+    for (kind, seed), predictions in right.items():
+        overrides = {} if kind == "ot" else {"TRAINER.PLOT.MATCH": kind}
+        accuracy = 100 * predictions.count(0) / 8
+        write_run(
+            *(tmp_path, "PLOT", "symbols", 16, seed, accuracy),
+            overrides=overrides,
+            options={"MATCH": kind},
+            predictions=predictions,
+        )
+    text = show(capsys, "match", "--dataset", "symbols", "--out", str(tmp_path))
+    rows = {row[2]: row for row in grid(text)[1:]}
+    assert rows["ot"][5:] == ["–", "–", "–"] and rows["mean"][3:] == ["", "", "", "", ""]
+    p = stats.ttest_rel([87.5, 87.5], [100, 25]).pvalue
+    assert rows["uniform"][5:] == ["+25.00 ± 53.03", f"{p:.3f}", "1.000 0.125"]
+    assert grid(text, 1)[1] == ["symbols", "16", "0.9700", "0.1000", "0.500", "12.00"]
+    assert f"OUT={tmp_path} bash scripts/plot/main.sh symbols 16 TRAINER.PLOT.MATCH max" in commands(text)
+    (line,) = (r for r in records(tmp_path / "tables/match_symbols.csv") if r["variant"] == "uniform")
+    assert (line["only_this_right"], line["only_base_right"]) == ("0 6", "1 1")
+
+
+def test_runs_without_predictions_or_diagnostics_get_a_dash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, dataset="symbols", diagnostics=None)
+    write_run(tmp_path, dataset="symbols", overrides={"TRAINER.PLOT.MATCH": "uniform"}, options={"MATCH": "uniform"})
+    text = show(capsys, "match", "--dataset", "symbols", "--out", str(tmp_path))
+    assert grid(text)[2][6:] == ["–¹", "–²"] and grid(text, 1)[1][2:] == ["–³"] * 4
+    assert "¹ fewer than two seeds that both have: no test." in text and "² no paired predictions" in text
+
+
+def test_damaged_predictions_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, dataset="symbols", predictions=[0, 1])
+    uniform = {"TRAINER.PLOT.MATCH": "uniform"}
+    bad = write_run(tmp_path, dataset="symbols", overrides=uniform, options={"MATCH": "uniform"}, predictions=[0])
+    (bad / "predictions.json").write_text('{"image": [')
+    assert tables.main(["match", "--dataset", "symbols", "--out", str(tmp_path)]) == 2
+    assert re.search(r"predictions.json' is damaged", capsys.readouterr().err)
+
+
+def test_the_number_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for n, gain in ((1, 0.0), (2, 1.0), (4, 2.0)):
+        for seed in (1, 2, 3):
+            overrides = {} if n == 4 else {"TRAINER.PLOT.N": n}
+            accuracy = 50 + gain + seed * (1 + gain)
+            write_run(tmp_path, "PLOT", "symbols", 16, seed, accuracy, overrides=overrides, options={"N": n})
+    text = show(capsys, "prompts", "--dataset", "symbols", "--out", str(tmp_path))
+    rows = {row[2]: row for row in grid(text)[1:]}
+    assert rows["4"][3] == "58.00 ± 3.00"
+    expected = stats.ttest_rel([55, 58, 61], [51, 52, 53]).pvalue
+    assert rows["4"][5:7] == ["+6.00 ± 2.00", f"{expected:.3f}"] and rows["8"][3] == ""
+    assert commands(text) == [f"OUT={tmp_path} N=8 bash scripts/plot/main.sh symbols 16"]
+
+
+def test_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "PLOT", "symbols", peak_gpu_memory_bytes=2**31, device="cuda")
+    write_run(tmp_path, "ZeroshotCLIP", "symbols")
+    read = {"total": 9.0, "kept_test_images_per_second": 36000.0, "step_seconds": 0.5}
+    write_run(tmp_path, "PLOT", "symbols", seed=2, peak_gpu_memory_bytes=2**31, device="cuda", seconds=read)
+    write_run(tmp_path, "CoCoOp", "symbols", seconds=read)
+    rows = {row[2]: row for row in grid(show(capsys, "cost", "--dataset", "symbols", "--out", str(tmp_path)))[1:]}
+    assert rows["PLOT"][3:] == ["64.0", "200.0", "500.0", "2048", "8192", "cuda"]
+    assert rows["zero-shot CLIP"][3:] == ["–¹", "200.0", "–¹", "1024", "0", "cpu"]
+    assert rows["CoOp"][3:] == [""] * 6 and rows["CoCoOp"][4] == "–²"
+
+
+def test_a_test_of_checkpoints_that_are_no_more_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path, "CoOp", "symbols")
+    (run / "prompt_learner").mkdir()
+    (run / "prompt_learner/model.pth.tar-15").write_text("learned")
+    tested = json.loads((run / "result.json").read_text()) | {"dataset": "symbols_layout", "accuracy": 70.0}
+    (run / "eval/symbols_layout").mkdir(parents=True)
+    for hash_of, shown in ((hash_of_checkpoints(run), "70.00 (1)"), (None, "70.00 (1)"), ("another", "")):
+        (run / "eval/symbols_layout/result.json").write_text(json.dumps(tested | {"tested": hash_of}))
+        rows = grid(show(capsys, "domain", "--dataset", "symbols", "--out", str(tmp_path)))
+        assert next(row for row in rows if "CoOp" in row[:2]).count("70.00 (1)") == bool(shown)
+
+
+def test_diagnostics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, dataset="symbols")
+    single = {"plan_entropy": 1.0, "text_cosine": None}
+    write_run(
+        tmp_path,
+        dataset="symbols",
+        overrides={"TRAINER.PLOT.N": 1},
+        options={"N": 1},
+        diagnostics={**single, "plan_distance": 0.0},
+    )
+    rows = grid(show(capsys, "diagnostics", "--dataset", "symbols", "--out", str(tmp_path)))
+    assert rows[1][2:5] == ["1", "ot", "90.00 (1)"] and rows[1][5] == "1.0000" and rows[1][11] == "–¹"
+    assert rows[2][5:] == ["0.9700", "0.1000", "0.500", "12.00", "4.50", "9.00", "0.900", "3.90"]
+
+
+def test_domain_generalization_shows_both_heads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head = {"TRAINER.PLOT.GLOBAL_LOGITS": True}
+    options = {"N": 4, "MATCH": "ot"}
+    run = write_run(
+        *(tmp_path, "PLOT", "symbols", 16, 1, 60.0), overrides=head, options={**options, "GLOBAL_LOGITS": True}
+    )
+    write_run(tmp_path, "PLOT", "symbols", accuracy=1.0)  # without the global logits: not of this table
+    for target, on, off in (("symbols_layout", 50.0, 40.0), ("symbols_outline", 30.0, 20.0)):
+        for kept, accuracy in ((True, on), (False, off)):
+            place = write_run(tmp_path / "made", "PLOT", target, 16, 1, accuracy, folder=str(kept))
+            result = json.loads((place / "result.json").read_text())
+            result["options"]["GLOBAL_LOGITS"] = kept
+            result["overrides"] = {} if kept else {"TRAINER.PLOT.GLOBAL_LOGITS": False}
+            there = run / "eval" / (target if kept else f"{target}_GLOBAL_LOGITSFalse")
+            there.mkdir(parents=True)
+            (there / "result.json").write_text(json.dumps(result))
+            (place / "result.json").unlink()
+    text = show(capsys, "domain", "--dataset", "symbols", "--out", str(tmp_path))
+    rows = {row[0]: row for row in grid(text)[1:]}
+    assert rows["PLOT, with the head it was trained with"][1:] == ["60.00 (1)", "50.00 (1)", "30.00 (1)", "", "", ""]
+    assert rows["PLOT, tested as the published code does"][1:] == ["60.00 (1)", "40.00 (1)", "20.00 (1)", "", "", ""]
+    assert f"OUT={tmp_path} TRAINERS=coop bash scripts/protocols/domain_generalization.sh symbols 16" in commands(text)
+    published_rows = grid(show(capsys, "domain", "--out", str(tmp_path)))
+    (row,) = (r for r in published_rows if r[0] == "PLOT, tested as the published code does")
+    assert row[2::3][:5] == ["63.01", "55.11", "33.00", "21.86", "55.61"]
+
+
+def test_markdown_csv_and_latex_lie_beside_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_table(tmp_path, ("symbols",), (1, 16))
+    text = show(capsys, "few-shot", "--dataset", "symbols", "--out", str(tmp_path), "--shots", "1", "16")
+    folder = tmp_path / "tables"
+    assert (folder / "few_shot_symbols.md").read_text().strip() in text
+    latex = (folder / "few_shot_symbols.tex").read_text()
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
+    body = latex[latex.index(r"\midrule") : latex.index(r"\bottomrule")]
+    assert body.count(r"\\") == 4 and all(line.count("&") == 3 for line in body.splitlines() if "&" in line)
+    assert r"$\pm$" in latex and "±" not in latex and "%" not in re.sub(r"\\%", "", latex)
+    assert {r["shots"] for r in records(folder / "few_shot_symbols.csv")} == {"1", "16"}
+
+
+def test_latex_of_signs_and_of_wide_tables() -> None:
+    rows = [["-1.50 ± 0.20", "<0.001", "a > b | c", "rn50-x"]]
+    narrow = Table("", "n - 1", [Section("", list("abcd"), rows)]).latex()
+    assert r"$-$1.50 $\pm$ 0.20 & $<$0.001 & a $>$ b \textbar{} c & rn50-x" in narrow and "resizebox" not in narrow
+    wide = Table("", "wide", [Section("", ["x" * 30] * 4, rows)]).latex()
+    assert wide.count("{") == wide.count("}")
+    assert r"\resizebox{\textwidth}{!}{\begin{tabular}" in wide and r"\end{tabular}}" in wide

@@ -1,0 +1,199 @@
+"""Pictures of the plans, and the words of the prompts."""
+
+from __future__ import annotations
+
+import html
+import io
+import os
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import torch
+from clip.simple_tokenizer import SimpleTokenizer
+from PIL import Image
+from torch.nn import functional as F
+
+import train
+from experiments.pictures import visualize, words
+from runs.prediction import open_run
+from tests.runs.test_train import SHORT, command
+from trainers.sinkhorn import sinkhorn
+
+
+@pytest.fixture(scope="module")
+def runs_of(weights: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """PLOT, PLOT with class-specific contexts, PLOT with MATCH mean, CoOp, zero-shot CLIP."""
+    out = tmp_path_factory.mktemp("runs")
+    flags = ["--root", str(data_root), "--seed", "1", "--backbone", str(weights)]
+    plot = ["TRAINER.PLOT.N", "2", "TRAINER.PLOT.N_CTX", "3"]
+    for name, trainer, config, options in (
+        ("PLOT", "PLOT", "rn50", plot),
+        ("csc", "PLOT", "rn50", [*plot, "TRAINER.PLOT.CSC", "True"]),
+        ("mean", "PLOT", "rn50", [*plot, "TRAINER.PLOT.MATCH", "mean"]),
+        ("CoOp", "CoOp", "rn50_ep50", []),
+        ("ZeroshotCLIP", "ZeroshotCLIP", "rn50", []),
+    ):
+        argv = ["--output-dir", str(out / name), *command(flags, trainer, config), *SHORT, *options]
+        assert train.main(argv) == 0
+    return {path.name: path for path in out.iterdir()}
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """Four quarters of different colours, larger than the model's input."""
+    pixels = np.zeros((128, 128, 3), dtype=np.uint8)
+    pixels[:64, :64], pixels[:64, 64:], pixels[64:, :64], pixels[64:, 64:] = (250, 5, 5), (5, 250, 5), (5, 5, 250), 128
+    Image.fromarray(pixels).save(tmp_path / "quarters & more.png")
+    return tmp_path / "quarters & more.png"
+
+
+def test_the_normalization_is_undone(runs_of: dict[str, Path], picture: Path) -> None:
+    run = open_run(runs_of["PLOT"])
+    shown = visualize.unnormalized(run, run.read(picture))
+    assert shown.shape == (64, 64, 3)
+    for (row, column), colour in (((16, 16), (250, 5, 5)), ((16, 48), (5, 250, 5)), ((48, 16), (5, 5, 250))):
+        assert (255 * shown[row, column]).tolist() == pytest.approx(colour, abs=1.5)
+
+
+def test_plans_are_the_heads_and_lie_where_their_features_do(runs_of: dict[str, Path], picture: Path) -> None:
+    run = open_run(runs_of["PLOT"])
+    image = run.read(picture)
+    probabilities, plans = visualize.look(run, image)
+    model = run.trainer.model
+    with torch.no_grad():
+        local = F.normalize(model.image_encoder(image[None])[1][0], dim=-1)
+        text = F.normalize(model.text_features(), dim=-1)
+    assert plans.shape == (5, 2, 2, 2) and probabilities.sum() == pytest.approx(1, abs=1e-5)
+    for k in range(5):
+        plan = sinkhorn(1 - local @ text[:, k].t())  # [M, N], M row by row
+        for n in range(2):
+            for row in range(2):
+                for column in range(2):
+                    assert plans[k, n, row, column] == pytest.approx(plan[2 * row + column, n].item(), rel=1e-4)
+    assert model.meter is None
+    assert plans.sum(dim=(1, 2, 3)).tolist() == pytest.approx([1] * 5, abs=1e-3)
+
+
+def test_a_png_an_image_and_a_page(
+    runs_of: dict[str, Path], picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = tmp_path / "more" / tmp_path.name
+    same.mkdir(parents=True)
+    (same / picture.name).write_bytes(picture.read_bytes())
+    to = tmp_path / "drawn"
+    argv = [str(runs_of["PLOT"]), str(picture), "nowhere.png", str(same / picture.name)]
+    assert visualize.main([*argv, "--to", str(to), "--html"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "error: image not found: nowhere.png\n"
+    files = sorted(to.glob("*.png"))
+    assert len(files) == 2 and all(Image.open(file).width > 800 for file in files)
+    page = (to / "index.html").read_text()
+    sources = [unquote(html.unescape(source)) for source in re.findall(r'src="([^"]+)"', page)]
+    assert sorted(sources) == [file.name for file in files]
+    assert "quarters &amp; more.png" in page and "& more" not in page.replace("&amp;", "")
+    assert page.count("%") >= 10
+
+
+@pytest.mark.parametrize("name", ["$x^$ #1?.png", "$x_{$.png", os.fsdecode(b"caf\xe9.png")])
+def test_names_that_are_no_mathematics_and_no_text(
+    name: str, runs_of: dict[str, Path], picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(picture.read_bytes())
+    to = tmp_path / "drawn"
+    assert visualize.main([str(runs_of["PLOT"]), str(tmp_path / name), "--to", str(to), "--html"]) == 0
+    assert capsys.readouterr().err == ""
+    (source,) = re.findall(r'src="([^"]+)"', (to / "index.html").read_text())
+    assert (to / unquote(source, errors="surrogateescape")).is_file() and not {*"$#? "} & {*source}
+
+
+def test_class_names_are_no_mathematics(runs_of: dict[str, Path], picture: Path) -> None:
+    run = open_run(runs_of["PLOT"])
+    run.classnames[:] = [f"$x_{{{k}$" for k in range(5)]
+    figure, _ = visualize.draw(run, run.read(picture), "$a^$", label=None)
+    figure.savefig(io.BytesIO())
+    assert figure.get_suptitle().count("$") == 2 and figure.axes[0].get_title() == "$a^$"
+
+
+def test_where_no_picture_can_be_written(
+    runs_of: dict[str, Path], picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert visualize.main([str(runs_of["PLOT"]), str(picture), "--to", str(picture)]) == 2
+    assert capsys.readouterr().err == f"error: '{picture}' is no folder; name one with --to\n"
+
+
+def test_the_figure_has_the_picture_n_plans_a_bar_and_the_top_five(runs_of: dict[str, Path], picture: Path) -> None:
+    run = open_run(runs_of["PLOT"])
+    figure, top = visualize.draw(run, run.read(picture), "picture", label=2)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[:3] == ["picture", "prompt 1", "prompt 2"] and len(figure.axes) == 5  # the bars, the colour bar
+    assert "named class: leopard" in figure.get_suptitle() and len(top) == 5
+    overlays = [axes.images[-1] for axes in figure.axes[1:3]]
+    assert overlays[0].get_clim() == overlays[1].get_clim()  # one scale for all prompts
+    _, plans = visualize.look(run, run.read(picture))
+    assert overlays[0].get_clim() == pytest.approx((plans[2].min().item(), plans[2].max().item()))
+    bars = [patch.get_width() for patch in figure.axes[3].patches]
+    assert sorted(bars, reverse=True) == pytest.approx([100 * p for _, p in top])
+
+
+def test_words_are_the_nearest_tokens(
+    runs_of: dict[str, Path], weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words.main([str(runs_of["PLOT"]), "--top", "2"]) == 0
+    text = capsys.readouterr().out
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if re.match(r"\| \d", line)]
+    assert text.count("prompt ") == 2 and len(rows) == 6
+    ctx = torch.load(runs_of["PLOT"] / "prompt_learner/model.pth.tar-2", weights_only=True)["state_dict"]["ctx"]
+    embedding = torch.load(weights, weights_only=True)["token_embedding.weight"].float()
+    distance = (embedding - ctx[1, 2].float()).norm(dim=1)
+    token = int(distance.argmin())
+    assert rows[5][1].strip() == f"{words.word(token)} ({distance[token]:.3f})"
+
+
+def test_tokens_as_text() -> None:
+    encoder = SimpleTokenizer().encoder
+    assert words.word(encoder["dog</w>"]) == "dog" and words.word(encoder["dog"]) == "dog-"
+    assert words.word(encoder["<|startoftext|>"]) == "<|startoftext|>-"
+    assert words.markdown("<|") == r"<\|"
+    spelled = SimpleTokenizer().byte_encoder
+    assert [words.word(encoder[spelled[byte]]) for byte in (0xFE, 0xFF)] == [r"\xfe-", r"\xff-"]
+    assert len({words.word(token) for token in range(256)}) == 256
+
+
+def test_class_specific_contexts_speak_class_by_class(
+    runs_of: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words.main([str(runs_of["csc"]), "--class", "leopard"]) == 0
+    text = capsys.readouterr().out
+    assert re.findall(r"^prompt.*$", text, re.M) == ["prompt 1, class leopard", "prompt 2, class leopard"]
+
+
+@pytest.mark.parametrize(
+    ("program", "run", "extra", "says"),
+    [
+        ("visualize", "CoOp", [], "is a run of CoOp; this takes one of PLOT"),
+        ("visualize", "mean", [], "trained with MATCH mean: it has no transport plans"),
+        ("visualize", "PLOT", ["--class", "tiger"], "--class 'tiger' is none of the run's classes"),
+        ("visualize", "nowhere", [], "is no run"),
+        ("visualize", "PLOT", [""], "an IMAGE's name is empty"),
+        ("words", "ZeroshotCLIP", [], "is a run of ZeroshotCLIP; this takes one of PLOT, CoOp, CoCoOp"),
+        ("words", "PLOT", ["--class", "leopard"], "common ones"),
+        ("words", "csc", ["--class", "tiger"], "none of the run's classes"),
+        ("words", "PLOT", ["--top", "0"], "--top is 0"),
+    ],
+)
+def test_a_mistake_gives_one_line(
+    program: str,
+    run: str,
+    extra: list[str],
+    says: str,
+    runs_of: dict[str, Path],
+    picture: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    main, more = (visualize.main, [str(picture)]) if program == "visualize" else (words.main, [])
+    assert main([str(runs_of.get(run, "nowhere")), *more, *extra]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and says in error

@@ -1,0 +1,201 @@
+"""Sixty bad command lines and configs: every fault a line of its own, exit code 2, no file written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import train
+from dassl.config import get_cfg_default
+from dassl.limits import LIMITS
+from runs.command_line import build_parser
+from runs.config import setup_cfg
+from runs.directory import flatten
+
+from .test_train import command
+
+# What keys of other types than bool may be, apart from LIMITS: anything of their type.
+FREE = {"OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATASET.NAME", "MODEL.BACKBONE.NAME", "TRAINER.NAME"}
+FREE |= {"MODEL.HEAD.NAME", "MODEL.HEAD.ACTIVATION", "INPUT.GN_MEAN", "TEST.FEATURE_CACHE_DIR"}
+
+PAIRS = [  # KEY, VALUE, what is said of them
+    ("SEED", "0", "SEED is 0; it must be a positive integer"),
+    ("SEED", "-7", "SEED is -7"),
+    ("SEED", "1.5", "SEED takes a value of type int, not '1.5'"),
+    ("SEED", "99999999999999999999", "SEED is 9999"),
+    ("INPUT.SIZE", "(64,)", "INPUT.SIZE is .* height and width"),
+    ("INPUT.SIZE", "64", "INPUT.SIZE takes a value of type list"),
+    ("INPUT.SIZE", "(64, -1)", "INPUT.SIZE is"),
+    ("INPUT.SIZE", "('a', 'b')", "INPUT.SIZE is"),
+    ("INPUT.INTERPOLATION", "bicubix", "the nearest is 'bicubic'"),
+    ("INPUT.TRANSFORMS", "['random_flop']", "the nearest is 'random_flip'"),
+    ("INPUT.PIXEL_MEAN", "[0.5, 0.5]", "three numbers"),
+    ("INPUT.PIXEL_STD", "[0.5, 0.5, 0]", "three positive numbers"),
+    ("INPUT.RRCROP_SCALE", "(0.9, 0.1)", "smallest <= largest"),
+    ("INPUT.NO_TRANSFORM", "True", "CLIP takes tensors"),
+    ("DATALOADER.K_TRANSFORMS", "2", "K_TRANSFORMS is 2"),
+    ("INPUT.GB_K", "20", "odd and positive"),
+    ("INPUT.RANDAUGMENT_M", "99", "from 0 to 30"),
+    ("INPUT.COLORJITTER_H", "0.9", "from 0 to 0.5"),
+    ("DATASET.NUM_SHOTS", "-2", "NUM_SHOTS is -2"),
+    ("DATASET.NUM_SHOTS", "many", "NUM_SHOTS takes a value of type int"),
+    ("DATASET.NUM_SHOTS", "True", "NUM_SHOTS takes a value of type int"),
+    ("DATASET.SUBSAMPLE_CLASSES", "old", "'old' is none of all, base, new"),
+    ("DATASET.NAME", "Caltech102", "did you mean 'Caltech101'"),
+    ("DATASET.NAME", "Caltech\n101", r"'Caltech\\n101'; did you mean 'Caltech101'"),
+    ("TRAINER.PLOT.CTX_INIT", "a\x1b[31m photo\n|of", r"CTX_INIT has 2 texts for 4 prompts"),
+    ("TRAINER.PLOT.MATCH", "o\x1b[31m\nt", r"'o\\x1b\[31m\\nt' is none of ot"),
+    ("DATALOADER.NUM_WORKERS", "-1", "0 or more"),
+    ("DATALOADER.TRAIN_X.BATCH_SIZE", "0", "1 or more"),
+    ("DATALOADER.TRAIN_X.SAMPLER", "RandomSample", "the nearest is 'RandomSampler'"),
+    ("DATALOADER.TEST.SAMPLER", "RandomClassSampler", "TEST.SAMPLER is"),
+    ("MODEL.BACKBONE.NAME", "RN5O", "unknown backbone 'RN5O'.*the nearest is 'RN50'"),
+    ("MODEL.INIT_WEIGHTS", "nowhere.pt", "MODEL.INIT_WEIGHTS is 'nowhere.pt'; it must be a file"),
+    ("OPTIM.NAME", "sgdd", "the nearest is 'sgd'"),
+    ("OPTIM.LR", "-1", "OPTIM.LR is -1.0; it must be positive"),
+    ("OPTIM.LR", "None", "OPTIM.LR takes a value of type float, not 'None'"),
+    ("OPTIM.LR", "1e999", "OPTIM.LR is inf; it must be finite"),
+    ("OPTIM.LR", "nan", "OPTIM.LR takes a value of type float"),
+    ("OPTIM.LR", "__import__('os').mkdir('ran')", "OPTIM.LR takes a value of type float"),
+    ("OPTIM.LR", "(" * 5000, "OPTIM.LR takes a value of type float"),
+    ("OPTIM.MOMENTUM", "1.0", "from 0 to under 1"),
+    ("OPTIM.WEIGHT_DECAY", "-0.1", "0 or more"),
+    ("OPTIM.SGD_NESTEROV", "yes", "SGD_NESTEROV takes a value of type bool"),
+    ("OPTIM.STAGED_LR", "True", "OPTIM.STAGED_LR is True"),
+    ("OPTIM.LR_SCHEDULER", "cosin", "the nearest is 'cosine'"),
+    ("OPTIM.STEPSIZE", "()", "whole number"),
+    ("OPTIM.STEPSIZE", "(2, 1)", "each larger than the one before"),
+    ("INPUT.CROP_PADDING", "100000", "from 0 to 4096"),
+    ("OPTIM.MAX_EPOCH", "0", "OPTIM.MAX_EPOCH is 0; it must be 1 or more"),
+    ("OPTIM.MAX_EPOCH", "1e3", "OPTIM.MAX_EPOCH takes a value of type int"),
+    ("OPTIM.MAX_EPOCH", "99999999999999999999", "it must be under 2147483648"),
+    ("OPTIM.WARMUP_TYPE", "linea", "the nearest is 'linear'"),
+    ("TRAIN.PRINT_FREQ", "0", "1 or more"),
+    ("TRAIN.CHECKPOINT_FREQ", "-1", "0 or more"),
+    ("TEST.SPLIT", "train", "one of val, test"),
+    ("TEST.FINAL_MODEL", "best", "the nearest is 'best_val'"),
+    ("TRAINER.PLOT.N", "0", "TRAINER.PLOT.N is 0"),
+    ("TRAINER.PLOT.N", "1001", "TRAINER.PLOT.N is 1001"),
+    ("TRAINER.PLOT.N_CTX", "100", "from 1 to 74"),
+    ("TRAINER.PLOT.EPS", "0.0", "TRAINER.PLOT.EPS is 0.0"),
+    ("TRAINER.PLOT.THRESH", "-0.1", "TRAINER.PLOT.THRESH is -0.1"),
+    ("TRAINER.PLOT.MATCH", "sinkhorn", "'sinkhorn' is none of ot"),
+    ("TRAINER.PLOT.PREC", "fp8", "'fp8' is none of fp16"),
+    ("TRAINER.PLOT.CTX_INIT", "a photo|of", "texts for 4 prompts"),
+    ("TRAINER.PLOT.NCTX", "4", "unknown config key 'TRAINER.PLOT.NCTX'; the nearest is 'TRAINER.PLOT.N_CTX'"),
+    ("OPTIM", "5", "unknown config key 'OPTIM'"),
+]
+
+FLAGS = [
+    (["--sead", "1"], "--sead"),
+    (["--seed", "one"], "invalid int value: 'one'"),
+    (["--trainer", "PLOTT"], "did you mean 'PLOT'"),
+    (["--config-file", "nowhere.yaml"], "no config 'nowhere'"),
+    (["--dataset-config-file", "nowhere.yaml"], "no config 'nowhere'"),
+    (["--recipe", "OPTIM.LR 'x"], "cannot be read: No closing quotation"),
+    (["--recipe", "OPTIM.LR"], "--recipe: KEY VALUE pairs expected"),
+    (["--resume", "nowhere"], "nothing to resume from in 'nowhere'"),
+    (["OPTIM.LR"], "'OPTIM.LR' has no value"),
+]
+
+YAMLS = [
+    ("a: [", "is no YAML"),
+    ("- a\n- b", "it should be a mapping"),
+    ("2001-99-99", "is no YAML"),
+    ("OPTIM: {LR: null}", "OPTIM.LR takes a value of type float, not None"),
+    ("OPTIM: {LR: .inf}", "OPTIM.LR is inf; it must be finite"),
+    ("OPTIM: {1: 2}", "unknown config key 'OPTIM.1'"),
+    ("OPTIM: {LR: 2001-01-01}", "OPTIM.LR takes a value of type float"),
+    ("&a {OPTIM: *a}", "unknown config key 'OPTIM.OPTIM'"),
+    ("INPUT: {SIZE: [[1, 2], {}]}", "INPUT.SIZE takes a value of type list"),
+    ("OPTIM: !!python/object/apply:os.mkdir [ran]", "is no YAML"),
+]
+
+
+def bomb(pair: str) -> str:
+    """Some lines of YAML that stand for 2 ** 40 leaves."""
+    levels = ["l0: &l0 [1]"] + [f"l{i}: &l{i} {pair % ((f'*l{i - 1}',) * 2)}" for i in range(1, 40)]
+    return "\n".join(levels) + "\nOPTIM: {LR: *l39}\nINPUT: {SIZE: *l39}\n"
+
+
+def faults_of(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    there = sorted(tmp_path.rglob("*"))
+    assert train.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and sorted(tmp_path.rglob("*")) == there
+    assert err.replace("\n", "").isprintable()
+    lines = err.splitlines()
+    assert lines and all(line.startswith("error: ") for line in lines), err
+    return lines
+
+
+@pytest.mark.parametrize(("key", "value", "says"), PAIRS, ids=lambda v: str(v)[:30])
+def test_a_bad_pair(
+    key: str, value: str, says: str, run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = faults_of([*command(run_args, "PLOT"), key, value], tmp_path, capsys)
+    assert re.search(says, line), line
+
+
+@pytest.mark.parametrize(("flags", "says"), FLAGS, ids=lambda v: " ".join(v)[:30])
+def test_a_bad_flag(
+    flags: list[str], says: str, run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (line,) = faults_of([*command(run_args, "PLOT"), *flags], tmp_path, capsys)
+    assert re.search(says, line), line
+
+
+@pytest.mark.parametrize(("text", "says"), YAMLS)
+def test_a_bad_config(
+    text: str, says: str, run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    lines = faults_of([*command(run_args, "PLOT"), "--config-file", "bad.yaml"], tmp_path, capsys)
+    assert any(re.search(says, line) for line in lines), lines
+
+
+def test_a_directory_whose_config_is_a_bomb(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(bomb("{x: %s, y: %s}"))
+    (line,) = faults_of(["--output-dir", str(tmp_path / "run"), *command(run_args, "PLOT")], tmp_path, capsys)
+    assert "holds a run with another config" in line and len(line) < 600
+
+
+def test_all_faults_are_reported_at_once(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [("SEED", "0"), ("OPTIM.LR", "0"), ("OPTIM.MAX_EPOCH", "many"), ("TRAINER.PLOT.NN", "1")]
+    pairs += [("TRAINER.PLOT.PREC", "fp8"), ("TRAINER.PLOT.MATCH", "x"), ("MODEL.BACKBONE.NAME", "RN5O")]
+    pairs += [("DATASET.NAME", "Caltech"), ("DATASET.SUBSAMPLE_CLASSES", "x")]
+    argv = [*command(run_args, "PLOT"), *(word for pair in pairs for word in pair)]
+    lines = faults_of(argv, tmp_path, capsys)
+    assert len(lines) == len(pairs)
+    for _, value in pairs:
+        assert any(value in line for line in lines)
+
+
+@pytest.mark.parametrize("pair", ["{x: %s, y: %s}", "[%s, %s]"])
+def test_a_bomb_of_aliases_is_refused_at_once(
+    pair: str, run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bomb.yaml").write_text(bomb(pair))
+    lines = faults_of([*command(run_args, "PLOT"), "--config-file", "bomb.yaml"], tmp_path, capsys)
+    assert len(lines) == 42 and any("OPTIM.LR takes a value of type float" in line for line in lines)
+    assert all(len(line) < 300 for line in lines)
+
+
+def test_every_key_has_a_range() -> None:
+    for key, value in flatten(get_cfg_default()):
+        assert isinstance(value, bool) or key in FREE or key in LIMITS, key
+    assert set(LIMITS) <= {key for key, _ in flatten(get_cfg_default())}
+
+
+def test_the_defaults_and_a_name_of_digits_are_fine(run_args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    args = build_parser().parse_args([*command(run_args, "PLOT"), "MODEL.HEAD.NAME", "2024", "OPTIM.LR", "1"])
+    args.seed = 2**40
+    cfg, _ = setup_cfg(args)
+    assert (cfg.MODEL.HEAD.NAME, cfg.OPTIM.LR, cfg.SEED) == ("2024", 1.0, 2**40)

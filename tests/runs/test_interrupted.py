@@ -1,0 +1,312 @@
+"""Nothing lost: killed anywhere and started again, stopped by signals, one writer a directory, eight on one cache."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import multiprocessing
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import train
+from dassl.extras.interrupts import interruptible
+from dassl.extras.locks import locked
+from dassl.utils import UserError, list_checkpoints, load_checkpoint
+from experiments import jobs
+from runs.directory import REPOSITORY
+from runs.result import read_result
+from tests import children
+
+from .test_train import SMALL, command
+
+SHORT = [*SMALL, "OPTIM.MAX_EPOCH", "3", "DATASET.NUM_SHOTS", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
+CONFIG = {"PLOT": "rn50", "CoOp": "rn50_ep50", "CoCoOp": "rn50_c4_ep10_batch1_ctxv1"}
+
+
+def argv_of(run_args: list[str], trainer: str, directory: Path, *extra: str) -> list[str]:
+    return ["--output-dir", str(directory), *command(run_args, trainer, CONFIG[trainer]), *SHORT, *extra]
+
+
+def outcome(directory: Path) -> tuple[dict[str, Any], Any, str]:
+    last = load_checkpoint(str(directory / "prompt_learner/model.pth.tar-3"))
+    result = read_result(directory)
+    assert result is not None
+    return last, result["accuracy"], (directory / "predictions.json").read_text()
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    (first, *one_rest), (second, *other_rest) = outcome(one), outcome(other)
+    assert one_rest == other_rest
+    assert first["state_dict"].keys() == second["state_dict"].keys()
+    assert all(torch.equal(first["state_dict"][k], second["state_dict"][k]) for k in first["state_dict"])
+    assert first["scheduler"] == second["scheduler"]
+    slots = [checkpoint["optimizer"]["state"] for checkpoint in (first, second)]
+    assert all(torch.equal(slots[0][i]["momentum_buffer"], slots[1][i]["momentum_buffer"]) for i in slots[0])
+
+
+def files(directory: Path) -> set[str]:
+    return {str(p.relative_to(directory)) for p in directory.rglob("*") if "tfevents" not in p.name}
+
+
+@pytest.fixture
+def whole(run_args: list[str], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A run of the parametrized trainer that nothing has interrupted."""
+    assert train.main(argv_of(run_args, request.param, tmp_path / "whole")) == 0
+    return tmp_path / "whole"
+
+
+@pytest.mark.parametrize(("whole", "trainer"), [(name, name) for name in CONFIG], indirect=["whole"])
+def test_killed_anywhere_it_ends_at_the_same_bits(
+    whole: Path, trainer: str, run_args: list[str], tmp_path: Path
+) -> None:
+    """Each start is killed some events on: in a step, or at a place of a checkpoint's writing."""
+    argv, log = argv_of(run_args, trainer, tmp_path / "killed"), tmp_path / "log"
+    codes = [children.run(argv, log, children.killed_at(event)) for event in (2, 7, 9, 12)]
+    assert codes == [-signal.SIGKILL] * 4
+    assert children.run(argv, log) == 0
+    assert "Found checkpoint" in log.read_text()
+    assert_same_bits(whole, tmp_path / "killed")
+    assert files(tmp_path / "killed") == files(whole)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_in_order_and_its_line_resumes_it(
+    signum: int, run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With loader workers, the signal going to all of the group, as a terminal and a scheduler send it."""
+    assert train.main(argv_of(run_args, "PLOT", tmp_path / "whole")) == 0
+    argv = argv_of(run_args, "PLOT", tmp_path / "run", "DATALOADER.NUM_WORKERS", "2", "TRAIN.PRINT_FREQ", "1")
+    log = tmp_path / "log"
+
+    process = children.start(argv, log, _wait_for_a_signal_in_epoch_2)
+    children.wait_for(lambda: "waits for a signal" in log.read_text())
+    assert len(children.processes_of(process.pid or 0)) == 3
+    begun = time.monotonic()
+    os.killpg(process.pid or 0, signum)
+    process.join(timeout=30)
+    assert process.exitcode == 128 + signum and time.monotonic() - begun < 5
+    children.wait_for(lambda: not children.processes_of(process.pid or 0), seconds=3)
+    printed = log.read_text()
+    assert (
+        "Traceback" not in printed and f"interrupted by {signal.Signals(signum).name}; what is saved of it" in printed
+    )
+    (saved,) = (tmp_path / "run/prompt_learner").glob("interrupted*")
+    assert saved.name == "interrupted.pth.tar-1-1"
+    torch.load(saved, weights_only=True)
+    *_, line = printed.splitlines()
+    words = shlex.split(line)
+    assert f"OUT={os.environ['OUT']}" in words and words[words.index(sys.executable) + 1].endswith("/train.py")
+    assert train.main(words[words.index(sys.executable) + 2 :]) == 0
+    assert_same_bits(tmp_path / "whole", tmp_path / "run")
+    assert files(tmp_path / "run") == files(tmp_path / "whole")
+
+
+MODULES = ("jobs", "protocols", "compare", "tables", "figures", "pictures.visualize", "pictures.words")
+
+
+@pytest.mark.parametrize(
+    "program", [["train.py"], ["sweep.py"], ["predict.py"], *(["-m", f"experiments.{name}"] for name in MODULES)]
+)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_imports(signum: int, program: list[str], tmp_path: Path) -> None:
+    """They take seconds; here they never end."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").write_text("import time; print('importing', flush=True); time.sleep(600)")
+    process = subprocess.Popen(
+        [sys.executable, *program],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert said.strip() == f"interrupted by {signal.Signals(signum).name} before anything was begun"
+
+
+def test_the_programs_exit_code_and_the_scripts(weights: Path, data_root: Path, tmp_path: Path) -> None:
+    """Through bash, the signal going to the first process alone: it is passed on, and the line is the script's."""
+    environment = {"DATA": str(data_root), "OUT": str(tmp_path / "out"), "SEEDS": "1", "PYTHON": sys.executable}
+    arguments = ["plot/main.sh", "caltech101", "1", "MODEL.BACKBONE.NAME", str(weights), *SMALL]
+    arguments += ["OPTIM.MAX_EPOCH", "100000", "TRAIN.PRINT_FREQ", "1"]
+    script, *rest = arguments
+    process = subprocess.Popen(
+        ["bash", str(REPOSITORY / "scripts" / script), *rest],
+        stdout=(tmp_path / "log").open("w"),
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        start_new_session=True,
+    )
+    children.wait_for(lambda: "epoch [2/" in (tmp_path / "log").read_text(), seconds=300)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert not children.processes_of(process.pid)
+    said, line = error.strip().splitlines()
+    assert said.startswith("interrupted by SIGTERM")
+    words = shlex.split(line)
+    assert {f"OUT={tmp_path / 'out'}", "SEEDS=1"} <= set(words) and words[-len(rest) :] == rest
+    assert words[words.index("bash") + 1].endswith("run.sh") and "PLOT" in words
+    assert list((tmp_path / "out").rglob("*.pth.tar-*"))
+
+
+def test_a_run_that_a_signal_meets_at_its_very_end() -> None:
+    """Ctrl-C goes to it as well: it may have no handler any more for the one that is passed on."""
+    with interruptible():
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        assert jobs.run_to_its_end(lambda: subprocess.Popen(["sleep", "60"])) == 128 + signal.SIGINT
+
+
+def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(run_args: list[str], tmp_path: Path) -> None:
+    argv, log = argv_of(run_args, "CoOp", tmp_path / "run"), tmp_path / "log"
+    assert train.main(argv_of(run_args, "CoOp", tmp_path / "whole")) == 0
+    for damage in (lambda b: b[:-100], lambda b: b[:1000] + bytes([b[1000] ^ 1]) + b[1001:], lambda b: b""):
+        assert children.run(argv, log, children.killed_at(27)) == -signal.SIGKILL  # in the third epoch
+        learner = tmp_path / "run/prompt_learner"
+        done, name = max(list_checkpoints(str(learner)).items())
+        assert done == (2, 0)
+        (learner / name).write_bytes(damage((learner / name).read_bytes()))
+        assert children.run(argv, log) == 0
+        said = log.read_text()
+        assert "Damaged: cannot read checkpoint" in said and name in said and "Previous epoch: 1" in said
+        assert_same_bits(tmp_path / "whole", tmp_path / "run")
+        for path in sorted((tmp_path / "run").rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_an_unseeded_run_resumes_exactly(run_args: list[str], tmp_path: Path) -> None:
+    """What the seed does not fix, the checkpoint does: after epoch 1 both copies draw the same."""
+    argv, log = argv_of(run_args, "CoOp", tmp_path / "a", "SEED", "-1"), tmp_path / "log"
+    assert children.run(argv, log, children.killed_at(14)) == -signal.SIGKILL
+    subprocess.run(["cp", "-r", str(tmp_path / "a"), str(tmp_path / "b")], check=True)
+    for name in ("a", "b"):
+        assert children.run(argv_of(run_args, "CoOp", tmp_path / name, "SEED", "-1"), log) == 0
+        assert "Found checkpoint" in log.read_text()
+    assert_same_bits(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_second_process_on_a_directory_stops_with_a_line(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = argv_of(run_args, "CoOp", tmp_path / "run")
+    first = children.start(argv, tmp_path / "log", _stop_at_first_step)
+    children.wait_for(lambda: "at its first step" in (tmp_path / "log").read_text())
+    before = files(tmp_path / "run")
+    assert train.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"another process is writing to '{tmp_path / 'run'}'" in error
+    assert files(tmp_path / "run") == before
+    os.kill(first.pid or 0, signal.SIGKILL)  # and its lock is gone with it
+    first.join()
+    assert train.main(argv) == 0
+
+
+def _wait_for_a_signal_in_epoch_2() -> None:
+    """The process says when it is in the first step of the second epoch, which ends once a signal has come."""
+    from dassl.engine import TrainerX
+    from dassl.extras.interrupts import _State
+
+    step = TrainerX._step
+
+    def wait(self: Any, batch: Any) -> Any:
+        if (self.epoch, self.batch_idx) == (1, 0):
+            print("waits for a signal", flush=True)
+            while _State.came is None:
+                time.sleep(0.01)
+        return step(self, batch)
+
+    TrainerX._step = wait  # type: ignore[method-assign]
+
+
+def _stop_at_first_step() -> None:
+    """The process prints a line at its first step, and waits there for ever."""
+    from dassl.engine import TrainerX
+
+    def wait(*args: object) -> None:
+        print("at its first step", flush=True)
+        time.sleep(600)
+
+    TrainerX._step = wait  # type: ignore[assignment, method-assign]
+
+
+def test_a_file_system_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    context = multiprocessing.get_context("fork")
+
+    def other(queue: Any) -> None:
+        try:
+            with locked(tmp_path):
+                queue.put("has it")
+        except UserError as error:
+            queue.put(str(error))
+
+    def ask() -> str:
+        queue = context.Queue()
+        process = context.Process(target=other, args=(queue,))
+        process.start()
+        answer = queue.get(timeout=30)
+        process.join()
+        return answer
+
+    with locked(tmp_path):
+        assert "another process is writing" in ask()
+    assert ask() == "has it"
+
+
+def _draw_at_once(root: Path, seed: int, start: Any, results: Any) -> None:
+    import contextlib
+    import io
+
+    import trainers
+    from dassl.config import get_cfg_default
+    from dassl.data.datasets import build_dataset
+    from datasets import glyphs
+
+    glyphs.PER_CLASS = {"train": 2, "val": 1, "test": 1} | dict.fromkeys(glyphs.SHIFTS, 1)
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.SEED, cfg.DATASET.NUM_SHOTS = str(root), "Symbols", seed, 1
+    start.wait()
+    with contextlib.redirect_stdout(io.StringIO()):
+        dataset = build_dataset(cfg)
+    results.put((seed, [datum.impath for datum in dataset.train_x]))
+
+
+def test_eight_on_one_cache_draw_one_set(tmp_path: Path) -> None:
+    """Symbols and its few-shot sets, drawn by eight at once, beside what a killed process has left."""
+    (tmp_path / ".symbols-left" / "images").mkdir(parents=True)
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(8), context.Queue()
+    seeds = [1, 1, 1, 1, 2, 2, 2, 2]
+    workers = [context.Process(target=_draw_at_once, args=(tmp_path, seed, start, results)) for seed in seeds]
+    for worker in workers:
+        worker.start()
+    drawn = [results.get(timeout=120) for _ in seeds]
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    by_seed = {seed: images for seed, images in drawn}
+    assert all(images == by_seed[seed] and len(images) == 40 for seed, images in drawn)
+    assert by_seed[1] != by_seed[2]
+    assert [p.name for p in tmp_path.iterdir()] == ["symbols"] and not list(tmp_path.rglob(".*"))
+    for seed in (1, 2):
+        kept = json.loads((tmp_path / f"symbols/split_fewshot/shot_1-seed_{seed}.json").read_text())
+        assert len(kept["train"]) == 40

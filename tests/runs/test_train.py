@@ -1,0 +1,416 @@
+"""The command line from end to end: runs, resuming, tests of a trained prompt, and the user's mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import train
+import trainers.prompt_trainer
+from dassl.extras.cli import guarded
+from dassl.utils import read_image
+from runs.command_line import build_parser
+from runs.config import setup_cfg
+from runs.directory import REPOSITORY, run_directory
+from runs.result import read_result
+from trainers.prompt_trainer import AMP_DTYPES
+
+CONFIGS = REPOSITORY / "configs"
+SMALL = ["INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", "0"]
+SHORT = [*SMALL, "OPTIM.MAX_EPOCH", "2", "DATASET.NUM_SHOTS", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
+
+
+def command(run_args: list[str], trainer: str, config: str = "rn50", *flags: str) -> list[str]:
+    return [
+        *run_args,
+        *("--trainer", trainer),
+        *("--dataset-config-file", str(CONFIGS / "datasets/caltech101.yaml")),
+        *("--config-file", str(CONFIGS / f"trainers/{trainer}/{config}.yaml")),
+        *flags,
+    ]
+
+
+def one_result(output: Path, below: str = "*/*/*/*/seed1") -> tuple[Path, dict]:
+    (path,) = output.glob(f"{below}/result.json")
+    return path.parent, json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("trainer", "config", "options", "parameters"),
+    [
+        ("PLOT", "rn50", ["TRAINER.PLOT.N", "2", "TRAINER.PLOT.PREC", "amp"], 2 * 16 * 64),
+        ("CoOp", "rn50_ep50", ["TRAINER.COOP.CSC", "True", "TRAINER.COOP.PREC", "bf16"], 5 * 16 * 64),
+        ("CoCoOp", "rn50_c4_ep10_batch1_ctxv1", ["TRAINER.COCOOP.PREC", "fp32"], 4 * 64 + 65 * 4 + 5 * 64),
+        ("ZeroshotCLIP", "rn50", [], 0),
+    ],
+)
+def test_a_run(
+    trainer: str,
+    config: str,
+    options: list[str],
+    parameters: int,
+    run_args: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trainers.prompt_trainer, "cpu_has_bf16", lambda: True)
+    argv = [*command(run_args, trainer, config), *SHORT, *options]
+    assert train.main(argv) == 0
+    directory, result = one_result(tmp_path / "output")
+    counts = {"classes": 5, "train": 10, "val": 10, "test": 35}
+    assert (result["counts"], result["trainer"], result["seed"], result["shots"]) == (counts, trainer, 1, 2)
+    assert result["accuracy"] + result["error_rate"] == pytest.approx(100)
+    assert result["accuracy"] * 35 / 100 == pytest.approx(round(result["accuracy"] * 35 / 100), abs=1e-3)
+    assert result["parameters"] == parameters
+    if parameters:
+        saved = torch.load(directory / "prompt_learner/model.pth.tar-2", weights_only=True)
+        assert result["parameters"] == sum(v.numel() for v in saved["state_dict"].values())
+        assert saved["epoch"] == 2 and "ctx" in saved["state_dict"]
+    capsys.readouterr()
+    assert train.main(argv) == 0
+    assert "Finished before, kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("trainer", ["PLOT", "CoOp", "CoCoOp"])
+def test_fp16_with_its_loss_scaled(
+    trainer: str, run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, computed on the CPU: the context that float32 learns, up to rounding; the scale is kept."""
+    monkeypatch.setattr(trainers.prompt_trainer, "cpu_has_bf16", lambda: True)
+    monkeypatch.setitem(AMP_DTYPES, "cpu", torch.float16)
+    # At its own first scale, 65,536, some of these gradients overflow, and their step is left out, as it should be.
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=1024.0))
+    config = {"PLOT": "rn50", "CoOp": "rn50_ep50", "CoCoOp": "rn50_c4_ep10_batch1_ctxv1"}[trainer]
+    saved = []
+    for name, prec, lr in (("start", "fp32", "1e-12"), ("fp32", "fp32", "1e-5"), ("amp", "amp", "1e-5")):
+        more = ["OPTIM.LR", lr, "OPTIM.WARMUP_CONS_LR", lr, f"TRAINER.{trainer.upper()}.PREC", prec]
+        argv = ["--output-dir", str(tmp_path / name), *command(run_args, trainer, config), *SHORT, *more]
+        assert train.main(argv) == 0
+        saved.append(torch.load(tmp_path / name / "prompt_learner/model.pth.tar-2", weights_only=True))
+    start, exact, scaled = (checkpoint["state_dict"]["ctx"] for checkpoint in saved)
+    assert 0 < (scaled - exact).norm() < 0.05 * (exact - start).norm()
+    assert saved[2]["trainer"]["scaler"]["scale"] == 1024.0 and not saved[1]["trainer"]["scaler"]
+
+
+def test_what_a_cpu_lacks_is_computed_in_fp32(
+    run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def learned(prec: str, bf16: bool) -> tuple[torch.Tensor, str]:
+        monkeypatch.setattr(trainers.prompt_trainer, "cpu_has_bf16", lambda: bf16)
+        output = tmp_path / f"{prec}{bf16}"
+        words = command(run_args, "PLOT")
+        assert train.main(["--output-dir", str(output), *words, *SHORT, "TRAINER.PLOT.PREC", prec]) == 0
+        saved = torch.load(output / "prompt_learner/model.pth.tar-2", weights_only=True)
+        return saved["state_dict"]["ctx"], capsys.readouterr().out
+
+    exact, text = learned("fp32", bf16=True)
+    assert "computing in fp32" not in text
+    for prec, needs in (("fp16", "a GPU"), ("amp", "a CPU with bf16 products"), ("bf16", "a CPU with bf16 products")):
+        found, text = learned(prec, bf16=False)
+        assert torch.equal(found, exact) and f"PREC {prec} needs {needs}: computing in fp32" in text
+    found, text = learned("amp", bf16=True)
+    assert not torch.equal(found, exact) and "computing in fp32" not in text
+
+
+def test_a_resumed_run_ends_at_the_same_bits(run_args: list[str], tmp_path: Path) -> None:
+    argv = [*command(run_args, "PLOT"), *SHORT, "OPTIM.MAX_EPOCH", "4", "TRAIN.CHECKPOINT_FREQ", "2"]
+    assert train.main(["--output-dir", str(tmp_path / "whole"), *argv]) == 0
+    assert train.main(["--output-dir", str(tmp_path / "resumed"), *argv]) == 0
+    learner = tmp_path / "resumed" / "prompt_learner"
+    (learner / "model.pth.tar-4").unlink()
+    (learner / "checkpoint").write_text("model.pth.tar-2\n")
+    (tmp_path / "resumed" / "result.json").unlink()
+    assert train.main(["--output-dir", str(tmp_path / "resumed"), *argv]) == 0
+    ctx = [
+        torch.load(tmp_path / name / "prompt_learner/model.pth.tar-4", weights_only=True)["state_dict"]["ctx"]
+        for name in ("whole", "resumed")
+    ]
+    assert torch.equal(*ctx)
+    accuracy = [read_result(tmp_path / name) for name in ("whole", "resumed")]
+    assert accuracy[0] and accuracy[1] and accuracy[0]["accuracy"] == accuracy[1]["accuracy"]
+
+
+def test_a_trained_prompt_is_tested_elsewhere_with_its_own_head(run_args: list[str], tmp_path: Path) -> None:
+    options = [*SHORT, "TRAINER.PLOT.GLOBAL_LOGITS", "True", "TRAINER.PLOT.N", "2"]
+    assert train.main([*command(run_args, "PLOT"), *options, "DATASET.SUBSAMPLE_CLASSES", "base"]) == 0
+    directory, result = one_result(tmp_path / "output")
+    assert result["counts"]["classes"] == 3
+    for subsample, classes in (("new", 2), ("base", 3)):
+        argv = command(run_args, "PLOT", "rn50", "--eval-only", "--model-dir", str(directory))
+        assert train.main([*argv, *SMALL, "DATASET.SUBSAMPLE_CLASSES", subsample]) == 0
+        _, tested = one_result(directory / "eval", f"caltech101_{subsample}")
+        assert (tested["counts"]["classes"], tested["N"]) == (classes, 2)
+        config = (directory / f"eval/caltech101_{subsample}/config.yaml").read_text()
+        assert "GLOBAL_LOGITS: true" in config
+    assert tested["accuracy"] == result["accuracy"]  # the same classes as in training
+
+
+def test_a_test_is_kept_for_the_checkpoints_it_was_made_of(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not for another epoch's, another run's in the same place, or the same run's once it has gone on."""
+    runs_of = {}
+    for seed, name in ((1, "one"), (2, "two")):
+        argv = ["--output-dir", str(tmp_path / name), *command(run_args, "CoOp"), "--seed", str(seed)]
+        assert train.main([*argv, *SHORT, "TRAIN.CHECKPOINT_FREQ", "1"]) == 0
+        runs_of[name] = tmp_path / name / "prompt_learner"
+
+    def test(name: str, *flags: str) -> str:
+        capsys.readouterr()
+        argv = command(run_args, "CoOp", "rn50", "--eval-only", "--model-dir", str(tmp_path / name), *flags)
+        assert train.main([*argv, *SMALL]) == 0
+        return capsys.readouterr().out
+
+    first = ("--load-epoch", "1")
+    assert "(epoch 1)" in test("one", *first) and "(epoch 2)" in test("one")
+    assert "kept" in test("one", *first) and "kept" in test("one")
+    assert {p.name for p in (tmp_path / "one/eval").iterdir()} == {"caltech101", "caltech101_epoch1"}
+    place = ("--output-dir", str(tmp_path / "place"))
+    assert "one/prompt_learner" in test("one", *place)
+    assert "two/prompt_learner" in test("two", *place) and "kept" in test("two", *place)
+    (runs_of["one"] / "model.pth.tar-2").unlink()
+    assert "(epoch 1)" in test("one") and "kept" in test("one")
+
+
+def test_another_config_is_neither_kept_nor_resumed(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--output-dir", str(tmp_path / "run"), *command(run_args, "CoOp"), *SHORT]
+    assert train.main(argv) == 0
+    before = (tmp_path / "run/result.json").read_text()
+    assert train.main([*argv, "OPTIM.LR", "0.1"]) == 2
+    error = capsys.readouterr().err
+    assert "another config (OPTIM.LR 0.002 there, 0.1 asked for)" in error
+    assert (tmp_path / "run/result.json").read_text() == before
+
+
+def test_a_damaged_result_is_named_and_not_begun_again(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--output-dir", str(tmp_path / "run"), *command(run_args, "ZeroshotCLIP"), *SMALL]
+    assert train.main(argv) == 0
+    for damaged in ("{", '{"accuracy": 3}'):
+        (tmp_path / "run/result.json").write_text(damaged)
+        assert train.main(argv) == 2
+        assert "result.json' is damaged" in capsys.readouterr().err
+        assert (tmp_path / "run/result.json").read_text() == damaged
+
+
+def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(lambda: print(torch.empty(1 << 50))) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory; smaller DATALOADER batches")
+    with pytest.raises(RuntimeError, match="shapes"):
+        guarded(lambda: print(torch.ones(2, 3) @ torch.ones(2, 3)))
+
+
+TOO_LONG = " ".join(["word"] * 80)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "config", "extra", "says"),
+    [
+        ("PLOTT", "rn50", [], "PLOT"),
+        ("PLOT", "rn51", [], "no config 'rn51': looked for .*nearest there is 'rn50'"),
+        ("PLOT", "rn50", ["TRAINER.PLOT.NCTX", "4"], "unknown config key 'TRAINER.PLOT.NCTX'.*'TRAINER.PLOT.N_CTX'"),
+        ("PLOT", "rn50", ["OPTIM.LR"], "'OPTIM.LR' has no value"),
+        ("PLOT", "rn50", ["OPTIM.MAX_EPOCH", "many"], "OPTIM.MAX_EPOCH takes a value of type int, not 'many'"),
+        ("PLOT", "rn50", ["OPTIM.MAX_EPOCH", "0"], "OPTIM.MAX_EPOCH is 0"),
+        ("PLOT", "rn50", ["OPTIM.LR", "-1"], "OPTIM.LR is -1"),
+        ("PLOT", "rn50", ["DATASET.NAME", "Caltech102"], "Caltech101"),
+        ("PLOT", "rn50", ["INPUT.TRANSFORMS", '["random_flop"]'], "random_flip"),
+        ("PLOT", "rn50", ["MODEL.BACKBONE.NAME", "RN5O"], "unknown backbone 'RN5O'.*nearest is 'RN50'"),
+        ("PLOT", "rn50", ["INPUT.SIZE", "(96, 96)"], r"INPUT.SIZE \(96, 96\) does not fit .*64 x 64"),
+        ("PLOT", "rn50", [*SMALL, "TRAINER.PLOT.CTX_INIT", TOO_LONG], "CTX_INIT has 80 tokens"),
+        ("PLOT", "rn50", [*SMALL, "TRAINER.PLOT.N_CTX", "74"], "the prompt of class 'face' has 78 tokens"),
+        ("PLOT", "rn50", ["TRAINER.PLOT.N", "0"], "TRAINER.PLOT.N is 0"),
+        ("PLOT", "rn50", ["TRAINER.PLOT.EPS", "0.0"], "TRAINER.PLOT.EPS is 0"),
+        ("PLOT", "rn50", ["TRAINER.PLOT.MATCH", "sinkhorn"], "'sinkhorn' is none of ot"),
+        ("PLOT", "rn50", ["TRAINER.PLOT.PREC", "fp8"], "'fp8' is none of fp16"),
+        ("CoOp", "rn50", ["TRAINER.COOP.CLASS_TOKEN_POSITION", "back"], "'back' is none of end"),
+        ("CoOp", "rn50", ["DATASET.SUBSAMPLE_CLASSES", "old"], "'old' is none of all, base, new"),
+        ("CoOp", "rn50", ["DATASET.ROOT", "nowhere"], "no data root for Caltech101: looked for '.*nowhere'"),
+        ("CoOp", "rn50", ["SEED", "0"], "SEED is 0"),
+        ("ZeroshotCLIP", "rn50", ["DATASET.TEMPLATE", "a photo"], "has no {}"),
+    ],
+)
+def test_a_mistake_gives_one_line_and_nothing_is_written(
+    trainer: str,
+    config: str,
+    extra: list[str],
+    says: str,
+    run_args: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if trainer == "PLOTT":
+        argv = [*command(run_args, "PLOT", config)]
+        argv[argv.index("PLOT")] = trainer
+    else:
+        argv = command(run_args, trainer, config)
+    assert train.main([*argv, *extra]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert re.search(says, err), err
+    assert not (tmp_path / "output").exists()
+
+
+def test_flags_that_do_not_exist_or_lead_nowhere(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, says in (
+        (["--sead", "1"], "--sead"),
+        (["--seed", "one"], "one"),
+        (["--resume", "nowhere"], "nowhere"),
+        (["--eval-only", "--model-dir", "nowhere"], "no checkpoint in 'nowhere/prompt_learner'"),
+        (["--eval-only"], "name it with --model-dir"),
+        (["--model-dir", "."], "--model-dir and --load-epoch are for --eval-only"),
+        (["--load-epoch", "0"], "--model-dir and --load-epoch are for --eval-only"),
+        (["--load-epoch", "7", "--eval-only", "--model-dir", "nowhere"], "no checkpoint of epoch 7"),
+    ):
+        assert train.main([*command(run_args, "CoOp", "rn50", *flags), *SHORT]) == 2
+        err = capsys.readouterr().err
+        assert says in err and err.count("\n") == 1
+
+
+def test_an_output_that_cannot_be_made_is_named(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert train.main(command(run_args, "CoOp", "rn50_ep50", "--output-dir", str(loop / "out"), *SHORT)) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and str(loop) in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        {},
+        {"state_dict": None, "epoch": 1},
+        {"state_dict": {3: torch.ones(2)}},
+        {"state_dict": {"ctx": "no tensor"}},
+        {"state_dict": {"ctx": torch.full((16, 64), float("nan"))}},
+        {"state_dict": {"ctx": torch.ones(16, 64).to_sparse()}},
+        {"state_dict": {"ctx": torch.ones(16, 64, dtype=torch.long)}},
+    ],
+)
+def test_a_checkpoint_of_something_else(
+    checkpoint: dict, run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run/prompt_learner").mkdir(parents=True)
+    torch.save(checkpoint, tmp_path / "run/prompt_learner/model.pth.tar-1")
+    argv = command(run_args, "CoOp", "rn50", "--eval-only", "--model-dir", str(tmp_path / "run"))
+    assert train.main([*argv, *SMALL]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and "holds no prompt learner" in err and err.count("\n") == 1
+    assert not (tmp_path / "run/eval").exists()
+
+
+NO_DATASET = "error: --dataset-config-file is missing; see python train.py --help\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "asked"),
+    [
+        ([], "error: --trainer is missing; see python train.py --help\n" + NO_DATASET),
+        (["--trainer", "CoOp", "--backbone", "RN50"], NO_DATASET),
+        (["--trainer", "CoOp"], NO_DATASET + "error: no backbone: give --config-file, or --backbone .*\n"),
+    ],
+)
+def test_what_is_missing_is_asked_for(flags: list[str], asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(flags) == 2
+    assert re.fullmatch(asked, capsys.readouterr().err)
+
+
+def test_several_processes_need_a_seed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert train.main(command([], "CoOp", "rn50")) == 2
+    assert "--seed is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_image_that_cannot_be_decoded_is_named(
+    workers: str, run_args: list[str], data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "copy" / "caltech-101"
+    images.mkdir(parents=True)
+    for item in (data_root / "caltech-101").iterdir():
+        if item.is_file():
+            (images / item.name).write_bytes(item.read_bytes())
+    for path in (data_root / "caltech-101/101_ObjectCategories").rglob("*.jpg"):
+        target = images / "101_ObjectCategories" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    bad = images / "101_ObjectCategories/face/test_0003.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    argv = command(run_args, "ZeroshotCLIP", "rn50", "--root", str(tmp_path / "copy"))
+    assert train.main([*argv, "INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", workers]) == 2
+    err = capsys.readouterr().err
+    assert str(bad) in err and err.count("\n") == 1
+    root = tmp_path / "copy"
+    assert f"is found by: python -m datasets.prepare caltech101 --check --decode --root {root}\n" in err
+    assert not list(tmp_path.rglob("result.json"))
+
+
+def test_checkpoints_that_coop_and_plot_wrote_load(run_args: list[str], tmp_path: Path) -> None:
+    """Upstream's hold the class tokens' embeddings and a pickled scheduler."""
+    learner = tmp_path / "theirs" / "prompt_learner"
+    learner.mkdir(parents=True)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([parameter], lr=0.1), 50)
+    ctx = torch.randn(4, 16, 64)
+    tokens = {"token_prefix": torch.zeros(20, 1, 64), "token_suffix": torch.zeros(20, 60, 64)}
+    checkpoint = {"state_dict": {"ctx": ctx, **tokens}, "epoch": 50, "scheduler": {"successor": scheduler}}
+    torch.save(checkpoint, learner / "model.pth.tar-50")
+    argv = command(
+        run_args, "PLOT", "rn50", "--eval-only", "--model-dir", str(tmp_path / "theirs"), "--load-epoch", "50"
+    )
+    assert train.main([*argv, *SMALL]) == 0
+    assert read_result(tmp_path / "theirs/eval/caltech101_epoch50")
+    assert train.main([*argv, *SMALL, "TRAINER.PLOT.N_CTX", "4"]) == 2
+
+
+def test_the_program_itself_exits_with_2() -> None:
+    """Through a real process: all that is wrong, a line each, no traceback, no warning."""
+    program = [sys.executable, str(REPOSITORY / "train.py"), "--trainer", "CoOpp"]
+    done = subprocess.run(program, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 2 and done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2 and "'CoOp'" in lines[0] and lines[1] == NO_DATASET.strip()
+
+
+def test_the_directory_spells_what_differs() -> None:
+    def directory(*extra: str) -> str:
+        args = ["--seed", "3", "--trainer", "PLOT", "--config-file", str(CONFIGS / "trainers/PLOT/rn50.yaml")]
+        args += ["--dataset-config-file", str(CONFIGS / "datasets/caltech101.yaml")]
+        parsed = build_parser().parse_args([*args, *extra])
+        cfg, base = setup_cfg(parsed)
+        return str(run_directory(cfg, base, "rn50", "out"))
+
+    usual = "out/caltech101/PLOT/rn50_16shots/n4_nctx16_cscFalse_ctpend"
+    shots = ["DATASET.NUM_SHOTS", "16"]
+    assert directory(*shots) == f"{usual}/seed3"
+    assert directory("--recipe", "OPTIM.MAX_EPOCH 200", *shots, "DATASET.ROOT", "x") == f"{usual}/seed3"
+    assert directory(*shots, "OPTIM.LR", "0.01") == f"{usual}_OPTIM.LR0.01/seed3"
+    assert directory(*shots, "TRAINER.PLOT.N", "1").endswith("n1_nctx16_cscFalse_ctpend/seed3")
+    one, two = directory("TRAINER.PLOT.CTX_INIT", "a b"), directory("TRAINER.PLOT.CTX_INIT", "a_b")
+    assert one != two and "/".join(one.split("/")[:-2]) == "/".join(two.split("/")[:-2])
+    long = ["MODEL.HEAD.NAME", "x" * 300, "MODEL.HEAD.ACTIVATION", "y" * 300, "DATASET.TEMPLATE", "{}" * 150]
+    assert len(Path(directory(*long)).parts[-2]) < 255
+
+
+def test_grey_pictures_load_as_rgb(tmp_path: Path) -> None:
+    Image.new("L", (8, 8), 100).save(tmp_path / "grey.png")
+    assert read_image(str(tmp_path / "grey.png")).mode == "RGB"

@@ -1,0 +1,132 @@
+"""CLIP's weights: OpenAI's by name, downloaded on first use and checked by SHA-256, or a file of the user's.
+
+Nothing in a file is executed unless it is known: state dicts are read with ``weights_only``, TorchScript archives
+only if their hash is one of OpenAI's or the user allows them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import urllib.error
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from clip.clip import _MODELS as OPENAI_URLS
+from clip.model import build_model
+
+from .prompts import CONTEXT_LENGTH, UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_NEEDED = (
+    "text_projection",
+    "positional_embedding",
+    "token_embedding.weight",
+    "ln_final.weight",
+    "logit_scale",
+)
+
+
+def weights_path(cfg: Any) -> Path:
+    """Where the weights of MODEL.BACKBONE.NAME are or, for an OpenAI name, will be.
+
+    Raises:
+        UserError: neither one of OpenAI's names nor a file.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    if not name:
+        raise UserError("no backbone: give --config-file, or --backbone with a name of OpenAI's or a weights file")
+    if name in OPENAI_URLS:
+        root = cfg.MODEL.BACKBONE.get("CLIP_ROOT", "") or "~/.cache/clip"
+        return Path(root).expanduser() / Path(OPENAI_URLS[name]).name
+    places = [Path(name).expanduser(), REPOSITORY / name]
+    for path in places:
+        if path.is_file():
+            return path
+    nearest = difflib.get_close_matches(name, OPENAI_URLS, n=1, cutoff=0)[0]
+    raise UserError(
+        f"unknown backbone '{name}': neither a weights file (looked for {places[0].absolute()}) nor one of "
+        f"{', '.join(OPENAI_URLS)}; the nearest is '{nearest}'"
+    )
+
+
+def load_clip(cfg: Any) -> Any:
+    """The CLIP model of MODEL.BACKBONE.NAME, on the CPU, in eval mode, in CLIP's float16.
+
+    Returns:
+        clip.model.CLIP, with the file's hash as ``weights_sha256``.
+    Raises:
+        UserError: the weights cannot be downloaded or read, or are not CLIP's.
+    """
+    path = weights_path(cfg)
+    url = OPENAI_URLS.get(cfg.MODEL.BACKBONE.NAME)
+    if url is not None:
+        _download(url, path)
+    sha256 = _sha256(path)
+    state_dict = _state_dict(path, sha256, cfg.MODEL.BACKBONE.get("ALLOW_TORCHSCRIPT", False))
+    if any(key not in state_dict for key in _NEEDED) or not any(k.startswith("visual.") for k in state_dict):
+        raise UserError(f"'{path}' holds no CLIP model of OpenAI's architecture: some of its tensors are missing")
+    for name, value in state_dict.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(f"'{path}' is damaged: its '{name}' holds numbers that are not finite")
+    try:
+        model = build_model(dict(state_dict))
+        if model.positional_embedding.shape[0] != CONTEXT_LENGTH:
+            raise ValueError(f"its texts have {model.positional_embedding.shape[0]} tokens, not {CONTEXT_LENGTH}")
+    except Exception as error:  # clip derives sizes from shapes, and fails in as many ways as these can be wrong
+        raise UserError(f"'{path}' holds no CLIP model of OpenAI's architecture: {_line(error)}") from error
+    model.weights_sha256 = sha256
+    return model
+
+
+def _download(url: str, path: Path) -> None:
+    expected = url.split("/")[-2]
+    if path.is_file():
+        if _sha256(path) == expected:
+            return
+        print(f"'{path}' does not have the expected SHA-256, downloading it again")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=expected)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"cannot download CLIP's weights from {url} ({_line(error)}); get that file, SHA-256 {expected}, "
+            f"by other means and put it at '{path}', or name its folder with --clip-root"
+        ) from error
+
+
+def _state_dict(path: Path, sha256: str, allow_torchscript: bool) -> dict[str, Any]:
+    try:
+        if zipfile.is_zipfile(path) and any("/code/" in n for n in zipfile.ZipFile(path).namelist()):
+            known = any(sha256 == url.split("/")[-2] for url in OPENAI_URLS.values())
+            if not (known or allow_torchscript):
+                raise UserError(
+                    f"'{path}' is a TorchScript archive, not one of OpenAI's by its SHA-256, and loading it can run "
+                    "code; if you trust it, set MODEL.BACKBONE.ALLOW_TORCHSCRIPT True"
+                )
+            with warnings.catch_warnings():  # PyTorch calls TorchScript deprecated; OpenAI's files are no other
+                warnings.simplefilter("ignore")
+                return torch.jit.load(str(path), map_location="cpu").state_dict()
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # torch raises a dozen kinds on damaged files
+        raise UserError(f"'{path}' cannot be read as weights, it may be truncated: {_line(error)}") from error
+    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+    items = loaded.items() if isinstance(loaded, dict) else ()
+    return {k: v for k, v in items if isinstance(k, str) and isinstance(v, torch.Tensor)}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

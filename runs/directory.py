@@ -16,6 +16,7 @@ import yaml
 from yacs.config import CfgNode
 
 from dassl.utils import UserError, write_atomically
+from trainers.method import methods
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -53,8 +54,9 @@ def brief(value: Any) -> str:
 
 def method_options(cfg: Any) -> tuple[str, Any]:
     """The name and node of the trainer's own options; empty for a trainer without any."""
-    name = cfg.TRAINER.NAME.upper()
-    return name, cfg.TRAINER.get(name, CfgNode())
+    kind = methods().get(cfg.TRAINER.NAME)
+    node = kind.node if kind else cfg.TRAINER.NAME.upper()
+    return node, cfg.TRAINER.get(node, CfgNode())
 
 
 def run_directory(cfg: Any, base: Any, config: str, out: str | Path) -> Path:

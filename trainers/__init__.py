@@ -1,16 +1,20 @@
 """Importing this package registers every trainer; ``extend_cfg`` adds their options to Dassl's defaults."""
 
+import importlib
+import pkgutil
 from typing import Any
 
 import dassl  # noqa: F401 -- before torch
 
-from . import cocoop, coop, plot, zsclip
+from .method import add_options
+
+for module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{module.name}")
 
 
 def extend_cfg(cfg: Any) -> None:
-    """Adds every trainer's defaults and every key that Dassl does not have."""
-    for trainer in (coop, cocoop, plot):
-        trainer.extend_cfg(cfg)
+    """Adds every method's options and every key that Dassl does not have."""
+    add_options(cfg)
     cfg.TRAINER.SPLIT_CLASSES = False  # under torchrun: each process encodes its share of the classes' prompts
     cfg.TRAINER.CUDA_GRAPHS = True  # on a GPU: training's passes through the towers from CUDA graphs
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
@@ -18,6 +22,3 @@ def extend_cfg(cfg: Any) -> None:
     cfg.DATASET.TEMPLATE = ""  # zero-shot CLIP's prompt, in place of the dataset's own
     cfg.MODEL.BACKBONE.CLIP_ROOT = ""  # where OpenAI's weights are kept; empty: ~/.cache/clip
     cfg.MODEL.BACKBONE.ALLOW_TORCHSCRIPT = False  # load a TorchScript archive that is not OpenAI's
-
-
-__all__ = ["cocoop", "coop", "extend_cfg", "plot", "zsclip"]

@@ -17,13 +17,8 @@ from torch.nn import functional as F
 from dassl.engine import TRAINER_REGISTRY
 
 from .clip.prompts import PromptBuilder, initial_contexts
-from .prompt_trainer import PromptedCLIP, PromptTrainer, prompt_defaults, unit
-
-
-def extend_cfg(cfg: Any) -> None:
-    cfg.TRAINER.COCOOP = prompt_defaults()
-    for key in ("CSC", "CLASS_TOKEN_POSITION"):  # the published method has neither
-        del cfg.TRAINER.COCOOP[key]
+from .method import Recipe
+from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, unit
 
 
 class PromptLearner(nn.Module):
@@ -63,4 +58,13 @@ class CustomCLIP(PromptedCLIP):
 @TRAINER_REGISTRY.register()
 class CoCoOp(PromptTrainer):
     node = "COCOOP"
+    options = tuple(option for option in PROMPT_OPTIONS if option.key in ("N_CTX", "CTX_INIT", "PREC"))
+    paper = "Conditional Prompt Learning for Vision-Language Models, CVPR 2022 (arXiv 2203.05557)"
+    backbone = "vit_b16"
+    colour, marker = "tab:green", "^"
     custom_clip = CustomCLIP
+
+    @classmethod
+    def recipe(cls, dataset: str, shots: int) -> Recipe:
+        """Section 4.1: 10 epochs at batch 1, from "a photo of a"."""
+        return Recipe("{backbone}_c4_ep10_batch1_ctxv1")

@@ -15,11 +15,8 @@ from torch import Tensor
 from dassl.engine import TRAINER_REGISTRY
 
 from .clip.prompts import PromptBuilder, initial_contexts
-from .prompt_trainer import PromptedCLIP, PromptTrainer, prompt_defaults, unit
-
-
-def extend_cfg(cfg: Any) -> None:
-    cfg.TRAINER.COOP = prompt_defaults()
+from .method import Recipe, epochs_by_shots
+from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, unit
 
 
 class PromptLearner(nn.Module):
@@ -51,4 +48,13 @@ class CustomCLIP(PromptedCLIP):
 @TRAINER_REGISTRY.register()
 class CoOp(PromptTrainer):
     node = "COOP"
+    options = PROMPT_OPTIONS
+    paper = "Learning to Prompt for Vision-Language Models, IJCV 2022 (arXiv 2109.01134)"
+    colour, marker = "tab:blue", "s"
     custom_clip = CustomCLIP
+
+    @classmethod
+    def recipe(cls, dataset: str, shots: int) -> Recipe:
+        """Section 4.1: the epochs by shots, in configs of their own."""
+        epochs = epochs_by_shots(dataset, shots)
+        return Recipe("{backbone}" if epochs == 200 else f"{{backbone}}_ep{epochs}")

@@ -6,8 +6,9 @@ ICLR 2023 (arXiv 2210.01253).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn as nn
@@ -17,26 +18,15 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .clip.prompts import PromptBuilder, initial_contexts
 from .diagnostics import HeadMeter, effective_rank
-from .prompt_trainer import PromptedCLIP, PromptTrainer, prompt_defaults, unit
+from .method import Option, Recipe, epochs_by_shots
+from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, unit
 from .sinkhorn import counted_sinkhorn
 
 MATCHES = ("ot", "uniform", "mean", "max")
-
-MAX_N = 1000
-MIN_EPS = 1e-4  # below it, costs that differ by rounding alone make different plans
+FINITE = sys.float_info.max
 
 # Similarities that the head holds at once, in elements; larger batches go through it in chunks of images.
 MAX_SIMILARITIES = 2**25
-
-
-def extend_cfg(cfg: Any) -> None:
-    cfg.TRAINER.PLOT = options = prompt_defaults()
-    options.N = 4  # prompts a class
-    options.EPS = 0.1  # weight of the plan's entropy
-    options.MAX_ITER = 100  # Sinkhorn iterations at most
-    options.THRESH = 0.01  # mean change of the scaling at which they stop
-    options.GLOBAL_LOGITS = False  # add the pooled feature's logits; the paper does so on ImageNet
-    options.MATCH = "ot"  # ot, uniform, mean or max
 
 
 class PromptLearner(nn.Module):
@@ -99,19 +89,33 @@ class CustomCLIP(PromptedCLIP):
 @TRAINER_REGISTRY.register()
 class PLOT(PromptTrainer):
     node = "PLOT"
+    options = (
+        *PROMPT_OPTIONS,
+        Option("N", 4, "prompts a class", 1, 1000),
+        # Below 1e-4, costs that differ by rounding alone give different plans.
+        Option("EPS", 0.1, "weight of the plan's entropy", 1e-4, FINITE),
+        Option("MAX_ITER", 100, "Sinkhorn iterations at most", 1),
+        Option("THRESH", 0.01, "mean change of the scaling at which they stop", 0, FINITE),
+        Option("GLOBAL_LOGITS", False, "add the pooled feature's logits; the paper does so on ImageNet"),
+        Option("MATCH", "ot", "how prompts meet local features", choices=MATCHES),
+    )
+    paper = "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models, ICLR 2023 (arXiv 2210.01253)"
+    colour = "tab:red"
+    variants: ClassVar = {"prompts": ("N", (1, 2, 4, 8), 1), "match": ("MATCH", MATCHES, "ot")}
+    # Table 1: trained with the global logits; the published code tests the shifted sets without them.
+    transfer: ClassVar = {"GLOBAL_LOGITS": True}
+    transfer_as_published: ClassVar = {"GLOBAL_LOGITS": False}
     custom_clip = CustomCLIP
 
     @classmethod
-    def find_faults(cls, cfg: Any) -> list[str]:
-        faults, options = super().find_faults(cfg), cfg.TRAINER.PLOT
-        if options.MATCH not in MATCHES:
-            faults.append(f"TRAINER.PLOT.MATCH '{options.MATCH}' is none of {', '.join(MATCHES)}")
-        if not 1 <= options.N <= MAX_N:
-            faults.append(f"TRAINER.PLOT.N is {options.N}; it must be from 1 to {MAX_N}")
-        for key, least in (("EPS", MIN_EPS), ("MAX_ITER", 1), ("THRESH", 0)):
-            if not least <= options[key] < float("inf"):
-                faults.append(f"TRAINER.PLOT.{key} is {options[key]}; it must be {least} or more")
-        return faults
+    def recipe(cls, dataset: str, shots: int) -> Recipe:
+        """Section 4 and the published scripts."""
+        options: dict[str, Any] = {"OPTIM.MAX_EPOCH": epochs_by_shots(dataset, shots)}
+        if dataset in ("oxford_flowers", "fgvc_aircraft", "stanford_cars"):
+            options["DATALOADER.TRAIN_X.BATCH_SIZE"] = 32
+        if dataset == "imagenet":
+            options["TRAINER.PLOT.GLOBAL_LOGITS"] = True
+        return Recipe("{backbone}", options)
 
     def forward_backward(self, batch: Any) -> dict[str, float]:
         """At the last batch of an epoch, the plans and the prompts also go to TensorBoard."""

@@ -13,7 +13,6 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch import Tensor
 from torch.nn import functional as F
-from yacs.config import CfgNode
 
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -25,22 +24,20 @@ from .clip.graphs import replay
 from .clip.prompts import CONTEXT_LENGTH, POSITIONS, UserError, tokenize_texts
 from .clip.weights import load_clip, weights_path
 from .frozen import FrozenImageTrainer
+from .method import Method, Option
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
 AMP_DTYPES = {"cpu": torch.bfloat16, "cuda": torch.float16}
 
 
-def prompt_defaults() -> CfgNode:
-    """The options that the methods share, with CoOp's names and values."""
-    return CfgNode(
-        {
-            "N_CTX": 16,  # context vectors a prompt
-            "CSC": False,  # class-specific contexts
-            "CTX_INIT": "",  # words to start from, in place of N_CTX random vectors
-            "PREC": "fp16",  # fp16, fp32, amp, or bf16: amp in bfloat16, as amp is on a CPU
-            "CLASS_TOKEN_POSITION": "end",  # end, middle or front
-        }
-    )
+# The options that the methods share, with CoOp's names and defaults.
+PROMPT_OPTIONS = (
+    Option("N_CTX", 16, "context vectors a prompt", 1, CONTEXT_LENGTH - 3),
+    Option("CSC", False, "class-specific contexts"),
+    Option("CTX_INIT", "", "words to start from, in place of N_CTX random vectors"),
+    Option("PREC", "fp16", "bf16 is amp in bfloat16, as amp is on a CPU", choices=PRECISIONS),
+    Option("CLASS_TOKEN_POSITION", "end", "of the class name", choices=POSITIONS),
+)
 
 
 class PromptedCLIP(nn.Module):
@@ -135,15 +132,14 @@ def precision(prec: str, device: torch.device) -> str:
     return "fp32"
 
 
-class PromptTrainer(FrozenImageTrainer):
+class PromptTrainer(Method, FrozenImageTrainer):
     """Trains the prompt learner of ``custom_clip``, whose options stand in ``cfg.TRAINER.<node>``."""
 
-    node: ClassVar[str]
     custom_clip: ClassVar[Any]
     model: Any
 
     @property
-    def options(self) -> Any:
+    def method_cfg(self) -> Any:
         return self.cfg.TRAINER[self.node]
 
     def check_cfg(self, cfg: Any) -> None:
@@ -154,20 +150,11 @@ class PromptTrainer(FrozenImageTrainer):
     @classmethod
     def find_faults(cls, cfg: Any) -> list[str]:
         """Values of the config that do not suit the method."""
-        options, name = cfg.TRAINER[cls.node], f"TRAINER.{cls.node}"
-        faults = input_faults(cfg)
-        if options.PREC not in PRECISIONS:
-            faults.append(f"{name}.PREC '{options.PREC}' is none of {', '.join(PRECISIONS)}")
-        if not 1 <= options.N_CTX < CONTEXT_LENGTH - 2:
-            faults.append(f"{name}.N_CTX is {options.N_CTX}; it must be from 1 to {CONTEXT_LENGTH - 3}")
-        if options.get("CLASS_TOKEN_POSITION", "end") not in POSITIONS:
-            faults.append(
-                f"{name}.CLASS_TOKEN_POSITION '{options.CLASS_TOKEN_POSITION}' is none of {', '.join(POSITIONS)}"
-            )
+        faults, options = [*input_faults(cfg), *super().find_faults(cfg)], cfg.TRAINER[cls.node]
         try:
-            tokenize_texts(options.CTX_INIT, options.get("N", 1))
+            tokenize_texts(options.get("CTX_INIT", ""), options.get("N", 1))
         except UserError as error:
-            faults.append(f"{name}.{error}")
+            faults.append(f"TRAINER.{cls.node}.{error}")
         if cfg.OPTIM.STAGED_LR:
             faults.append("OPTIM.STAGED_LR is True; a prompt learner has no layers to learn at different rates")
         return faults
@@ -177,7 +164,7 @@ class PromptTrainer(FrozenImageTrainer):
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
         clip_model = load_clip(cfg)
         self.weights_sha256 = clip_model.weights_sha256
-        prec = precision(self.options.PREC, self.device)
+        prec = precision(self.method_cfg.PREC, self.device)
         if prec != "fp16":
             clip_model.float()
         self.amp = prec in ("amp", "bf16")

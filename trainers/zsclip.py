@@ -18,15 +18,19 @@ from .clip.encoders import ImageEncoder, TextEncoder
 from .clip.prompts import PromptBuilder, UserError
 from .clip.weights import load_clip
 from .frozen import FrozenImageTrainer
+from .method import Method
 from .prompt_trainer import check_input_size, input_faults
 
 
 @TRAINER_REGISTRY.register()
-class ZeroshotCLIP(FrozenImageTrainer):
+class ZeroshotCLIP(Method, FrozenImageTrainer):
     """Logits exp(logit_scale) cos(f_0, g_k); the prompt is DATASET.TEMPLATE or the dataset's own ``template``."""
 
+    label = "zero-shot CLIP"
+    paper = "Learning Transferable Visual Models From Natural Language Supervision, ICML 2021 (arXiv 2103.00020)"
+    learns = has_seeds = False
+    colour, marker = "tab:gray", "*"
     model: Any
-    learns = False
 
     def check_cfg(self, cfg: Any) -> None:
         if faults := self.find_faults(cfg):

@@ -7,7 +7,7 @@ and `trainer_state` are ours: by the last two a resumed run ends at the same bit
 import os.path as osp
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -36,7 +36,7 @@ def _leave_to_the_writer(error: threading.ExceptHookArgs) -> None:
 class TrainerBase:
     """A trainer of registered models; subclasses say what an epoch and a test are."""
 
-    learns = True  # False: there is nothing to train or to load
+    learns: ClassVar[bool] = True  # False: there is nothing to train or to load
 
     def __init__(self) -> None:
         self._models: dict[str, nn.Module] = {}

@@ -156,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"'{folder}' is no folder; name one with --to")
     opened = open_run(args.run, trainers=["PLOT"])
-    if (kind := opened.trainer.options.MATCH) != "ot":
+    if (kind := opened.trainer.method_cfg.MATCH) != "ot":
         raise UserError(f"'{args.run}' was trained with MATCH {kind}: it has no transport plans to draw")
     label = label_of(opened, args.name)
     images = pictures(args.images)

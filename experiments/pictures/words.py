@@ -39,7 +39,7 @@ def contexts(run: OpenRun, name: str = "") -> Iterator[tuple[str, Tensor]]:
         UserError: no such class, or the contexts belong to no class.
     """
     ctx = run.trainer.model.prompt_learner.ctx.detach().float().cpu()
-    specific = bool(run.trainer.options.get("CSC"))
+    specific = bool(run.trainer.method_cfg.get("CSC"))
     if run.result["trainer"] != "PLOT":
         ctx = ctx[None]
     if name and not specific:

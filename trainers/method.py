@@ -1,0 +1,113 @@
+"""What a method says of itself: its options, its papers' recipe, and its facts for tables and figures.
+
+A method is one file. Its trainer class derives from ``Method``, sets the attributes below and registers itself; nothing
+outside the file names it. Configs, recipes, comparisons, tables, figures, sweeps and benchmarks ask ``methods()``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from yacs.config import CfgNode
+
+from dassl.engine import TRAINER_REGISTRY
+
+
+class Option(NamedTuple):
+    """A key of the method's config node; a number is from ``least`` to ``most``, a name one of ``choices``."""
+
+    key: str
+    default: Any
+    help: str
+    least: float | None = None
+    most: float = math.inf
+    choices: tuple[str, ...] = ()
+
+    def fault(self, value: Any) -> str:
+        """What the value must be; "" if it is that."""
+        if self.choices and value not in self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.least is not None and not self.least <= value <= self.most:
+            return f"{self.least} or more" if self.most == math.inf else f"from {self.least} to {self.most}"
+        return ""
+
+
+class Recipe(NamedTuple):
+    """A config file's name, with ``{backbone}`` for its part that says on which, and the KEY VALUE pairs over it."""
+
+    config: str
+    options: Mapping[str, Any] = {}
+
+
+class Method:
+    """The attributes of a method's trainer class.
+
+    Attributes:
+        node: the name of its config node under TRAINER; "" for a method without options.
+        options: the node's keys.
+        label: its name in tables; by default the registered one.
+        paper: title, venue and arXiv number. Tables list the methods in the order of these numbers.
+        learns: whether training changes anything.
+        has_seeds: whether its runs differ by seed and shots.
+        learns_images: whether a learned parameter reaches the image features. For tables; the engine finds it out.
+        backbone: the part of a config's name that its paper's configs begin with.
+        colour, marker: of its curve in figures; "" for no curve.
+        variants: {table: (option, values, base value)} of the tables that compare the method with itself.
+        transfer: option values of a run that is trained to be tested on shifted sets.
+        transfer_as_published: option values of a second test of that run, as the published code makes it.
+    """
+
+    node: ClassVar[str] = ""
+    options: ClassVar[tuple[Option, ...]] = ()
+    label: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    learns: ClassVar[bool] = True
+    has_seeds: ClassVar[bool] = True
+    learns_images: ClassVar[bool] = False
+    backbone: ClassVar[str] = "rn50"
+    colour: ClassVar[str] = ""
+    marker: ClassVar[str] = "o"
+    variants: ClassVar[Mapping[str, tuple[str, tuple[Any, ...], Any]]] = {}
+    transfer: ClassVar[Mapping[str, Any]] = {}
+    transfer_as_published: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def recipe(cls, dataset: str, shots: int) -> Recipe:
+        """What the paper prescribes for a dataset, by its config's name, and a number of shots."""
+        return Recipe("{backbone}")
+
+    @classmethod
+    def find_faults(cls, cfg: Any) -> list[str]:
+        """What is wrong with the method's options, a line each."""
+        values = cfg.TRAINER[cls.node] if cls.node else {}
+        found = ((option.key, values[option.key], option.fault(values[option.key])) for option in cls.options)
+        return [f"TRAINER.{cls.node}.{key} is {value!r}; it must be {fault}" for key, value, fault in found if fault]
+
+
+def methods() -> dict[str, type[Method]]:
+    """The registered methods by name, in the order of their papers."""
+    registered = {name: TRAINER_REGISTRY.get(name) for name in TRAINER_REGISTRY.registered_names()}
+    found = {name: kind for name, kind in registered.items() if issubclass(kind, Method)}
+    return dict(sorted(found.items(), key=lambda item: _arxiv(item[1].paper)))
+
+
+def _arxiv(paper: str) -> str:
+    match = re.search(r"\d{4}\.\d{5}", paper)
+    return match[0] if match else "9"
+
+
+def add_options(cfg: Any) -> None:
+    """Adds the node of every registered method to the config, as far as it is not there."""
+    for kind in methods().values():
+        if kind.node and kind.node not in cfg.TRAINER:
+            cfg.TRAINER[kind.node] = CfgNode({option.key: option.default for option in kind.options})
+
+
+def epochs_by_shots(dataset: str, shots: int) -> int:
+    """Epochs of CoOp's published training, which PLOT's follows (arXiv 2109.01134, section 4.1)."""
+    if dataset == "imagenet" or shots <= 1:
+        return 50
+    return 100 if shots <= 4 else 200

@@ -8,33 +8,42 @@ Of torch alone, since upstream Dassl has no processes to speak of.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .clip.prompts import UserError
+
 
 class Head(nn.Module):
-    """Image features to logits, pooled [batch, d], local [batch, M, d] -> [batch, n_cls]: what trains, as one module.
+    """Pictures or their features to logits [batch, n_cls]: the one module that data-parallel training wraps.
 
     Args:
         model: a ``PromptedCLIP``.
+        encoder: its image encoder as training calls it, if not directly.
         split: whether each process makes only its share of the classes' text features, under gradients.
             There must be as many classes as processes, at least.
     """
 
-    def __init__(self, model: Any, split: bool = False) -> None:
+    def __init__(self, model: Any, encoder: Callable[..., Any] | None = None, split: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.encoder = model, encoder
         self.split = split and dist.is_initialized() and dist.get_world_size() > 1
         if self.split:
             prompts = model.prompt_learner.prompts
             prompts.split(_share(len(prompts.suffixes)))
 
-    def forward(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor | dict[str, Tensor]) -> Tensor:
+        """input: image [batch, 3, h, w], or its features {pooled [batch, d], local [batch, M, d]}."""
+        features = input if isinstance(input, dict) else self.model.encode(input, self.encoder)
         if not (self.split and torch.is_grad_enabled()):
-            return self.model.logits(pooled, local)
+            return self.model.logits(**features)
+        pooled, local = features["pooled"], features.get("local")
+        if pooled.requires_grad:
+            raise UserError("TRAINER.SPLIT_CLASSES is True, but the method learns in the image tower; set it False")
         sizes = _sizes(pooled)
         share = self.model.logits(_gather(pooled, sizes), None if local is None else _gather(local, sizes))
         n_cls = len(self.model.prompt_learner.prompts.suffixes)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.nn as nn
-from torch import Tensor
+from clip.model import CLIP
+from torch import Tensor, nn
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
@@ -24,7 +24,7 @@ from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, unit
 class PromptLearner(nn.Module):
     """ctx [n_ctx, d]; forward(pooled [batch, d_out], unit length) -> prefix [batch, P, d], suffix [1, R, W, d]."""
 
-    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+    def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         super().__init__()
         self.ctx = nn.Parameter(initial_contexts(cfg.TRAINER.COCOOP, len(classnames), clip_model)[0])
         n_ctx, width = self.ctx.shape
@@ -44,7 +44,7 @@ class PromptLearner(nn.Module):
 class CustomCLIP(PromptedCLIP):
     """Logits [batch, n_cls] = exp(logit_scale) cos(f_0, g_k(f_0)); one prefix an image, the suffixes common to all."""
 
-    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+    def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model)
 
     def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:

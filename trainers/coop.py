@@ -6,11 +6,11 @@ Zhou, Yang, Loy and Liu, "Learning to Prompt for Vision-Language Models", IJCV 2
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.nn as nn
-from torch import Tensor
+from clip.model import CLIP
+from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
@@ -22,7 +22,7 @@ from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, unit
 class PromptLearner(nn.Module):
     """ctx [n_ctx, d], with CSC [n_cls, n_ctx, d]; forward() -> prefix [1, P, d], suffix [1, R, W, d]."""
 
-    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+    def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         super().__init__()
         options = cfg.TRAINER.COOP
         self.ctx = nn.Parameter(initial_contexts(options, len(classnames), clip_model)[0])
@@ -36,7 +36,7 @@ class PromptLearner(nn.Module):
 class CustomCLIP(PromptedCLIP):
     """Logits [batch, n_cls] = exp(logit_scale) cos(f_0, g_k)."""
 
-    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+    def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model)
 
     def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:

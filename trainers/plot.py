@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn as nn
-from torch import Tensor
+from clip.model import CLIP
+from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
 from .clip.prompts import PromptBuilder, initial_contexts
+from .clip_trainer import Batch
 from .diagnostics import HeadMeter, effective_rank
 from .method import Option, Recipe, epochs_by_shots
 from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, unit
@@ -32,7 +34,7 @@ MAX_SIMILARITIES = 2**25
 class PromptLearner(nn.Module):
     """ctx [N, n_ctx, d], with CSC [N, n_cls, n_ctx, d]; forward() -> prefix [N, P, d], suffix [N or 1, R, W, d]."""
 
-    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+    def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         super().__init__()
         options = cfg.TRAINER.PLOT
         self.ctx = nn.Parameter(initial_contexts(options, len(classnames), clip_model, options.N))
@@ -46,7 +48,7 @@ class PromptLearner(nn.Module):
 class CustomCLIP(PromptedCLIP):
     """Logits [batch, n_cls], float32 or wider."""
 
-    def __init__(self, cfg: Any, classnames: Sequence[str], clip_model: Any) -> None:
+    def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         options = cfg.TRAINER.PLOT
         super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model, options.MATCH != "mean")
         self.options = options
@@ -117,7 +119,7 @@ class PLOT(PromptTrainer):
             options["TRAINER.PLOT.GLOBAL_LOGITS"] = True
         return Recipe("{backbone}", options)
 
-    def forward_backward(self, batch: Any) -> dict[str, float]:
+    def forward_backward(self, batch: Batch) -> dict[str, float]:
         """At the last batch of an epoch, the plans and the prompts also go to TensorBoard."""
         split = self.model.prompt_learner.prompts.share is not None  # then the head sees a share of the classes
         last = self.batch_idx + 1 == self.num_batches and not split

@@ -5,29 +5,30 @@ A method's file adds its ``PromptLearner``, and a ``CustomCLIP`` that makes logi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-import torch.nn as nn
-from torch import Tensor
+from clip.model import CLIP
+from torch import Tensor, nn
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import load_checkpoint, load_pretrained_weights
 
 from .class_split import Head
-from .clip.encoders import ImageEncoder, TextEncoder
+from .clip.encoders import NOTHING, Extra, ImageEncoder, TextEncoder
 from .clip.graphs import replay
 from .clip.prompts import CONTEXT_LENGTH, POSITIONS, UserError, tokenize_texts
-from .clip.weights import load_clip, weights_path
-from .frozen import FrozenImageTrainer
-from .method import Method, Option
+from .clip.weights import load_clip
+from .clip_trainer import AMP_DTYPES, Batch, CLIPTrainer, Features, check_input_size, precision
+from .method import Option
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
-AMP_DTYPES = {"cpu": torch.bfloat16, "cuda": torch.float16}
 
 
 # The options that the methods share, with CoOp's names and defaults.
@@ -43,21 +44,26 @@ PROMPT_OPTIONS = (
 class PromptedCLIP(nn.Module):
     """A frozen CLIP and a prompt learner: what every ``CustomCLIP`` starts from.
 
+    A method adds ``logits``, and overrides ``image_extra`` or ``text_extra`` where its learned tokens or weights reach
+    into a tower.
+
     Args:
         local: whether the head reads local image features.
     Raises:
         UserError: INPUT.SIZE is not what the image tower was made for.
     """
 
-    def __init__(self, cfg: Any, prompt_learner: nn.Module, clip_model: Any, local: bool = False) -> None:
+    prompt_learner: nn.Module
+
+    def __init__(self, cfg: CfgNode, prompt_learner: nn.Module, clip_model: CLIP, local: bool = False) -> None:
         super().__init__()
         check_input_size(cfg, clip_model)
-        self.prompt_learner: Any = prompt_learner
+        self.prompt_learner = prompt_learner
         self.image_encoder = ImageEncoder(clip_model.visual, local).requires_grad_(False)
         self.text_encoder = TextEncoder(clip_model).requires_grad_(False)
         self.logit_scale = clip_model.logit_scale.requires_grad_(False)
         self.dtype = clip_model.dtype
-        self._text: tuple[Any, Tensor] | None = None
+        self._text: tuple[object, Tensor] | None = None
         self.train()
 
     def train(self, mode: bool = True) -> PromptedCLIP:
@@ -67,23 +73,38 @@ class PromptedCLIP(nn.Module):
         self.text_encoder.eval()
         return self
 
+    def image_extra(self) -> Extra:
+        """What the method adds to the image tower."""
+        return NOTHING
+
+    def text_extra(self) -> Extra:
+        """What the method adds to the text tower."""
+        return NOTHING
+
+    def encode(self, image: Tensor, encoder: Callable[..., tuple[Tensor, Tensor]] | None = None) -> Features:
+        """image [batch, 3, h, w] -> pooled [batch, d] and, if the head reads it, local [batch, M, d]."""
+        extra, encode = self.image_extra(), encoder or self.image_encoder
+        pooled, local = encode(image, extra) if extra else encode(image)
+        return {"pooled": pooled, "local": local} if self.image_encoder.local else {"pooled": pooled}
+
     def forward(self, image: Tensor) -> Tensor:
         """image [batch, 3, h, w] -> logits [batch, n_cls]."""
-        return self.logits(*self.image_encoder(image))
+        return self.logits(**self.encode(image))
 
     def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
         """pooled [batch, d], local [batch, M, d], as the image encoder gives them -> logits [batch, n_cls]."""
         raise NotImplementedError
 
     def text_features(self) -> Tensor:
-        """Text features [G, n_cls, d], not normalized; without gradient they are kept until ctx changes."""
-        ctx = self.prompt_learner.ctx
-        state = (ctx.data_ptr(), ctx._version, ctx.dtype, ctx.device)
+        """Text features [G, n_cls, d], not normalized; without gradient kept until a learned parameter changes."""
+        learned = (p for name, p in self.named_parameters() if not name.startswith(("image_encoder.", "text_encoder.")))
+        state = [(p.data_ptr(), p._version, p.dtype, p.device) for p in learned]
         if torch.is_grad_enabled():
             self._text = None
         elif self._text is not None and self._text[0] == state:
             return self._text[1]
-        text = self.text_encoder(*self.prompt_learner(), self.prompt_learner.prompts.layout)
+        learner: Any = self.prompt_learner
+        text = self.text_encoder(*learner(), learner.prompts.layout, self.text_extra())
         if not torch.is_grad_enabled():
             self._text = (state, text)
         return text
@@ -94,45 +115,7 @@ def unit(x: Tensor) -> Tensor:
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
 
 
-def check_input_size(cfg: Any, clip_model: Any) -> None:
-    """Raises UserError if INPUT.SIZE is not the image tower's."""
-    size = clip_model.visual.input_resolution
-    if tuple(cfg.INPUT.SIZE) != (size, size):
-        raise UserError(
-            f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)} does not fit the backbone '{cfg.MODEL.BACKBONE.NAME}', "
-            f'whose pictures are {size} x {size}: set INPUT.SIZE "({size}, {size})"'
-        )
-
-
-def input_faults(cfg: Any) -> list[str]:
-    """What keeps every trainer here from its batches of pictures, or from CLIP."""
-    faults = []
-    if cfg.INPUT.NO_TRANSFORM:
-        faults.append("INPUT.NO_TRANSFORM is True; CLIP takes tensors, not pictures")
-    if cfg.DATALOADER.K_TRANSFORMS != 1:
-        faults.append(f"DATALOADER.K_TRANSFORMS is {cfg.DATALOADER.K_TRANSFORMS}; it must be 1 for this trainer")
-    try:
-        weights_path(cfg)
-    except UserError as error:
-        faults.append(str(error))
-    return faults
-
-
-def cpu_has_bf16() -> bool:
-    """Whether oneDNN has bfloat16 products for this CPU; PyTorch's own take some 50 times as long as float32's."""
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    return torch.backends.mkldnn.is_available() and bool(supported())
-
-
-def precision(prec: str, device: torch.device) -> str:
-    """PREC as it is computed: in place of what a CPU lacks fp32, and a line that says so."""
-    if device.type != "cpu" or prec == "fp32" or (prec != "fp16" and cpu_has_bf16()):
-        return prec
-    print(f"PREC {prec} needs {'a GPU' if prec == 'fp16' else 'a CPU with bf16 products'}: computing in fp32")
-    return "fp32"
-
-
-class PromptTrainer(Method, FrozenImageTrainer):
+class PromptTrainer(CLIPTrainer):
     """Trains the prompt learner of ``custom_clip``, whose options stand in ``cfg.TRAINER.<node>``."""
 
     custom_clip: ClassVar[Any]
@@ -142,15 +125,10 @@ class PromptTrainer(Method, FrozenImageTrainer):
     def method_cfg(self) -> Any:
         return self.cfg.TRAINER[self.node]
 
-    def check_cfg(self, cfg: Any) -> None:
-        """Raises UserError with all that ``find_faults`` finds, an argument each."""
-        if faults := self.find_faults(cfg):
-            raise UserError(*faults)
-
     @classmethod
-    def find_faults(cls, cfg: Any) -> list[str]:
+    def find_faults(cls, cfg: CfgNode) -> list[str]:
         """Values of the config that do not suit the method."""
-        faults, options = [*input_faults(cfg), *super().find_faults(cfg)], cfg.TRAINER[cls.node]
+        faults, options = super().find_faults(cfg), cfg.TRAINER[cls.node]
         try:
             tokenize_texts(options.get("CTX_INIT", ""), options.get("N", 1))
         except UserError as error:
@@ -174,14 +152,14 @@ class PromptTrainer(Method, FrozenImageTrainer):
         if cfg.MODEL.INIT_WEIGHTS:
             load_pretrained_weights(self.model.prompt_learner, cfg.MODEL.INIT_WEIGHTS)
         self.model.to(self.device)
-        self.image_encoder = self.encode_training = self.model.image_encoder
-        if self.device.type == "cuda" and cfg.TRAINER.CUDA_GRAPHS and not dist.is_initialized():
-            self.encode_training = replay(self.model)
+        self.image_encoder = self.model.image_encoder
+        replays = self.device.type == "cuda" and cfg.TRAINER.CUDA_GRAPHS and not dist.is_initialized()
+        encoder = replay(self.model) if replays else None
         # Our engine's hooks, for a run of several processes, whose gradients are averaged.
         if cfg.TRAINER.SPLIT_CLASSES and hasattr(self, "check_shares"):
             self.check_shares(len(self.dm.dataset.classnames), "classes")
         parallel = getattr(self, "parallel", lambda module: module)
-        self.head = parallel(Head(self.model, split=cfg.TRAINER.SPLIT_CLASSES))
+        self.head = parallel(Head(self.model, encoder, split=cfg.TRAINER.SPLIT_CLASSES))
         self.optim = build_optimizer(self.model.prompt_learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("prompt_learner", self.model.prompt_learner, self.optim, self.sched)
@@ -189,12 +167,18 @@ class PromptTrainer(Method, FrozenImageTrainer):
         scaled = self.amp and self.amp_dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
 
-    def forward_backward(self, batch: Any) -> dict[str, float]:
-        image, label = self.parse_batch_train(batch)
+    def encode_images(self, image: Tensor) -> Features:
+        return self.model.encode(image)
+
+    def loss(self, output: Tensor, label: Tensor) -> Tensor:
+        """output [batch, n_cls], label [batch] -> the mean loss over the batch."""
+        return F.cross_entropy(output, label)
+
+    def forward_backward(self, batch: Batch) -> dict[str, float]:
+        input, label = self.parse_batch_train(batch)
         with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp):
-            features = image if isinstance(image, dict) else self.encode_images(image, self.encode_training)
-            output = self.head(**features)
-        loss = F.cross_entropy(output.float() if self.amp else output, label)
+            output = self.head(input)
+        loss = self.loss(output.float() if self.amp else output, label)
         weighted = loss * getattr(self, "loss_weight", 1.0)  # our engine's: a process's share of the batch
         if self.scaler is None:
             self.model_backward_and_update(weighted)

@@ -11,19 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
 from .clip.encoders import ImageEncoder, TextEncoder
-from .clip.prompts import PromptBuilder, UserError
+from .clip.prompts import PromptBuilder
 from .clip.weights import load_clip
-from .frozen import FrozenImageTrainer
-from .method import Method
-from .prompt_trainer import check_input_size, input_faults
+from .clip_trainer import CLIPTrainer, check_input_size
 
 
 @TRAINER_REGISTRY.register()
-class ZeroshotCLIP(Method, FrozenImageTrainer):
+class ZeroshotCLIP(CLIPTrainer):
     """Logits exp(logit_scale) cos(f_0, g_k); the prompt is DATASET.TEMPLATE or the dataset's own ``template``."""
 
     label = "zero-shot CLIP"
@@ -32,14 +31,9 @@ class ZeroshotCLIP(Method, FrozenImageTrainer):
     colour, marker = "tab:gray", "*"
     model: Any
 
-    def check_cfg(self, cfg: Any) -> None:
-        if faults := self.find_faults(cfg):
-            raise UserError(*faults)
-
     @classmethod
-    def find_faults(cls, cfg: Any) -> list[str]:
-        """As ``PromptTrainer.find_faults``."""
-        faults, template = input_faults(cfg), cfg.DATASET.get("TEMPLATE", "")
+    def find_faults(cls, cfg: CfgNode) -> list[str]:
+        faults, template = super().find_faults(cfg), cfg.DATASET.get("TEMPLATE", "")
         if template and ("{}" not in template or re.sub(r"[^{}]", "", template) != "{}"):
             faults.append(f"DATASET.TEMPLATE '{template}' has no {{}} for the class name, or more braces than that")
         return faults

@@ -28,7 +28,7 @@ Seen = dict[str, list[Any]]
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
-    """What the program does from here on: ``logits`` tested, ``encoded`` batch sizes, ``read`` pictures."""
+    """``logits`` tested, ``encoded`` batch sizes (black probes apart) and ``read`` pictures of the program."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     found: Seen = {"logits": [], "encoded": [], "read": []}
 
@@ -42,7 +42,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
         monkeypatch.setattr(owner, name, call)
 
     spy(dassl.evaluation.Classification, "process", lambda self, logits, label: found["logits"].append(logits))
-    spy(ImageEncoder, "forward", lambda self, image: found["encoded"].append(len(image)))
+    spy(ImageEncoder, "forward", lambda self, image: found["encoded"].extend([len(image)] * bool(image.any())))
     spy(dassl.data.data_manager, "read_image", lambda path: found["read"].append(path))
     return found
 

@@ -94,12 +94,14 @@ def test_a_problem_alone_and_in_a_batch(dtype: torch.dtype) -> None:
 class Features(torch.nn.Module):
     """Stands in for the image encoder: an "image" is the index of its features."""
 
-    def __init__(self, pooled: Tensor, local: Tensor) -> None:
-        super().__init__()
-        self.pooled, self.local = pooled, local
+    local = True
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.pooled[image], self.local[image]
+    def __init__(self, *features: Tensor) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x[image] for x in self.features)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

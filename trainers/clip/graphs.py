@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .encoders import Extra
+
 
 class Replayed:
     """``function``, called with tensors of the same kinds a second time in a row, from a CUDA graph from then on.
@@ -33,6 +35,7 @@ class Replayed:
     def __call__(self, *args: Any) -> Any:
         tensors = [x for x in args if isinstance(x, Tensor)]
         plain = self.fails or not all(x.is_cuda for x in tensors) or (self.gradient and not torch.is_grad_enabled())
+        plain = plain or any(isinstance(x, Extra) and x for x in args)  # its tensors would be constants of the graph
         if plain:
             return self.function(*args)
         kinds = (_modes(), *(_kind(x) for x in args))

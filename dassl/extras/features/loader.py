@@ -46,6 +46,24 @@ class Encoder(Protocol):
         """image [batch, 3, h, w] -> {name: [batch, ...]}, contiguous; each row of its own image alone."""
 
 
+def learned_parameters_reach(encoder: Any) -> bool:
+    """Whether the features depend on a parameter of the trainer's models: then they change as it learns.
+
+    One black picture is encoded under gradients, all these parameters requiring one, and the features are asked.
+    """
+    models = [encoder._models[name] for name in encoder.get_model_names()]
+    before = [(p, p.requires_grad) for model in models for p in model.parameters() if p.is_floating_point()]
+    image = torch.zeros(1, 3, *encoder.cfg.INPUT.SIZE, device=encoder.device)
+    try:
+        for p, _ in before:
+            p.requires_grad_(True)
+        with torch.enable_grad():
+            return any(x.requires_grad for x in encoder.encode_images(image).values())
+    finally:
+        for p, required in before:
+            p.requires_grad_(required)
+
+
 def open_store(cfg: Any) -> FeatureStore:
     return FeatureStore(cfg.TEST.FEATURE_CACHE_DIR, 1e9 * cfg.TEST.FEATURE_CACHE_GB)
 
@@ -57,6 +75,8 @@ def with_features(trainer: Any, loader: Any) -> Iterable[dict[str, Any]]:
     if not isinstance(loader, Loader) or type(loader.sampler) is not SequentialSampler:
         return loader
     key = _key(trainer, loader.dataset, loader.batch_size)
+    if key is not None and learned_parameters_reach(trainer):
+        return loader
     return loader if key is None else TestFeatures(trainer, loader, key)
 
 
@@ -68,7 +88,7 @@ def with_views(trainer: Any, loader: Any) -> Any:
     views = trainer.cfg.DATALOADER.CACHED_VIEWS
     if views == 0 or loader is None or not hasattr(trainer, "forward_backward"):
         return loader
-    if not hasattr(trainer, "encode_images"):
+    if not hasattr(trainer, "encode_images") or learned_parameters_reach(trainer):
         raise UserError(f"DATALOADER.CACHED_VIEWS is {views}, but {type(trainer).__name__} has no frozen image encoder")
     if trainer.cfg.DATALOADER.K_TRANSFORMS > 1 or _key(trainer, loader.dataset, 1) is None:
         raise UserError(

@@ -1,7 +1,7 @@
 """A run's config: merged of files and KEY VALUE pairs, and checked whole before anything happens.
 
 All faults are found at once and raised as one UserError, an argument each: files that are missing, keys that are
-unknown, types, ranges (``dassl/limits.py``), and what the trainer itself has to say (its ``find_faults``).
+unknown, types, ranges (``dassl/config.py``), and what the trainer itself has to say (its ``find_faults``).
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from typing import Any
 import yaml
 
 import trainers
-from dassl.config import get_cfg_default
+from dassl.config import find_faults, flatten, get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
-from dassl.limits import find_faults
 from dassl.utils import UserError
 from datasets.base import SUBSAMPLES
 
-from .directory import brief, flatten, method_options
+from .directory import brief, method_options
 
 
 def setup_cfg(args: argparse.Namespace) -> tuple[Any, Any]:

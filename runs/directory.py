@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import re
 import reprlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from yacs.config import CfgNode
 
+from dassl.config import flatten
 from dassl.utils import UserError, write_atomically
 from trainers.method import methods
 
@@ -35,16 +35,6 @@ IN_PATH = {"SEED", "DATASET.NAME", "DATASET.NUM_SHOTS", "TRAINER.NAME"}
 
 
 SPELLED = (("N", "n"), ("N_CTX", "nctx"), ("CSC", "csc"), ("CLASS_TOKEN_POSITION", "ctp"))
-
-
-def flatten(cfg: Any, prefix: str = "", like: Any = None) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf of a config, no deeper than ``like`` is: a YAML of few lines can be endless."""
-    for key, value in cfg.items():
-        below = value if like is None else like.get(key)
-        if isinstance(value, dict) and isinstance(below, dict):
-            yield from flatten(value, f"{prefix}{key}.", None if like is None else below)
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
 
 
 def brief(value: Any) -> str:

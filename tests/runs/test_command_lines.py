@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 
 import train
-from dassl.config import get_cfg_default
-from dassl.limits import LIMITS
+from dassl.config import KEYS, Key, flatten
 from runs.command_line import build_parser
 from runs.config import setup_cfg
-from runs.directory import flatten
 
 from .test_train import command
 
-# What keys of other types than bool may be, apart from LIMITS: anything of their type.
+# The keys of other types than bool that take any value of their type.
 FREE = {"OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATASET.NAME", "MODEL.BACKBONE.NAME", "TRAINER.NAME"}
 FREE |= {"MODEL.HEAD.NAME", "MODEL.HEAD.ACTIVATION", "INPUT.GN_MEAN", "TEST.FEATURE_CACHE_DIR"}
 
@@ -37,10 +35,7 @@ PAIRS = [  # KEY, VALUE, what is said of them
     ("INPUT.NO_TRANSFORM", "True", "CLIP takes tensors"),
     ("DATALOADER.K_TRANSFORMS", "2", "K_TRANSFORMS is 2"),
     ("INPUT.GB_K", "20", "odd and positive"),
-    ("INPUT.RANDAUGMENT_M", "99", "from 0 to 30"),
-    ("INPUT.COLORJITTER_H", "0.9", "from 0 to 0.5"),
     ("DATASET.NUM_SHOTS", "-2", "NUM_SHOTS is -2"),
-    ("DATASET.NUM_SHOTS", "many", "NUM_SHOTS takes a value of type int"),
     ("DATASET.NUM_SHOTS", "True", "NUM_SHOTS takes a value of type int"),
     ("DATASET.SUBSAMPLE_CLASSES", "old", "'old' is none of all, base, new"),
     ("DATASET.NAME", "Caltech102", "did you mean 'Caltech101'"),
@@ -61,29 +56,22 @@ PAIRS = [  # KEY, VALUE, what is said of them
     ("OPTIM.LR", "__import__('os').mkdir('ran')", "OPTIM.LR takes a value of type float"),
     ("OPTIM.LR", "(" * 5000, "OPTIM.LR takes a value of type float"),
     ("OPTIM.MOMENTUM", "1.0", "from 0 to under 1"),
-    ("OPTIM.WEIGHT_DECAY", "-0.1", "0 or more"),
     ("OPTIM.SGD_NESTEROV", "yes", "SGD_NESTEROV takes a value of type bool"),
     ("OPTIM.STAGED_LR", "True", "OPTIM.STAGED_LR is True"),
-    ("OPTIM.LR_SCHEDULER", "cosin", "the nearest is 'cosine'"),
-    ("OPTIM.STEPSIZE", "()", "whole number"),
-    ("OPTIM.STEPSIZE", "(2, 1)", "each larger than the one before"),
+    ("OPTIM.STEPSIZE", "()", "one integer, or several"),
+    ("OPTIM.STEPSIZE", "(2, 1)", "in increasing order"),
     ("INPUT.CROP_PADDING", "100000", "from 0 to 4096"),
     ("OPTIM.MAX_EPOCH", "0", "OPTIM.MAX_EPOCH is 0; it must be 1 or more"),
     ("OPTIM.MAX_EPOCH", "1e3", "OPTIM.MAX_EPOCH takes a value of type int"),
     ("OPTIM.MAX_EPOCH", "99999999999999999999", "it must be under 2147483648"),
-    ("OPTIM.WARMUP_TYPE", "linea", "the nearest is 'linear'"),
     ("TRAIN.PRINT_FREQ", "0", "1 or more"),
-    ("TRAIN.CHECKPOINT_FREQ", "-1", "0 or more"),
     ("TEST.SPLIT", "train", "one of val, test"),
-    ("TEST.FINAL_MODEL", "best", "the nearest is 'best_val'"),
     ("TRAINER.PLOT.N", "0", "TRAINER.PLOT.N is 0"),
     ("TRAINER.PLOT.N", "1001", "TRAINER.PLOT.N is 1001"),
     ("TRAINER.PLOT.N_CTX", "100", "from 1 to 74"),
     ("TRAINER.PLOT.EPS", "0.0", "TRAINER.PLOT.EPS is 0.0"),
     ("TRAINER.PLOT.THRESH", "-0.1", "TRAINER.PLOT.THRESH is -0.1"),
-    ("TRAINER.PLOT.MATCH", "sinkhorn", "'sinkhorn'; it must be one of ot"),
     ("TRAINER.PLOT.PREC", "fp8", "'fp8'; it must be one of fp16"),
-    ("TRAINER.PLOT.CTX_INIT", "a photo|of", "texts for 4 prompts"),
     ("TRAINER.PLOT.NCTX", "4", "unknown config key 'TRAINER.PLOT.NCTX'; the nearest is 'TRAINER.PLOT.N_CTX'"),
     ("OPTIM", "5", "unknown config key 'OPTIM'"),
 ]
@@ -189,9 +177,8 @@ def test_a_bomb_of_aliases_is_refused_at_once(
 
 
 def test_every_key_has_a_range() -> None:
-    for key, value in flatten(get_cfg_default()):
-        assert isinstance(value, bool) or key in FREE or key in LIMITS, key
-    assert set(LIMITS) <= {key for key, _ in flatten(get_cfg_default())}
+    for key, entry in flatten(KEYS):
+        assert isinstance(entry, (Key, bool)) or key in FREE, key
 
 
 def test_the_defaults_and_a_name_of_digits_are_fine(run_args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

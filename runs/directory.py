@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
-from dassl.config import flatten
+import trainers
+from dassl.config import flatten, get_cfg_default
 from dassl.utils import UserError, write_atomically
 from trainers.method import methods
 
@@ -37,8 +38,15 @@ IN_PATH = {"SEED", "DATASET.NAME", "DATASET.NUM_SHOTS", "TRAINER.NAME"}
 SPELLED = (("N", "n"), ("N_CTX", "nctx"), ("CSC", "csc"), ("CLASS_TOKEN_POSITION", "ctp"))
 
 
+def defaults() -> Any:
+    """A fresh config: the engine's defaults and those of every trainer."""
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    return cfg
+
+
 def brief(value: Any) -> str:
-    """For an error's one line."""
+    """A value, shortened for an error of one line."""
     return f"{reprlib.repr(value):.80}"
 
 

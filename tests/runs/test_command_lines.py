@@ -1,4 +1,4 @@
-"""Sixty bad command lines and configs: every fault a line of its own, exit code 2, no file written."""
+"""Command lines and configs: every fault a line of its own, exit code 2, no file written; bases."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 
 import train
 from dassl.config import KEYS, Key, flatten
+from dassl.utils import UserError
 from runs.command_line import build_parser
-from runs.config import setup_cfg
+from runs.config import read_yaml, setup_cfg
 
-from .test_train import command
+from .test_train import CONFIGS, command
 
 # The keys of other types than bool that take any value of their type.
 FREE = {"OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATASET.NAME", "MODEL.BACKBONE.NAME", "TRAINER.NAME"}
@@ -99,6 +100,9 @@ YAMLS = [
     ("&a {OPTIM: *a}", "unknown config key 'OPTIM.OPTIM'"),
     ("INPUT: {SIZE: [[1, 2], {}]}", "INPUT.SIZE takes a value of type list"),
     ("OPTIM: !!python/object/apply:os.mkdir [ran]", "is no YAML"),
+    ("_BASE_: nowhere.yaml", r"no config 'nowhere': looked for 'nowhere.yaml' \(_BASE_ of 'bad.yaml'\)"),
+    ("_BASE_: bad.yaml", r"'bad.yaml' \(_BASE_ of 'bad.yaml'\) is a base of itself"),
+    ("_BASE_: {OPTIM: 1}", "'bad.yaml': _BASE_ takes a path"),
 ]
 
 
@@ -119,19 +123,11 @@ def faults_of(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str
     return lines
 
 
-@pytest.mark.parametrize(("key", "value", "says"), PAIRS, ids=lambda v: str(v)[:30])
-def test_a_bad_pair(
-    key: str, value: str, says: str, run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("words", "says"), [*((p[:2], p[2]) for p in PAIRS), *FLAGS], ids=lambda v: "".join(v)[:30])
+def test_a_bad_pair_or_flag(
+    words: list[str], says: str, run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (line,) = faults_of([*command(run_args, "PLOT"), key, value], tmp_path, capsys)
-    assert re.search(says, line), line
-
-
-@pytest.mark.parametrize(("flags", "says"), FLAGS, ids=lambda v: " ".join(v)[:30])
-def test_a_bad_flag(
-    flags: list[str], says: str, run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (line,) = faults_of([*command(run_args, "PLOT"), *flags], tmp_path, capsys)
+    (line,) = faults_of([*command(run_args, "PLOT"), *words], tmp_path, capsys)
     assert re.search(says, line), line
 
 
@@ -174,6 +170,33 @@ def test_a_bomb_of_aliases_is_refused_at_once(
     lines = faults_of([*command(run_args, "PLOT"), "--config-file", "bomb.yaml"], tmp_path, capsys)
     assert len(lines) == 42 and any("OPTIM.LR takes a value of type float" in line for line in lines)
     assert all(len(line) < 300 for line in lines)
+
+
+def test_bases_are_merged_lowest_first(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "low.yaml").write_text("OPTIM: {NAME: sgd, LR: 1, GAMMA: 1}\nINPUT: {PIXEL_STD: [1, 1, 1]}\n")
+    (tmp_path / "sub/middle.yaml").write_text("_BASE_: ../low.yaml\nOPTIM: {LR: 2, GAMMA: 2}\n")
+    (tmp_path / "high.yaml").write_text("OPTIM: {GAMMA: 3}\nINPUT: {PIXEL_STD: [2]}\n_BASE_: sub/middle.yaml\n")
+    expected = {"OPTIM.NAME": "sgd", "OPTIM.LR": 2, "OPTIM.GAMMA": 3, "INPUT.PIXEL_STD": [2]}
+    assert read_yaml(tmp_path / "high.yaml") == expected
+    (tmp_path / "low.yaml").write_text("_BASE_: sub/../sub/middle.yaml")
+    with pytest.raises(UserError, match="is a base of itself"):
+        read_yaml(tmp_path / "high.yaml")
+
+
+def test_each_config_is_what_its_name_says() -> None:
+    backbones = {"rn50": "RN50", "rn101": "RN101", "vit_b16": "ViT-B/16", "vit_b32": "ViT-B/32"}
+    backbones["symbols"] = "assets/symbols_clip.pt"
+    paths = [*(CONFIGS / "trainers").glob("*/*.yaml")]
+    assert len(paths) >= 52
+    for path in paths:
+        values, node = read_yaml(path), f"TRAINER.{path.parent.name.upper()}"
+        name = re.fullmatch(r"([a-z]+(?:_b)?\d*)(?:_c(\d+))?(?:_ep(\d+))?(?:_batch(\d+))?(_ctxv1)?", path.stem)
+        assert name and values["MODEL.BACKBONE.NAME"] == backbones[name[1]], path
+        keys = (f"{node}.N_CTX", "OPTIM.MAX_EPOCH", "DATALOADER.TRAIN_X.BATCH_SIZE")
+        for key, number in zip(keys, name.groups()[1:4], strict=True):
+            assert number is None or values[key] == int(number), path
+        assert values.get(f"{node}.CTX_INIT", "") == ("a photo of a" if name[5] else ""), path
 
 
 def test_every_key_has_a_range() -> None:

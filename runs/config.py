@@ -25,7 +25,7 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UserError
 from datasets.base import SUBSAMPLES
 
-from .directory import brief, defaults, method_options
+from .directory import brief, defaults, method_options, own_keys
 
 BASE = "_BASE_"
 
@@ -76,13 +76,15 @@ def setup_cfg(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def read_cfg(directory: Path) -> Any:
-    """The merged config of a run.
+    """The merged config of a run; the options of other methods are ignored.
 
     Raises:
         UserError: its config.yaml is missing, damaged, or has faults.
     """
     cfg, path = defaults(), directory / "config.yaml"
-    faults = _merge(cfg, read_yaml(path).items(), f"'{path}'")
+    values = read_yaml(path)
+    faults = _merge(cfg, [("TRAINER.NAME", values.pop("TRAINER.NAME", ""))], f"'{path}'")
+    faults += _merge(cfg, own_keys(values.items(), cfg).items(), f"'{path}'")
     _report([*faults, *find_faults(cfg), *_check(cfg)])
     return cfg
 

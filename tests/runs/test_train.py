@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import train
 import trainers.prompt_trainer
 from dassl.extras.cli import guarded
-from dassl.utils import read_image
+from dassl.utils import UserError, read_image
 from runs.command_line import build_parser
-from runs.config import setup_cfg
+from runs.config import read_cfg, setup_cfg
 from runs.directory import REPOSITORY, run_directory
 from runs.result import read_result
 from trainers.prompt_trainer import AMP_DTYPES
@@ -185,6 +186,7 @@ def test_a_test_is_kept_for_the_checkpoints_it_was_made_of(
 def test_another_config_is_neither_kept_nor_resumed(
     run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A key that the stored config lacks has its default, and other methods' options do not count."""
     argv = ["--output-dir", str(tmp_path / "run"), *command(run_args, "CoOp"), *SHORT]
     assert train.main(argv) == 0
     before = (tmp_path / "run/result.json").read_text()
@@ -192,6 +194,22 @@ def test_another_config_is_neither_kept_nor_resumed(
     error = capsys.readouterr().err
     assert "another config (OPTIM.LR 0.002 there, 0.1 asked for)" in error
     assert (tmp_path / "run/result.json").read_text() == before
+
+    path = tmp_path / "run/config.yaml"
+    stored = yaml.safe_load(path.read_text())
+    for section, key in (("DATALOADER", "CACHED_VIEWS"), ("TEST", "SPLIT"), ("TRAINER", "COCOOP")):
+        del stored[section][key]
+    stored["TRAINER"] |= {"METHOD_OF_MINE": {"DEPTH": 9}, "PLOT": {"N": 7, "GONE": True}}
+    path.write_text(yaml.safe_dump(stored))
+    assert train.main([*argv, "TRAINER.PLOT.N", "2"]) == 0
+    assert "Finished before, kept" in capsys.readouterr().out
+    assert read_cfg(tmp_path / "run").TRAINER.COOP.N_CTX == 16
+    for section, key, there in (("DATALOADER", "CACHED_VIEWS", 4), ("TEST", "MINE", 1), ("TRAINER", "COOP", {"X": 1})):
+        path.write_text(yaml.safe_dump({**stored, section: {**stored[section], key: there}}))
+        assert train.main(argv) == 2
+        assert f"another config ({section}.{key}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"unknown config key 'TRAINER\.COOP\.X'"):
+        read_cfg(tmp_path / "run")
 
 
 def test_a_damaged_result_is_named_and_not_begun_again(

@@ -20,10 +20,11 @@ from .optim import OPTIMIZERS, SCHEDULES, WARMUPS
 
 @dataclass(frozen=True)
 class Key:
-    """A key's default and what its values must be, apart from their type."""
+    """A key's default, what its values must be apart from their type, and whether upstream Dassl lacks the key."""
 
     default: Any
     limit: Limit = lambda value: ""
+    ours: bool = False
 
 
 _SIZE = list_of(int, "height and width, such as (224, 224)", lambda v: len(v) == 2 and min(v) >= 1)
@@ -85,7 +86,7 @@ KEYS = {
     },
     "DATALOADER": {
         "NUM_WORKERS": Key(4, at_least(0)),
-        "CACHED_VIEWS": Key(0, at_least(0)),  # augmented views of each training image to cache; 0: off
+        "CACHED_VIEWS": Key(0, at_least(0), ours=True),  # augmented views of each training image to cache; 0: off
         "K_TRANSFORMS": Key(1, at_least(1)),  # augmentations of each training image
         "RETURN_IMG0": False,  # add the image without augmentation
         "TRAIN_X": _TRAIN_LOADER,
@@ -138,9 +139,9 @@ KEYS = {
         "NO_TEST": False,
         "SPLIT": Key("test", one_of(("val", "test"))),
         "FINAL_MODEL": Key("last_step", one_of(("last_step", "best_val"))),
-        "FEATURE_CACHE": True,  # cache the image features of a frozen encoder on disk, for later tests
-        "FEATURE_CACHE_DIR": "",  # empty: $XDG_CACHE_HOME/plot/features, else ~/.cache/plot/features
-        "FEATURE_CACHE_GB": Key(8.0, at_least(0)),  # the least recently used features beyond it are deleted
+        "FEATURE_CACHE": Key(True, ours=True),  # cache the image features of a frozen encoder on disk, for later tests
+        "FEATURE_CACHE_DIR": Key("", ours=True),  # empty: $XDG_CACHE_HOME/plot/features, else ~/.cache/plot/features
+        "FEATURE_CACHE_GB": Key(8.0, at_least(0), ours=True),  # the least recently used features beyond it are deleted
     },
     "TRAINER": {"NAME": ""},
 }
@@ -180,6 +181,12 @@ def clean_cfg(cfg: CfgNode, trainer: str) -> None:
     for key, value in list(cfg.TRAINER.items()):
         if isinstance(value, CfgNode) and key != trainer.upper():
             del cfg.TRAINER[key]
+
+
+def drop_our_keys(cfg: CfgNode) -> None:
+    """Drop the keys that upstream Dassl lacks."""
+    for section, name in (key.split(".") for key, entry in _KEYS.items() if entry.ours):
+        del cfg[section][name]
 
 
 def find_faults(cfg: CfgNode) -> list[str]:

@@ -1,4 +1,4 @@
-"""Command lines and configs: every fault a line of its own, exit code 2, no file written; bases."""
+"""Command lines and configs: every fault a line of its own, exit code 2, no file written; bases; upstream's keys."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 import train
-from dassl.config import KEYS, Key, flatten
+import trainers
+from dassl.config import KEYS, Key, flatten, get_cfg_default
 from dassl.utils import UserError
 from runs.command_line import build_parser
 from runs.config import read_yaml, setup_cfg
@@ -197,6 +199,30 @@ def test_each_config_is_what_its_name_says() -> None:
         for key, number in zip(keys, name.groups()[1:4], strict=True):
             assert number is None or values[key] == int(number), path
         assert values.get(f"{node}.CTX_INIT", "") == ("a photo of a" if name[5] else ""), path
+
+
+def test_the_printed_config_is_one_for_upstream(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Loaded by yacs into upstream's keys and those of ``extend_cfg``, it gives the same values; it needs no data."""
+    words = ["--root", "nowhere", "--recipe", "OPTIM.MAX_EPOCH 7", "TRAINER.PLOT.EPS", "0.2", "OPTIM.LR", "1e-4"]
+    words += ["DATALOADER.CACHED_VIEWS", "3", "TRAINER.CUDA_GRAPHS", "False", "INPUT.SIZE", "(64, 64)"]
+    argv = ["--print-config", *command(run_args, "PLOT"), *words]
+    cfg, _ = setup_cfg(build_parser().parse_args(argv))
+    assert train.main(argv) == 0
+    (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
+    assert not (tmp_path / "output").exists()
+    theirs = get_cfg_default()
+    del theirs.DATALOADER["CACHED_VIEWS"], theirs.TEST["FEATURE_CACHE"]
+    del theirs.TEST["FEATURE_CACHE_DIR"], theirs.TEST["FEATURE_CACHE_GB"]
+    assert len([*flatten(theirs)]) == 88, "all of Dassl.pytorch c61a1b5; a new key of ours needs ours=True"
+    trainers.extend_cfg(theirs)
+    theirs.merge_from_file(str(tmp_path / "printed.yaml"))
+    values = dict(flatten(cfg))
+    assert [key for key, value in flatten(theirs) if value != values[key]] == []
+    assert theirs.OPTIM.MAX_EPOCH == 7 and theirs.TRAINER.PLOT.EPS == 0.2 and theirs.INPUT.SIZE == (64, 64)
+    printed = yaml.safe_load((tmp_path / "printed.yaml").read_text())["TRAINER"]
+    assert [name for name, node in printed.items() if isinstance(node, dict)] == ["PLOT"]
 
 
 def test_every_key_has_a_range() -> None:

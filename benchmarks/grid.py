@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tabulate import tabulate
 
 from dassl.config import get_cfg_default
 from experiments.recipes import METHODS, prescribed_epochs, recipe
 from experiments.tables.suite import DATASETS, SHOTS
+from runs.config import read_yaml
 from runs.directory import REPOSITORY
 
 SEEDS = 3
@@ -64,7 +64,7 @@ def batch_size(method: str, config: str, pairs: str) -> int:
     if "DATALOADER.TRAIN_X.BATCH_SIZE" in words:
         return int(words[words.index("DATALOADER.TRAIN_X.BATCH_SIZE") + 1])
     path = REPOSITORY / "configs" / "trainers" / method / f"{config}.yaml"
-    return int(yaml.safe_load(path.read_text(encoding="utf-8"))["DATALOADER"]["TRAIN_X"]["BATCH_SIZE"])
+    return int(read_yaml(path)["DATALOADER.TRAIN_X.BATCH_SIZE"])
 
 
 def run_seconds(method: str, dataset: str, shots: int, rate: Rate) -> float:

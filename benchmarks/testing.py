@@ -27,13 +27,12 @@ from PIL import Image
 from tabulate import tabulate
 
 import datasets  # noqa: F401 -- registers them
-import trainers
 from benchmarks.caltech_names import NAMES
 from benchmarks.sides import make_clip
 from dassl import startup
-from dassl.config import get_cfg_default
 from dassl.engine import build_trainer
-from runs.directory import REPOSITORY
+from runs.config import read_yaml
+from runs.directory import REPOSITORY, defaults
 
 CONFIGS = {"PLOT": "rn50", "CoOp": "rn50", "CoCoOp": "rn50_c4_ep10_batch1_ctxv1", "ZeroshotCLIP": "rn50"}
 TRAINING = len(NAMES)  # one image a class, so that there is a training set
@@ -57,10 +56,9 @@ def make_data(root: Path, images: int, side: int) -> None:
 
 
 def make_cfg(name: str, root: Path, weights: Path, size: int, workers: int) -> Any:
-    cfg = get_cfg_default()
-    trainers.extend_cfg(cfg)
-    cfg.merge_from_file(str(REPOSITORY / "configs/datasets/caltech101.yaml"))
-    cfg.merge_from_file(str(REPOSITORY / f"configs/trainers/{name}/{CONFIGS[name]}.yaml"))
+    cfg = defaults()
+    for path in ("datasets/caltech101.yaml", f"trainers/{name}/{CONFIGS[name]}.yaml"):
+        cfg.merge_from_list([word for pair in read_yaml(REPOSITORY / "configs" / path).items() for word in pair])
     cfg.SEED, cfg.TRAINER.NAME, cfg.DATASET.ROOT, cfg.USE_CUDA = 1, name, str(root), False
     cfg.INPUT.SIZE, cfg.MODEL.BACKBONE.NAME = (size, size), str(weights)
     cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.TEST.BATCH_SIZE = workers, 100

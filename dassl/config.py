@@ -3,118 +3,202 @@
 Methods add their own nodes under TRAINER (see each trainer's `extend_cfg`).
 """
 
+import os.path as osp
+import reprlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
 from yacs.config import CfgNode
 
-_DEFAULTS = {
-    "VERSION": 1,
+from .data.samplers import SAMPLERS
+from .data.transforms import AVAI_CHOICES, INTERPOLATION_MODES
+from .evaluation import EVALUATOR_REGISTRY
+from .limits import BELOW_ONE, NAMES, POSITIVE, Limit, at_least, between, finite, limit, list_of, one_of
+from .optim import OPTIMIZERS, SCHEDULES, WARMUPS
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key's default, what its values must be apart from their type, and whether upstream Dassl lacks the key."""
+
+    default: Any
+    limit: Limit = lambda value: ""
+    ours: bool = False
+
+
+_SIZE = list_of(int, "height and width, such as (224, 224)", lambda v: len(v) == 2 and min(v) >= 1)
+_MEAN = list_of(float, "three numbers", lambda v: len(v) == 3)
+_STD = list_of(float, "three positive numbers", lambda v: len(v) == 3 and min(v) > 0)
+_SCALE = list_of(float, "two numbers, 0 < smallest <= largest <= 1", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1)
+_LAYERS = list_of(int, "a list of positive integers", lambda v: min(v, default=1) >= 1)
+_STEPS = list_of(
+    int, "one integer, or several in increasing order", lambda v: len(v) == 1 or (v and [0, *v] == sorted({0, *v}))
+)
+_TRAIN_LOADER = {
+    "SAMPLER": Key("RandomSampler", one_of(SAMPLERS)),
+    "BATCH_SIZE": Key(32, at_least(1)),
+    "N_DOMAIN": Key(0, at_least(0)),
+    "N_INS": Key(16, at_least(1)),
+}
+_TEST_SAMPLERS = [name for name in SAMPLERS if name != "RandomClassSampler"]
+
+# A key with its default alone is a bool, or takes any value of its default's type.
+KEYS = {
+    "VERSION": Key(1, between(1, 1)),
     "OUTPUT_DIR": "./output",
     "RESUME": "",  # a run's directory to resume from; empty: OUTPUT_DIR, if it holds checkpoints
-    "SEED": -1,  # negative: unseeded
+    "SEED": Key(-1, limit(lambda value: value == -1 or 0 < value < 2**63, "a positive integer")),  # -1: unseeded
     "USE_CUDA": True,
     "VERBOSE": True,
     "INPUT": {
-        "SIZE": (224, 224),  # height, width
-        "INTERPOLATION": "bilinear",
-        "TRANSFORMS": (),
+        "SIZE": Key((224, 224), _SIZE),  # height, width
+        "INTERPOLATION": Key("bilinear", one_of(INTERPOLATION_MODES)),
+        "TRANSFORMS": Key((), one_of(AVAI_CHOICES)),
         "NO_TRANSFORM": False,
-        "PIXEL_MEAN": [0.485, 0.456, 0.406],
-        "PIXEL_STD": [0.229, 0.224, 0.225],
-        "CROP_PADDING": 4,
-        "RRCROP_SCALE": (0.08, 1.0),
-        "CUTOUT_N": 1,
-        "CUTOUT_LEN": 16,
+        "PIXEL_MEAN": Key([0.485, 0.456, 0.406], _MEAN),
+        "PIXEL_STD": Key([0.229, 0.224, 0.225], _STD),
+        "CROP_PADDING": Key(4, between(0, 4096)),
+        "RRCROP_SCALE": Key((0.08, 1.0), _SCALE),
+        "CUTOUT_N": Key(1, at_least(0)),
+        "CUTOUT_LEN": Key(16, at_least(0)),
         "GN_MEAN": 0.0,
-        "GN_STD": 0.15,
-        "RANDAUGMENT_N": 2,
-        "RANDAUGMENT_M": 10,
-        "COLORJITTER_B": 0.4,
-        "COLORJITTER_C": 0.4,
-        "COLORJITTER_S": 0.4,
-        "COLORJITTER_H": 0.1,
-        "RGS_P": 0.2,
-        "GB_P": 0.5,
-        "GB_K": 21,  # odd
+        "GN_STD": Key(0.15, at_least(0)),
+        "RANDAUGMENT_N": Key(2, at_least(0)),
+        "RANDAUGMENT_M": Key(10, between(0, 30)),
+        "COLORJITTER_B": Key(0.4, at_least(0)),
+        "COLORJITTER_C": Key(0.4, at_least(0)),
+        "COLORJITTER_S": Key(0.4, at_least(0)),
+        "COLORJITTER_H": Key(0.1, between(0, 0.5)),
+        "RGS_P": Key(0.2, between(0, 1)),
+        "GB_P": Key(0.5, between(0, 1)),
+        "GB_K": Key(21, limit(lambda value: value > 0 and value % 2 == 1, "odd and positive")),
     },
     "DATASET": {
         "ROOT": "",
         "NAME": "",
-        "SOURCE_DOMAINS": (),
-        "TARGET_DOMAINS": (),
-        "NUM_LABELED": -1,
-        "NUM_SHOTS": -1,  # images per class; negative: all
-        "VAL_PERCENT": 0.1,
+        "SOURCE_DOMAINS": Key((), NAMES),
+        "TARGET_DOMAINS": Key((), NAMES),
+        "NUM_LABELED": Key(-1, at_least(-1)),
+        "NUM_SHOTS": Key(-1, at_least(-1)),  # images per class; negative: all
+        "VAL_PERCENT": Key(0.1, between(0, 1)),
         "ALL_AS_UNLABELED": False,
     },
     "DATALOADER": {
-        "NUM_WORKERS": 4,
-        "CACHED_VIEWS": 0,  # views of each training image, encoded once and drawn from after that; 0: off
-        "K_TRANSFORMS": 1,  # augmentations of each training image
+        "NUM_WORKERS": Key(4, at_least(0)),
+        "CACHED_VIEWS": Key(0, at_least(0), ours=True),  # augmented views of each training image to cache; 0: off
+        "K_TRANSFORMS": Key(1, at_least(1)),  # augmentations of each training image
         "RETURN_IMG0": False,  # add the image without augmentation
-        "TRAIN_X": {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16},
-        "TRAIN_U": {
-            "SAME_AS_X": True,
-            "SAMPLER": "RandomSampler",
-            "BATCH_SIZE": 32,
-            "N_DOMAIN": 0,
-            "N_INS": 16,
-        },
-        "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},
+        "TRAIN_X": _TRAIN_LOADER,
+        "TRAIN_U": {"SAME_AS_X": True, **_TRAIN_LOADER},
+        "TEST": {"SAMPLER": Key("SequentialSampler", one_of(_TEST_SAMPLERS)), "BATCH_SIZE": Key(32, at_least(1))},
     },
     "MODEL": {
-        "INIT_WEIGHTS": "",
+        "INIT_WEIGHTS": Key("", limit(lambda value: not value or osp.isfile(value), "a file")),
         "BACKBONE": {"NAME": "", "PRETRAINED": True},
-        "HEAD": {"NAME": "", "HIDDEN_LAYERS": (), "ACTIVATION": "relu", "BN": True, "DROPOUT": 0.0},
+        "HEAD": {
+            "NAME": "",
+            "HIDDEN_LAYERS": Key((), _LAYERS),
+            "ACTIVATION": "relu",
+            "BN": True,
+            "DROPOUT": Key(0.0, BELOW_ONE),
+        },
     },
     "OPTIM": {
-        "NAME": "adam",
-        "LR": 0.0003,
-        "WEIGHT_DECAY": 5e-4,
-        "MOMENTUM": 0.9,
-        "SGD_DAMPNING": 0,
+        "NAME": Key("adam", one_of(OPTIMIZERS)),
+        "LR": Key(0.0003, POSITIVE),
+        "WEIGHT_DECAY": Key(5e-4, at_least(0)),
+        "MOMENTUM": Key(0.9, BELOW_ONE),
+        "SGD_DAMPNING": Key(0, at_least(0)),
         "SGD_NESTEROV": False,
-        "RMSPROP_ALPHA": 0.99,
-        "ADAM_BETA1": 0.9,
-        "ADAM_BETA2": 0.999,
+        "RMSPROP_ALPHA": Key(0.99, BELOW_ONE),
+        "ADAM_BETA1": Key(0.9, BELOW_ONE),
+        "ADAM_BETA2": Key(0.999, BELOW_ONE),
         "STAGED_LR": False,  # layers other than NEW_LAYERS get LR * BASE_LR_MULT
-        "NEW_LAYERS": (),
-        "BASE_LR_MULT": 0.1,
-        "LR_SCHEDULER": "single_step",
-        "STEPSIZE": (-1,),  # single_step: not positive means MAX_EPOCH
-        "GAMMA": 0.1,
-        "MAX_EPOCH": 10,
-        "WARMUP_EPOCH": -1,  # positive: warm up
-        "WARMUP_TYPE": "linear",
-        "WARMUP_CONS_LR": 1e-5,
-        "WARMUP_MIN_LR": 1e-5,
+        "NEW_LAYERS": Key((), NAMES),
+        "BASE_LR_MULT": Key(0.1, at_least(0)),
+        "LR_SCHEDULER": Key("single_step", one_of(SCHEDULES)),
+        "STEPSIZE": Key((-1,), _STEPS),  # single_step: not positive means MAX_EPOCH
+        "GAMMA": Key(0.1, POSITIVE),
+        "MAX_EPOCH": Key(10, at_least(1)),
+        "WARMUP_EPOCH": Key(-1, at_least(-1)),  # positive: warm up
+        "WARMUP_TYPE": Key("linear", one_of(WARMUPS)),
+        "WARMUP_CONS_LR": Key(1e-5, at_least(0)),
+        "WARMUP_MIN_LR": Key(1e-5, at_least(0)),
         "WARMUP_RECOUNT": True,  # the schedule starts from 0 after warming up
     },
     "TRAIN": {
-        "CHECKPOINT_FREQ": 0,  # epochs between checkpoints that are kept; 0: the last alone
-        "PRINT_FREQ": 10,  # batches
-        "COUNT_ITER": "train_x",
+        "CHECKPOINT_FREQ": Key(0, at_least(0)),  # epochs between checkpoints that are kept; 0: the last alone
+        "PRINT_FREQ": Key(10, at_least(1)),  # batches
+        "COUNT_ITER": Key("train_x", one_of(("train_x", "train_u", "smaller_one"))),
     },
     "TEST": {
-        "EVALUATOR": "Classification",
+        "EVALUATOR": Key("Classification", one_of(EVALUATOR_REGISTRY.registered_names())),
         "PER_CLASS_RESULT": False,
         "COMPUTE_CMAT": False,  # the confusion matrix, into OUTPUT_DIR/cmat.pt
         "NO_TEST": False,
-        "SPLIT": "test",
-        "FINAL_MODEL": "last_step",  # or best_val
-        "FEATURE_CACHE": True,  # keep the image features of a frozen encoder on disk, for later tests
-        "FEATURE_CACHE_DIR": "",  # empty: $XDG_CACHE_HOME/plot/features, else ~/.cache/plot/features
-        "FEATURE_CACHE_GB": 8.0,  # beyond it the longest unused go
+        "SPLIT": Key("test", one_of(("val", "test"))),
+        "FINAL_MODEL": Key("last_step", one_of(("last_step", "best_val"))),
+        "FEATURE_CACHE": Key(True, ours=True),  # cache the image features of a frozen encoder on disk, for later tests
+        "FEATURE_CACHE_DIR": Key("", ours=True),  # empty: $XDG_CACHE_HOME/plot/features, else ~/.cache/plot/features
+        "FEATURE_CACHE_GB": Key(8.0, at_least(0), ours=True),  # the least recently used features beyond it are deleted
     },
     "TRAINER": {"NAME": ""},
 }
+LARGEST = 2**31  # larger integers, a seed apart, are typing errors, and some overflow
+
+
+def flatten(cfg: Any, prefix: str = "", like: Any = None) -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf of a config.
+
+    Args:
+        like: a config to whose nodes the recursion is limited, since a YAML of few lines can have endless leaves.
+    """
+    for key, value in cfg.items():
+        below = value if like is None else like.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            yield from flatten(value, f"{prefix}{key}.", None if like is None else below)
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+_KEYS = {key: entry for key, entry in flatten(KEYS) if isinstance(entry, Key)}
+
+
+def _defaults(key: Any) -> Any:
+    if isinstance(key, dict):
+        return {name: _defaults(below) for name, below in key.items()}
+    return key.default if isinstance(key, Key) else key
 
 
 def get_cfg_default() -> CfgNode:
     """A fresh, unfrozen tree of the defaults."""
-    return CfgNode(_DEFAULTS)
+    return CfgNode(_defaults(KEYS))
 
 
 def clean_cfg(cfg: CfgNode, trainer: str) -> None:
     """Drop the other trainers' nodes, so that `print(cfg)` shows what matters to `trainer`."""
-    for key in list(cfg.TRAINER):
-        if key not in ("NAME", trainer.upper()):
-            cfg.TRAINER.pop(key)
+    for key, value in list(cfg.TRAINER.items()):
+        if isinstance(value, CfgNode) and key != trainer.upper():
+            del cfg.TRAINER[key]
+
+
+def drop_our_keys(cfg: CfgNode) -> None:
+    """Drop the keys that upstream Dassl lacks."""
+    for section, name in (key.split(".") for key, entry in _KEYS.items() if entry.ours):
+        del cfg[section][name]
+
+
+def find_faults(cfg: CfgNode) -> list[str]:
+    """What is wrong with the values of a config, a line each; [] if nothing is."""
+    faults = []
+    for key, value in flatten(cfg):
+        expected = "finite" if not finite(value) else _KEYS[key].limit(value) if key in _KEYS else ""
+        if not expected and type(value) is int and abs(value) >= LARGEST and key != "SEED":
+            expected = f"under {LARGEST}"
+        if expected:
+            faults.append(f"{key} is {reprlib.repr(value):.80}; it must be {expected}")
+    c = cfg.OPTIM
+    if c.NAME == "sgd" and c.SGD_NESTEROV and (c.MOMENTUM == 0 or c.SGD_DAMPNING != 0):
+        faults.append("OPTIM.SGD_NESTEROV is True; that needs an OPTIM.MOMENTUM, and OPTIM.SGD_DAMPNING 0")
+    return faults

@@ -1,114 +1,122 @@
-"""A run's config: merged of files and KEY VALUE pairs, and checked whole before anything happens.
+"""A run's config: merged from files and KEY VALUE pairs, and checked whole before anything happens.
 
-All faults are found at once and raised as one UserError, an argument each: files that are missing, keys that are
-unknown, types, ranges (``dassl/limits.py``), and what the trainer itself has to say (its ``find_faults``).
+All faults are found at once and raised as one UserError, an argument each: missing files, unknown keys, types, ranges
+(``dassl/config.py``), and what the trainer's own ``find_faults`` reports.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import difflib
 import os
-import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-import trainers
-from dassl.config import get_cfg_default
+from dassl.config import find_faults, flatten
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
-from dassl.limits import find_faults
 from dassl.utils import UserError
 from datasets.base import SUBSAMPLES
 
-from .directory import brief, flatten, method_options
+from .directory import brief, defaults, method_options, own_keys
+
+BASE = "_BASE_"
 
 
 def setup_cfg(args: argparse.Namespace) -> tuple[Any, Any]:
     """The merged config, and the same without the user's flags and overrides.
 
     Raises:
-        UserError: a file is missing or no YAML, a key unknown, a value impossible; all of these, an argument each.
+        UserError: all faults, an argument each.
     """
-    cfg, faults, unread = _defaults(), [], False
-    for path in filter(None, (args.dataset_config_file, args.config_file)):
+    cfg, faults, unread = defaults(), [], []
+
+    def merge_file(path: str | Path, begin: str | tuple[str, ...] = "") -> None:
         try:
-            faults += _merge(cfg, read_yaml(Path(path)), f"'{path}'")
+            pairs = [(key, value) for key, value in read_yaml(Path(path)).items() if key.startswith(begin)]
+            faults.extend(_merge(cfg, pairs, f"'{path}'"))
         except UserError as error:
             faults.append(str(error))
-            unread = True
+            unread.append(path)
+
+    for path in filter(None, (args.dataset_config_file, args.config_file)):
+        merge_file(path)
     if args.trainer:
         cfg.TRAINER.NAME = args.trainer
     try:
-        recipe = shlex.split(args.recipe)
+        faults += _merge_words(cfg, shlex.split(args.recipe), "--recipe")
     except ValueError as error:
-        recipe = []
         faults.append(f"--recipe '{args.recipe}' cannot be read: {error}")
-    faults += _merge_pairs(cfg, recipe, "--recipe")
     if args.model_dir and (trained := Path(args.model_dir) / "config.yaml").is_file():
         # The head is a property of the trained run and goes with it, as does the backbone.
-        own = (f"TRAINER.{method_options(cfg)[0]}.", "MODEL.BACKBONE.NAME")
-        try:
-            faults += _merge(cfg, read_yaml(trained), f"'{trained}'", own)
-        except UserError as error:
-            faults.append(str(error))
+        merge_file(trained, (f"TRAINER.{method_options(cfg)[0]}.", "MODEL.BACKBONE.NAME"))
     base = cfg.clone()
-    flags = (
-        ("DATASET.ROOT", args.root or os.environ.get("DATA", "data")),
-        ("RESUME", args.resume),
-        ("SEED", args.seed),
-        ("DATASET.SOURCE_DOMAINS", args.source_domains),
-        ("DATASET.TARGET_DOMAINS", args.target_domains),
-        ("INPUT.TRANSFORMS", args.transforms),
-        ("MODEL.BACKBONE.NAME", args.backbone),
-        ("MODEL.BACKBONE.CLIP_ROOT", args.clip_root),
-        ("MODEL.HEAD.NAME", args.head),
-    )
-    given = [item for pair in flags if pair[1] not in (None, "") for item in pair]
-    faults += _merge_pairs(cfg, given, "the command line")
-    faults += _merge_pairs(cfg, args.opts, "the command line")
+    flags = {
+        "DATASET.ROOT": args.root or os.environ.get("DATA", "data"),
+        "RESUME": args.resume,
+        "SEED": args.seed,
+        "DATASET.SOURCE_DOMAINS": args.source_domains,
+        "DATASET.TARGET_DOMAINS": args.target_domains,
+        "INPUT.TRANSFORMS": args.transforms,
+        "MODEL.BACKBONE.NAME": args.backbone,
+        "MODEL.BACKBONE.CLIP_ROOT": args.clip_root,
+        "MODEL.HEAD.NAME": args.head,
+    }
+    faults += _merge(cfg, ((k, v) for k, v in flags.items() if v not in (None, "")), "the command line")
+    faults += _merge_words(cfg, args.opts, "the command line")
     _report([*faults, *find_faults(cfg), *([] if unread else _check(cfg))])
     return cfg, base
 
 
 def read_cfg(directory: Path) -> Any:
-    """The merged config of a run.
+    """The merged config of a run; the options of other methods are ignored.
 
     Raises:
         UserError: its config.yaml is missing, damaged, or has faults.
     """
-    cfg = _defaults()
-    path = directory / "config.yaml"
-    _report(_merge(cfg, read_yaml(path), f"'{path}'"))
-    _report([*find_faults(cfg), *_check(cfg)])
+    cfg, path = defaults(), directory / "config.yaml"
+    values = read_yaml(path)
+    faults = _merge(cfg, [("TRAINER.NAME", values.pop("TRAINER.NAME", ""))], f"'{path}'")
+    faults += _merge(cfg, own_keys(values.items(), cfg).items(), f"'{path}'")
+    _report([*faults, *find_faults(cfg), *_check(cfg)])
     return cfg
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Raises UserError where a config file is missing or no YAML; nothing but plain values is made of it."""
+def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A config file's values by dotted key, over those of its ``_BASE_``, a path relative to the file.
+
+    Args:
+        above: the files that name this one as their base, the nearest last.
+
+    Raises:
+        UserError: it or a base is missing, is no YAML, or has itself as a base.
+    """
+    of = f" ({BASE} of '{above[-1]}')" if above else ""
     if not path.is_file():
         names = sorted(p.stem for p in path.parent.glob("*.yaml"))
         near = difflib.get_close_matches(path.stem, names, n=1, cutoff=0)
         hint = f"the nearest there is '{near[0]}'" if near else f"'{path.parent}' holds none"
-        raise UserError(f"no config '{path.stem}': looked for '{path}'; {hint}")
+        raise UserError(f"no config '{path.stem}': looked for '{path}'{of}; {hint}")
+    if any(path.samefile(other) for other in above):
+        raise UserError(f"'{path}'{of} is a base of itself")
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))  # makes plain values alone
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, or a date such as 2001-99-99
         raise UserError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
         raise UserError(f"'{path}' is no config: it should be a mapping of keys to values")
-    return loaded
-
-
-def _defaults() -> Any:
-    cfg = get_cfg_default()
-    trainers.extend_cfg(cfg)
-    return cfg
+    base = loaded.pop(BASE, "")
+    if not isinstance(base, str):
+        raise UserError(f"'{path}': {BASE} takes a path, not {brief(base)}")
+    below = read_yaml(path.parent / base, (*above, path)) if base else {}
+    return {**below, **dict(flatten(loaded, like=defaults()))}
 
 
 def _report(faults: list[str]) -> None:
@@ -116,65 +124,69 @@ def _report(faults: list[str]) -> None:
         raise UserError(*dict.fromkeys(faults))
 
 
-def _merge(cfg: Any, values: dict[str, Any], source: str, only: tuple[str, ...] = ("",)) -> list[str]:
-    """Merges the keys that begin as one of ``only``; what is wrong with them, a line each."""
-    leaves = [leaf for leaf in flatten(values, like=cfg) if leaf[0].startswith(only)]
-    return _merge_pairs(cfg, [item for leaf in leaves for item in leaf], source)
+def _merge_words(cfg: Any, words: list[str], source: str) -> list[str]:
+    odd = [f"{source}: KEY VALUE pairs expected, '{words[-1]}' has no value"] if len(words) % 2 else []
+    return odd + _merge(cfg, zip(words[::2], words[1::2], strict=False), source)
 
 
-def _merge_pairs(cfg: Any, pairs: list[Any], source: str) -> list[str]:
+def _merge(cfg: Any, pairs: Iterable[tuple[str, Any]], source: str) -> list[str]:
+    """Merges what it can; the faults, a line each."""
     faults = []
-    if len(pairs) % 2:
-        faults.append(f"{source}: KEY VALUE pairs expected, '{pairs[-1]}' has no value")
     known = dict(flatten(cfg))
-    for key, value in zip(pairs[::2], pairs[1::2], strict=False):
+    for key, value in pairs:
         if key not in known:
             nearest = difflib.get_close_matches(key[:80], known, n=1, cutoff=0)[0]
             faults.append(f"{source}: unknown config key {key[:80]!r}; the nearest is '{nearest}'")
-        elif not _merge_value(cfg, key, value):
+            continue
+        *path, name = key.split(".")
+        node = reduce(lambda node, part: node[part], path, cfg)
+        try:
+            node[name] = _typed(value, node[name])
+        except ValueError:
             expected = type(known[key]).__name__
             faults.append(f"{source}: {key} takes a value of type {expected}, not {brief(value)}")
     return faults
 
 
-def _merge_value(cfg: Any, key: str, value: Any) -> bool:
-    """Whether the value is of the key's type; if not, the key keeps what it has."""
-    nested = (dict, list, tuple)
-    if isinstance(value, dict) or (isinstance(value, nested) and any(isinstance(item, nested) for item in value)):
-        return False  # yacs would copy or print it, and aliases make few lines of YAML endless
-    *path, name = key.split(".")
-    node = reduce(lambda node, part: node[part], path, cfg)
-    before = node[name]
-    if isinstance(before, float) and re.fullmatch(r"[+-]?\d{1,300}", str(value) if type(value) in (int, str) else ""):
+def _typed(value: Any, like: Any) -> Any:
+    """A value as one of the type of another; a text is read as Python's literal, as in yacs, which runs nothing.
+
+    Raises:
+        ValueError: it is of another type, or a list of lists or mappings, which aliases in YAML can make endless.
+    """
+    if isinstance(value, str):
+        with suppress(ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            literal = ast.literal_eval(value)
+            if isinstance(literal, str) or literal is None or not isinstance(like, str):  # else a name, such as 2024
+                value = literal
+    if isinstance(like, float) and type(value) is int and abs(value) < 1e300:
         value = float(value)
-    try:
-        cfg.merge_from_list([key, value])  # reads texts as Python's literals, and runs nothing
-    except (ValueError, AssertionError, TypeError, RecursionError, MemoryError):
-        if not isinstance(before, str) or not isinstance(value, str):
-            return False
-        node[name] = value  # a name such as 2024
-    if node[name] is None:  # yacs takes it for any type
-        node[name] = before
-        return False
-    return True
+    if isinstance(like, (list, tuple)) and isinstance(value, (list, tuple)):
+        if any(isinstance(item, (dict, list, tuple)) for item in value):
+            raise ValueError
+        value = type(like)(value)
+    if type(value) is not type(like):
+        raise ValueError
+    return value
 
 
 def _check(cfg: Any) -> list[str]:
-    """What is wrong with names and paths, and with the trainer's own options."""
+    """Faults in names and paths, and in the trainer's own options."""
     faults = []
     if cfg.DATASET.SUBSAMPLE_CLASSES not in SUBSAMPLES:
         faults.append(f"DATASET.SUBSAMPLE_CLASSES '{cfg.DATASET.SUBSAMPLE_CLASSES}' is none of {', '.join(SUBSAMPLES)}")
     if cfg.RESUME and not any(Path(cfg.RESUME).glob("*/*.pth.tar-*")):
         faults.append(f"nothing to resume from in '{cfg.RESUME}': looked for '*/model.pth.tar-*' there")
 
-    def look_up(get: Callable[[str], Any], name: str, flag: str) -> Any:
-        if not name:
-            return faults.append(f"{flag} is missing; see python train.py --help")
+    def look_up(registry: Any, name: str, flag: str) -> Any:
         try:
-            return get(name)
+            if name:
+                return registry.get(name)
+            faults.append(f"{flag} is missing; see python train.py --help")
         except UserError as error:
             faults.append(str(error))
+        return None
 
-    trainer = look_up(TRAINER_REGISTRY.get, cfg.TRAINER.NAME, "--trainer")
-    look_up(DATASET_REGISTRY.get, cfg.DATASET.NAME, "--dataset-config-file")
+    trainer = look_up(TRAINER_REGISTRY, cfg.TRAINER.NAME, "--trainer")
+    look_up(DATASET_REGISTRY, cfg.DATASET.NAME, "--dataset-config-file")
     return faults + (trainer.find_faults(cfg) if hasattr(trainer, "find_faults") else [])

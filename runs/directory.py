@@ -8,13 +8,15 @@ from __future__ import annotations
 import hashlib
 import re
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 from yacs.config import CfgNode
 
+import trainers
+from dassl.config import flatten, get_cfg_default
 from dassl.utils import UserError, write_atomically
 from trainers.method import methods
 
@@ -37,18 +39,15 @@ IN_PATH = {"SEED", "DATASET.NAME", "DATASET.NUM_SHOTS", "TRAINER.NAME"}
 SPELLED = (("N", "n"), ("N_CTX", "nctx"), ("CSC", "csc"), ("CLASS_TOKEN_POSITION", "ctp"))
 
 
-def flatten(cfg: Any, prefix: str = "", like: Any = None) -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf of a config, no deeper than ``like`` is: a YAML of few lines can be endless."""
-    for key, value in cfg.items():
-        below = value if like is None else like.get(key)
-        if isinstance(value, dict) and isinstance(below, dict):
-            yield from flatten(value, f"{prefix}{key}.", None if like is None else below)
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+def defaults() -> Any:
+    """A fresh config: the engine's defaults and those of every trainer."""
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    return cfg
 
 
 def brief(value: Any) -> str:
-    """For an error's one line."""
+    """A value, shortened for an error of one line."""
     return f"{reprlib.repr(value):.80}"
 
 
@@ -57,6 +56,18 @@ def method_options(cfg: Any) -> tuple[str, Any]:
     kind = methods().get(cfg.TRAINER.NAME)
     node = kind.node if kind else cfg.TRAINER.NAME.upper()
     return node, cfg.TRAINER.get(node, CfgNode())
+
+
+def own_keys(leaves: Iterable[tuple[str, Any]], cfg: Any) -> dict[str, Any]:
+    """The leaves of a config without the options of other methods than that of ``cfg``, registered or not."""
+    own = method_options(cfg)[0]
+    kept = {}
+    for key, value in leaves:
+        section, _, rest = key.partition(".")
+        node, _, option = rest.partition(".")
+        if section != "TRAINER" or node == own or not (option or isinstance(value, dict)):
+            kept[key] = value
+    return kept
 
 
 def run_directory(cfg: Any, base: Any, config: str, out: str | Path) -> Path:
@@ -111,15 +122,20 @@ def _hash(text: str) -> str:
 
 
 def check_config(directory: Path, cfg: Any) -> None:
-    """Raises UserError if the directory holds a run with another config."""
+    """Compares the config of the run in a directory with another; a key that the stored one lacks has its default.
+
+    Raises:
+        UserError: the directory holds a run with another config, or its config is damaged.
+    """
     path = directory / "config.yaml"
     if not path.is_file():
         return
     try:
-        theirs = dict(flatten(yaml.safe_load(path.read_text(encoding="utf-8")), like=cfg))
+        stored = flatten(yaml.safe_load(path.read_text(encoding="utf-8")), like=cfg)
+        theirs = own_keys((*flatten(defaults()), *stored), cfg)
     except (yaml.YAMLError, AttributeError, ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is damaged; move its folder away or name another --output-dir") from error
-    ours = dict(flatten(yaml.safe_load(cfg.dump())))
+    ours = own_keys(flatten(cfg), cfg)
     differing = [k for k in sorted({*ours, *theirs} - ELSEWHERE) if ours.get(k) != theirs.get(k)]
     if differing:
         shown = ", ".join(f"{k} {brief(theirs.get(k))} there, {ours.get(k)!r} asked for" for k in differing[:3])

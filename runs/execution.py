@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from dassl.config import clean_cfg, drop_our_keys
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.extras.distributed import is_main, launched, of_main, process_group
 from dassl.extras.locks import locked
@@ -53,6 +54,11 @@ def run(args: argparse.Namespace) -> None:
     if not args.eval_only and (args.model_dir or args.load_epoch is not None):
         raise UserError("--model-dir and --load-epoch are for --eval-only; MODEL.INIT_WEIGHTS starts from a checkpoint")
     cfg, base = setup_cfg(args)
+    if args.print_config:
+        clean_cfg(cfg, method_options(cfg)[0])
+        drop_our_keys(cfg)
+        print(cfg.dump(), end="")
+        return
     if args.eval_only and not args.model_dir and TRAINER_REGISTRY.get(cfg.TRAINER.NAME).learns:
         raise UserError("--eval-only tests a trained run: name it with --model-dir")
     if cfg.SEED < 0 and launched():

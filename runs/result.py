@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
+from dassl.config import flatten
 from dassl.extras.distributed import world_size
 from dassl.utils import UserError
 
-from .directory import REPOSITORY, brief, flatten, method_options, snake_case
+from .directory import REPOSITORY, brief, method_options, snake_case
 
 
 def read_result(directory: str | Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ setup(
     packages=[],
     py_modules=[],
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.6",
         "torchvision",
         "openai-clip==1.0.1",
         # openai-clip does `from pkg_resources import packaging`. Setuptools 82 has no pkg_resources any more, from

@@ -1,21 +1,19 @@
-"""Checkpoints in Dassl's layout: `<dir>/model.pth.tar-<epoch>`, and `<dir>/checkpoint` names the newest.
+"""Checkpoints in Dassl's layout: `<dir>/model.pth.tar-<epoch>`; the file `<dir>/checkpoint` names the newest.
 
-Written whole or not at all, of tensors and numbers only (`torch.load(weights_only=True)` reads them), with their
-SHA-256 as the zip's comment. Read by an unpickler that runs nothing: upstream's files hold scheduler objects, which
-become inert stubs.
+A checkpoint is written atomically and holds tensors and plain values. The comment of its zip archive is a SHA-256.
+It is read by `torch.load(weights_only=True)`. Inert stubs replace the objects that upstream pickled.
 """
 
 import hashlib
 import io
 import os
 import os.path as osp
-import pickle
+import pickletools
 import re
-import zipfile
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from types import SimpleNamespace
-from typing import Any, BinaryIO
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,152 +21,83 @@ from torch import nn
 from .tools import UserError, mkdir_if_missing, write_atomically
 
 ROLLING_KEPT = 2
-_MARK = b"sha256:"  # then 64 hexadecimal digits, of all that stands before them; upstream's files have none
+_ZIP = b"PK\3\4"  # torch.save writes a zip archive since PyTorch 1.6
+_MARK = b"sha256:"  # 64 hexadecimal digits follow: the hash of all bytes before them
 
 
 class Stub:
-    """Stands for any object in a pickle that is neither tensor nor plain container; calls do nothing.
+    """Replaces every class and function that a checkpoint names and `weights_only` refuses. It does nothing."""
 
-    `state` is what the object would have been restored from.
-    """
-
-    state: Any = None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any) -> None:
         pass
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Stub":
-        return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
-        self.__dict__["state"] = state
-
-    def __call__(self, *args: Any, **kwargs: Any) -> "Stub":
-        return Stub()
-
-    def __setitem__(self, key: Any, value: Any) -> None:
         pass
 
-    def append(self, item: Any) -> None:
-        pass
 
-    def extend(self, items: Any) -> None:
-        pass
-
-    add = update = append
-
-
-class _Encode:
-    """How pickles of protocol 2 spell bytes. Without attributes, as the two below: a pickle may try to set some."""
-
-    __slots__ = ()
-
-    def __call__(self, text: str, encoding: str) -> bytes:
-        return text.encode("latin1")
-
-
-class _RebuildTensor:
-    __slots__ = ()
-
-    def __call__(self, *args: Any) -> Any:
-        return torch._utils._rebuild_tensor_v2(*args)
-
-
-class _RebuildParameter:
-    __slots__ = ()
-
-    def __call__(self, *args: Any) -> Any:
-        return torch._utils._rebuild_parameter(*args)
-
-
-_FUNCTIONS = {
-    ("_codecs", "encode"): _Encode(),
-    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
-    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
-}
-_PLAIN = {t.__name__: t for t in (set, frozenset, list, dict, tuple, complex, bytes, bytearray)}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("builtins", "__builtin__") and name in _PLAIN:
-            return _PLAIN[name]
-        if module == "collections" and name in ("OrderedDict", "Counter"):
-            return OrderedDict if name == "OrderedDict" else dict
-        if (module, name) in _FUNCTIONS:
-            return _FUNCTIONS[module, name]
-        return type(name, (Stub,), {"__module__": module})
-
-
-_INERT = SimpleNamespace(
-    __name__="inert_pickle",
-    Unpickler=_Unpickler,
-    load=lambda file, **kwargs: _Unpickler(file, **kwargs).load(),
-)
+def _stubs(content: bytes) -> list[Any]:
+    """Returns (replacement, "module.name") for each global that a checkpoint names and `weights_only` refuses."""
+    file = io.BytesIO(content)
+    if content.startswith(_ZIP):
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    else:  # four pickles: magic number, version, machine, content; the tensors' bytes follow
+        pickles = (pickletools.genops(file) for _ in range(4))
+        found = [str(arg) for pickle in pickles for opcode, arg, _ in pickle if opcode.name == "GLOBAL"]
+        names = [name.replace("__builtin__ ", "builtins ").replace(" ", ".", 1) for name in found]
+    return [((lambda *_: {}) if name == "collections.defaultdict" else Stub, name) for name in names]
 
 
 def load_checkpoint(fpath: str) -> dict[str, Any]:
-    """The dictionary in a checkpoint, on the CPU. No code in the file is run.
+    """Reads the dictionary in a checkpoint onto the CPU. No code in the file is run.
 
-    UserError, naming `fpath`: it is missing, truncated, altered, or no checkpoint.
+    Raises:
+        UserError: the file is missing, truncated, altered or not a checkpoint. The message names `fpath`.
     """
     if not osp.isfile(fpath):
         raise UserError(f"checkpoint not found: {fpath}")
     try:
-        with open(fpath, "rb") as file:
-            content = file.read()
-        _check_sum(content)
-        if zipfile.is_zipfile(io.BytesIO(content)):
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:  # torch.load hands TorchScript to its interpreter
-                if any(osp.basename(name) == "constants.pkl" for name in archive.namelist()):
-                    raise UserError("it is a TorchScript archive")
-        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False, pickle_module=_INERT)
-    except Exception as e:  # torch raises a dozen kinds on damaged files
-        reason = (str(e) or type(e).__name__).splitlines()[0]
+        content = Path(fpath).read_bytes()
+        if content.startswith(_ZIP):
+            _check_seal(content)
+        with torch.serialization.safe_globals(_stubs(content)):
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as e:  # torch raises many types on damaged files
+        cause = e.__context__ or e  # torch.load puts the reason into advice to load without weights_only
+        reason = (str(cause) or type(cause).__name__).splitlines()[0]
         raise UserError(f"cannot read checkpoint {fpath}: truncated, altered or no checkpoint ({reason})") from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{fpath} is no checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary")
     return checkpoint
 
 
-def _check_sum(content: bytes) -> None:
-    """UserError unless an archive ends where it says it ends and its comment, if it has one, is our checksum of it."""
-    end = content.rfind(b"PK\5\6")  # the archive's last record: 22 bytes, the last two of which count the comment's
-    if end < 0:
-        return  # upstream's files of before PyTorch 1.6, or none at all
-    length, comment = int.from_bytes(content[end + 20 : end + 22], "little"), content[end + 22 :]
-    if len(comment) != length or (comment and comment != _MARK + _hexdigest(content[:-64])):
-        raise UserError("its checksum is another")
+def _seal(archive: bytes) -> bytes:
+    """Adds the checksum to a zip archive without a comment. The archive ends with the length of its comment."""
+    archive = archive[:-2] + (len(_MARK) + 64).to_bytes(2, "little") + _MARK
+    return archive + hashlib.sha256(archive).hexdigest().encode()
 
 
-def _hexdigest(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
+def _check_seal(content: bytes) -> None:
+    """Raises UserError unless the archive is whole and has either no comment or our checksum."""
+    end = content.rfind(b"PK\5\6") + 22  # the end record has 22 bytes
+    bare = content[: end - 2] + bytes(2)
+    if content not in (bare, _seal(bare)):
+        raise UserError("wrong checksum")
 
 
-def _to_bytes(state: Mapping[str, Any]) -> bytes:
-    """What torch.save writes, closed by its checksum: a comment, as zip archives may have one."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    length = (len(_MARK) + 64).to_bytes(2, "little")
-    content = buffer.getvalue()[: -len(length)] + length + _MARK  # an archive ends in the length of its comment
-    return content + _hexdigest(content)
+def _without_module(state_dict: Mapping[Any, Any]) -> dict[str, Any]:
+    """Removes the prefix that nn.DataParallel adds to each name."""
+    return {str(key).removeprefix("module."): value for key, value in state_dict.items()}
 
 
-def _without_module(state_dict: Mapping[str, Any]) -> "OrderedDict[str, Any]":
-    """Without the prefix that nn.DataParallel puts before each name."""
-    return OrderedDict((key.removeprefix("module."), value) for key, value in state_dict.items())
-
-
-def _write_lines(fpath: str, lines: Iterable[str]) -> None:
-    text = "".join(f"{line}\n" for line in lines)
+def _write_names(fpath: str, names: Iterable[str]) -> None:
+    text = "".join(f"{name}\n" for name in names)
     write_atomically(fpath, lambda file: file.write(text.encode()))
 
 
-def _read_lines(fpath: str) -> list[str]:
-    if not osp.isfile(fpath):
-        return []
-    with open(fpath, encoding="utf-8", errors="replace") as file:
-        return file.read().split()
+def _read_names(fpath: str) -> list[str]:
+    """Returns the file names in a list; [] without the list."""
+    text = Path(fpath).read_text(encoding="utf-8", errors="replace") if osp.isfile(fpath) else ""
+    return [osp.basename(name) for name in text.split()]
 
 
 def save_checkpoint(
@@ -179,61 +108,59 @@ def save_checkpoint(
     model_name: str = "",
     rolling: bool = False,
 ) -> None:
-    """Write `state` (with `state_dict` and `epoch`) to `save_dir/model.pth.tar-<epoch>` or `model_name`.
+    """Writes a checkpoint to `save_dir/model.pth.tar-<epoch>`.
 
-    `is_best` also writes `model-best.pth.tar`. A `rolling` checkpoint is removed once two newer rolling ones
-    exist; the file `rolling` lists those. The pointer `checkpoint` follows the epochs, not `model_name`.
+    Args:
+        state: has at least `state_dict` and `epoch`.
+        is_best: also write `model-best.pth.tar`.
+        remove_module_from_keys: remove the prefix of nn.DataParallel.
+        model_name: the file name instead; the pointer `checkpoint` then stays.
+        rolling: this checkpoint is removed once two newer rolling ones exist. The file `rolling` lists them.
     """
     mkdir_if_missing(save_dir)
     if remove_module_from_keys:
         state = {**state, "state_dict": _without_module(state["state_dict"])}
-
-    content = _to_bytes(state)
-
-    def write(file: BinaryIO) -> None:
-        file.write(content)
-
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = _seal(buffer.getvalue())
     name = model_name or f"model.pth.tar-{state['epoch']}"
-    # Listed before it is written, so that a kill at any point leaves none that is never removed.
+    # The list is written before the file: a process that is killed leaves no file that is never removed.
     rolling_names = [] if model_name else _list_rolling(save_dir, name, rolling)
-    write_atomically(osp.join(save_dir, name), write)
+    for fname in [name, *["model-best.pth.tar"] * is_best]:
+        write_atomically(osp.join(save_dir, fname), lambda file: file.write(content))
     if not rolling:
         print(f"Checkpoint saved to {osp.join(save_dir, name)}")
-    if is_best:
-        write_atomically(osp.join(save_dir, "model-best.pth.tar"), write)
     if not model_name:
-        _write_lines(osp.join(save_dir, "checkpoint"), [name])
+        _write_names(osp.join(save_dir, "checkpoint"), [name])
         for old in rolling_names[:-ROLLING_KEPT]:
-            os.remove(osp.join(save_dir, osp.basename(old)))
+            os.remove(osp.join(save_dir, old))
 
 
 def _list_rolling(save_dir: str, newest: str, rolling: bool) -> list[str]:
-    """The rolling checkpoints there are, and `newest` if it is to be one, as the file `rolling` now lists."""
+    """Updates the file `rolling` and returns its names: the existing rolling checkpoints, then `newest` if rolling."""
     listed = osp.join(save_dir, "rolling")
-    before = _read_lines(listed)
-    names = [name for name in before if name != newest and osp.isfile(osp.join(save_dir, osp.basename(name)))]
+    before = _read_names(listed)
+    names = [name for name in before if name != newest and osp.isfile(osp.join(save_dir, name))]
     names += [newest] * rolling
     if names != before:
-        _write_lines(listed, names)
+        _write_names(listed, names)
     return names
 
 
 def remove_rolling(save_dir: str) -> None:
-    """The rolling checkpoints, of no use once a training has come to its end, and the file that lists them."""
-    listed = osp.join(save_dir, "rolling")
-    for name in [*_read_lines(listed), "rolling"]:
-        if osp.isfile(file := osp.join(save_dir, osp.basename(name))):
-            os.remove(file)
+    """Removes the rolling checkpoints and their list, at the end of a training."""
+    for name in [*_read_names(osp.join(save_dir, "rolling")), "rolling"]:
+        with suppress(FileNotFoundError):
+            os.remove(osp.join(save_dir, name))
 
 
 def newest_checkpoint(fdir: str) -> str | None:
-    """The file name that the pointer in `fdir` holds; None without a pointer."""
-    lines = _read_lines(osp.join(fdir, "checkpoint"))
-    return osp.basename(lines[0]) if lines else None
+    """Returns the file name in the pointer `checkpoint`, or None without a pointer."""
+    return next(iter(_read_names(osp.join(fdir, "checkpoint"))), None)
 
 
 def save_interrupted(state: dict[str, Any], save_dir: str) -> str:
-    """Write `state`, of an epoch's middle, to `save_dir/interrupted.pth.tar-<epochs>-<batches>`; that file's name."""
+    """Writes a state within an epoch; returns the file name, `interrupted.pth.tar-<epochs>-<batches>`."""
     name = f"interrupted.pth.tar-{state['epoch']}-{state['trainer']['batch']}"
     save_checkpoint(state, save_dir, model_name=name)
     remove_interrupted(save_dir, but=name)
@@ -247,35 +174,37 @@ def remove_interrupted(save_dir: str, but: str = "") -> None:
 
 
 def list_checkpoints(fdir: str) -> dict[tuple[int, int], str]:
-    """File names by what they have finished: (epochs, batches of the next). None has more epochs than the pointer's."""
+    """Returns file names by (finished epochs, batches of the next epoch). Epochs beyond the pointer's are left out."""
     found = {}
     for name in os.listdir(fdir) if osp.isdir(fdir) else []:
-        if match := re.fullmatch(r"model\.pth\.tar-(\d+)|interrupted\.pth\.tar-(\d+)-(\d+)", name):
-            epochs, begun, batches = match.groups()
-            found[(int(epochs), 0) if epochs else (int(begun), int(batches))] = name
+        if match := re.fullmatch(r"(?:model|(interrupted))\.pth\.tar-(\d+)(?(1)-(\d+))", name):
+            found[int(match[2]), int(match[3] or 0)] = name
     newest = newest_checkpoint(fdir)
-    last = next((epochs for (epochs, batches), name in found.items() if name == newest), None)
+    last = next((epochs for (epochs, _), name in found.items() if name == newest), None)
     return found if last is None else {done: name for done, name in found.items() if done[0] <= last}
 
 
-def load_weights(model: nn.Module, state_dict: Mapping[str, Any], fpath: str, strict: bool = True) -> None:
-    """`model.load_state_dict`; UserError, naming `fpath`, if the weights do not fit."""
+def load_weights(model: nn.Module, state_dict: Mapping[str, Any], fpath: str) -> None:
+    """Calls `model.load_state_dict`. Raises UserError, naming `fpath`, if the weights do not fit."""
     try:
-        model.load_state_dict(state_dict, strict=strict)
+        model.load_state_dict(state_dict)
     except (RuntimeError, TypeError, AttributeError) as e:
-        reason = " ".join(str(e).split())
-        raise UserError(f"the weights in {fpath} do not fit the model: {reason}") from None
+        raise UserError(f"the weights in {fpath} do not fit the model: {' '.join(str(e).split())}") from None
 
 
 def restore(
     checkpoint: Mapping[str, Any], fpath: str, model: nn.Module, optimizer: Any = None, scheduler: Any = None
 ) -> int:
-    """Put a checkpoint, read from `fpath`, into model, optimizer and scheduler; the epochs it has finished.
+    """Loads a checkpoint, read from `fpath`, into model, optimizer and scheduler.
 
-    A scheduler that upstream saved as an object is set to that number of epochs instead.
+    Upstream's pickled scheduler objects are replaced by `last_epoch = epoch`.
+
+    Returns:
+        The number of finished epochs.
+    Raises:
+        UserError: a part is missing or does not fit. The message names `fpath`.
     """
-    missing = {"state_dict", "epoch"} - set(checkpoint)
-    if missing:
+    if missing := {"state_dict", "epoch"} - set(checkpoint):
         raise UserError(f"{fpath} cannot be resumed from: it has no {' and no '.join(sorted(missing))}")
     epoch = checkpoint["epoch"]
     if type(epoch) is not int or epoch < 0:
@@ -295,11 +224,8 @@ def restore(
 
 
 def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, scheduler: Any = None) -> int:
-    """Load the newest checkpoint of `fdir`; the epoch to start from. UserError: there is none."""
-    name = newest_checkpoint(fdir)
-    if name is None:
-        raise UserError(f"no checkpoint to resume from: {osp.join(fdir, 'checkpoint')} is not there")
-    fpath = osp.join(fdir, name)
+    """Loads the newest checkpoint of `fdir`; returns the epoch to start from. Raises UserError if there is none."""
+    fpath = osp.join(fdir, newest_checkpoint(fdir) or "checkpoint")
     print(f'Loading checkpoint from "{fpath}"')
     epoch = restore(load_checkpoint(fpath), fpath, model, optimizer, scheduler)
     print(f"Previous epoch: {epoch}")
@@ -307,19 +233,17 @@ def resume_from_checkpoint(fdir: str, model: nn.Module, optimizer: Any = None, s
 
 
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
-    """Load what fits, by name and size, from a checkpoint or a bare state dict; say what was left out.
+    """Loads the weights that fit by name and shape from a checkpoint or a bare state dict, and prints the others.
 
-    UserError: the file is missing or damaged, or nothing in it fits.
+    Raises:
+        UserError: the file is missing or damaged, or nothing in it fits.
     """
     checkpoint = load_checkpoint(weight_path)
     weights = checkpoint.get("state_dict", checkpoint)
-    given = _without_module({str(key): value for key, value in weights.items()} if isinstance(weights, dict) else {})
+    given = _without_module(weights if isinstance(weights, dict) else {})
     wanted = model.state_dict()
-    fitting = {
-        key: value
-        for key, value in given.items()
-        if key in wanted and isinstance(value, torch.Tensor) and wanted[key].shape == value.shape
-    }
+    shapes = {key: value.shape for key, value in wanted.items()}
+    fitting = {k: v for k, v in given.items() if isinstance(v, torch.Tensor) and shapes.get(k) == v.shape}
     if not fitting:
         raise UserError(f"nothing in {weight_path} fits the model by name and size; it has {list(given)[:5]}")
     model.load_state_dict({**wanted, **fitting})

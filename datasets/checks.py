@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from dassl.config import get_cfg_default
-from dassl.data.data_manager import available_cpus
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import read_image
 
@@ -101,7 +100,7 @@ def pictures(parts: dict[str, list[tuple[str, int]]], every: bool) -> list[str]:
 def undecodable(paths: Iterable[str], name: str) -> list[str]:
     """A line for each picture that cannot be read, in the order of their paths."""
     paths = sorted(paths)
-    with warnings.catch_warnings(), ThreadPool(available_cpus()) as pool:
+    with warnings.catch_warnings(), ThreadPool() as pool:
         warnings.simplefilter("ignore")  # of odd but readable pictures
         bar = tqdm(pool.imap(_error_of, paths, chunksize=16), total=len(paths), desc=name, disable=None, leave=False)
         return [error for error in bar if error]

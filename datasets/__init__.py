@@ -1,6 +1,6 @@
 """Importing this package registers every dataset."""
 
-from . import (
+from . import (  # noqa: F401
     caltech101,
     dtd,
     eurosat,
@@ -15,19 +15,3 @@ from . import (
     symbols,
     ucf101,
 )
-
-__all__ = [
-    "caltech101",
-    "dtd",
-    "eurosat",
-    "fgvc_aircraft",
-    "food101",
-    "image_folder",
-    "imagenet",
-    "oxford_flowers",
-    "oxford_pets",
-    "stanford_cars",
-    "sun397",
-    "symbols",
-    "ucf101",
-]

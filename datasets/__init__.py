@@ -2,7 +2,7 @@
 
 import dassl  # noqa: F401 -- before torch
 
-from . import (
+from . import (  # noqa: F401
     caltech101,
     dtd,
     eurosat,
@@ -17,19 +17,3 @@ from . import (
     symbols,
     ucf101,
 )
-
-__all__ = [
-    "caltech101",
-    "dtd",
-    "eurosat",
-    "fgvc_aircraft",
-    "food101",
-    "image_folder",
-    "imagenet",
-    "oxford_flowers",
-    "oxford_pets",
-    "stanford_cars",
-    "sun397",
-    "symbols",
-    "ucf101",
-]

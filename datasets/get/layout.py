@@ -1,23 +1,25 @@
-"""What a dataset is made of: files to fetch, where they go in its folder, and what is known of them."""
+"""The parts of a dataset: files to download, their places in the dataset's folder, and the known numbers of images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from dassl.data.datasets import DATASET_REGISTRY
 
 
 @dataclass(frozen=True)
 class File:
-    """One file to fetch: an archive, or a plain file that lies in the dataset's folder under its own name.
+    """One file to download: an archive, or a plain file that keeps its name in the dataset's folder.
 
     Attributes:
         urls: addresses, tried in this order; "drive:ID" is a file on Google Drive.
-        unpacks: what is taken out of an archive: {path in the archive: path under the dataset's folder}. Where
-            all of it is there, the file is not fetched.
-        checksum: "md5:..." or "sha256:...", empty where none is known.
+        unpacks: {path in the archive: path under the dataset's folder}. If all places exist, nothing is downloaded.
+        checksum: "md5:..." or "sha256:...", empty if unknown.
         name: on disk and on a mirror; by default the end of the first address.
-        inner: an archive in the archive, which holds it all.
-        optional: needed only to draw the split anew; what is ready does not depend on it.
+        inner: an archive in the archive, which holds everything.
+        optional: only needed to draw the split again; a dataset is ready without it.
     """
 
     urls: tuple[str, ...]
@@ -33,7 +35,7 @@ class File:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """What is there under the dataset's folder when this file has been laid out."""
+        """Paths under the dataset's folder that exist once this file is laid out."""
         return tuple(self.unpacks.values()) if self.unpacks else (self.name,)
 
 
@@ -42,24 +44,27 @@ class Source:
     """A dataset.
 
     Attributes:
-        dataset: as registered.
-        folder: under the data root.
+        dataset: registered name.
         counts: images for training, validation and test, None where CoOp has no such set.
-        steps: what only the user can do, with {folder} in the place of the dataset's folder.
-        by_hand: what those steps bring.
+        steps: instructions for the user, with {folder} in place of the dataset's folder.
+        by_hand: places that these steps fill.
     """
 
     dataset: str
-    folder: str
-    files: tuple[File, ...]
     classes: int
     counts: tuple[int | None, int | None, int]
+    files: tuple[File, ...]
     steps: str = ""
     by_hand: tuple[str, ...] = ()
 
     @property
+    def folder(self) -> str:
+        """The dataset's folder under the data root."""
+        return DATASET_REGISTRY.get(self.dataset).dataset_dir
+
+    @property
     def needs(self) -> list[str]:
-        """What is under the dataset's folder when it is ready."""
+        """Paths under the dataset's folder that exist once it is ready."""
         return [*self.by_hand, *(place for file in self.files if not file.optional for place in file.places)]
 
     def missing(self, root: Path) -> list[str]:
@@ -71,6 +76,6 @@ def drive(ident: str, name: str, optional: bool = False) -> File:
     return File((f"drive:{ident}",), name=name, optional=optional)
 
 
-def entries(*names: str, under: str = "") -> dict[str, str]:
-    """What keeps its name when unpacked, out of a folder of the archive."""
-    return {f"{under}{name}": name for name in names}
+def archive(url: str, checksum: str, *entries: str, under: str = "", **others: Any) -> File:
+    """An archive. ``entries`` of its folder ``under`` keep their names when unpacked."""
+    return File((url,), {f"{under}{name}": name for name in entries}, checksum, **others)

@@ -20,6 +20,8 @@ from dassl.utils import UserError
 from tests.conftest import CLASSES
 from tests.test_train import SHORT, command, one_result
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def run_of(weights: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

@@ -77,6 +77,7 @@ def test_a_run(
     assert "Finished before, kept" in capsys.readouterr().out
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("trainer", ["PLOT", "CoOp", "CoCoOp"])
 def test_fp16_with_its_loss_scaled(
     trainer: str, run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -98,6 +99,7 @@ def test_fp16_with_its_loss_scaled(
     assert saved[2]["trainer"]["scaler"]["scale"] == 1024.0 and not saved[1]["trainer"]["scaler"]
 
 
+@pytest.mark.medium
 def test_what_a_cpu_lacks_is_computed_in_fp32(
     run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +153,7 @@ def test_a_trained_prompt_is_tested_elsewhere_with_its_own_head(run_args: list[s
     assert tested["accuracy"] == result["accuracy"]  # the same classes as in training
 
 
+@pytest.mark.medium
 def test_a_test_is_kept_for_the_checkpoints_it_was_made_of(
     run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -378,6 +381,7 @@ def test_checkpoints_that_coop_and_plot_wrote_load(run_args: list[str], tmp_path
     assert train.main([*argv, *SMALL, "TRAINER.PLOT.N_CTX", "4"]) == 2
 
 
+@pytest.mark.medium
 def test_the_program_itself_exits_with_2() -> None:
     """Through a real process: all that is wrong, a line each, no traceback, no warning."""
     program = [sys.executable, str(runs.REPOSITORY / "train.py"), "--trainer", "CoOpp"]

@@ -23,6 +23,8 @@ import train
 from benchmarks.sides import Setting
 from benchmarks.turns import CLOCKS, PARTS, make_step
 
+pytestmark = pytest.mark.slow
+
 
 def run(program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *args: str) -> dict[str, Any]:
     file = tmp_path / "out.json"

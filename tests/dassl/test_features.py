@@ -19,6 +19,8 @@ from dassl.features import FeatureStore
 from dassl.features.__main__ import main
 from dassl.features.store import ABANDONED, Rows
 
+pytestmark = pytest.mark.medium
+
 KEY = {"weights": "a", "batch_size": 4}
 
 

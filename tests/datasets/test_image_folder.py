@@ -24,6 +24,8 @@ from dassl.utils import UserError
 from datasets import prepare
 from datasets.image_folder import SPLIT_FILE
 
+pytestmark = pytest.mark.medium
+
 REPOSITORY = Path(datasets.__file__).resolve().parents[1]
 
 
@@ -272,6 +274,7 @@ def blocks(heading: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w*)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_worked_example(tmp_path: Path) -> None:
     code = {language: text for language, text in blocks("Your own pictures") if language}
     for name in ("scripts", "configs", "datasets", "assets"):

@@ -20,6 +20,8 @@ from scripts.protocols import run as protocols
 from scripts.tables import __main__ as tables
 from tests.scripts.test_tables import commands, show
 
+pytestmark = pytest.mark.slow
+
 ALL = (
     ["few-shot"],
     ["domain"],

@@ -17,6 +17,8 @@ from scripts.tables import significance
 from tests.scripts.test_main_sh import bash
 from tests.scripts.test_tables import grid
 
+pytestmark = pytest.mark.medium
+
 
 def test_all_four_to_one_table_and_again(
     tiny: list[str], in_process: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,8 @@ from scripts.tables.results import read_runs
 from scripts.tables.suite import DATASETS, SHOTS
 from tests.scripts.trees import write_run, write_table
 
+pytestmark = pytest.mark.medium
+
 
 def request(out: Path, datasets: tuple[str, ...]) -> Request:
     return Request(out, read_runs(out), datasets, SHOTS)

@@ -13,6 +13,8 @@ import pytest
 import runs
 from scripts import few_shot
 
+pytestmark = pytest.mark.medium
+
 CTX = ["INPUT.SIZE", "(64, 64)", "OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0"]
 
 

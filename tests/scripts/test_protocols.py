@@ -15,6 +15,8 @@ from scripts.recipes import own_options
 from tests.scripts.test_main_sh import bash
 from tests.scripts.test_tables import grid
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:

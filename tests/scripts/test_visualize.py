@@ -22,6 +22,8 @@ from scripts.plot import visualize, words
 from tests.test_train import SHORT, command
 from trainers.sinkhorn import sinkhorn
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def runs_of(weights: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

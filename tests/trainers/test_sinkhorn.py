@@ -20,6 +20,8 @@ from trainers.plot import CustomCLIP
 from trainers.prompt_trainer import unit
 from trainers.sinkhorn import counted_sinkhorn, sinkhorn
 
+pytestmark = pytest.mark.medium
+
 solve = functools.partial(sinkhorn, eps=0.1, max_iter=100, thresh=0.01)
 converge = functools.partial(sinkhorn, eps=0.1, max_iter=20000, thresh=1e-13)
 

@@ -23,6 +23,8 @@ from scripts.sweep.spec import spec_of
 from scripts.sweep.times import Times
 from tests.scripts.sweep.conftest import Driver, Place, alive, until
 
+pytestmark = pytest.mark.medium
+
 SIX = ("--trainers", "PLOT,CoOp", "--datasets", "symbols", "--shots", "1", "--seeds", "1,2,3")
 
 

@@ -27,6 +27,7 @@ def plan(*argv: str) -> Plan:
     return plan_of(spec_of(command.build_parser(None).parse_args(list(argv))))
 
 
+@pytest.mark.medium
 def test_the_papers_grid(place: Place) -> None:
     file = str(SWEEPS / "paper.yaml")
     assert spec_of(command.build_parser(None).parse_args(["--file", file])).seeds == [1, 2, 3]

@@ -15,6 +15,7 @@ from tests.scripts.sweep.cluster import Cluster, cluster
 from tests.scripts.sweep.conftest import Driver, Place, alive, until
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.ray
 
 NINE = ("--trainers", "PLOT", "--datasets", "symbols", "--shots", "1", "--seeds", "1,2,3,4,5,6,7,8,9")
 

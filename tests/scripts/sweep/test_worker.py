@@ -23,6 +23,8 @@ from scripts.sweep.plan import Run, plan_of
 from scripts.sweep.spec import spec_of
 from tests.scripts.sweep.conftest import alive, until
 
+pytestmark = pytest.mark.medium
+
 TWO = ["--trainers", "PLOT", "--datasets", "caltech101", "--shots", "1", "--seeds", "1,2"]
 CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 

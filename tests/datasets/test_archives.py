@@ -34,7 +34,7 @@ def tar_with(folder: Path, *members: tuple[str, bytes, str]) -> Path:
 ESCAPES: dict[str, tuple[tuple[str, bytes, str], ...]] = {
     "up": (("../evil.txt", tarfile.REGTYPE, "evil"),),
     "up inside": (("x/../../evil.txt", tarfile.REGTYPE, "evil"),),
-    "absolute": (("/tmp/evil.txt", tarfile.REGTYPE, "evil"),),
+    "absolute": (("/evil.txt", tarfile.REGTYPE, "evil"),),
     "a link out": (("x/out", tarfile.SYMTYPE, "../../.."),),
     "an absolute link": (("x/out", tarfile.SYMTYPE, "/etc"),),
     "through a link": (("x/in", tarfile.SYMTYPE, "."), ("x/in/evil.txt", tarfile.REGTYPE, "evil")),
@@ -87,7 +87,7 @@ def test_links_that_stay_inside_are_unpacked(tmp_path: Path) -> None:
     assert [(tmp_path / "data/x" / name).read_text() for name in ("same", "y/up", "hard")] == ["fine"] * 3
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "/tmp/evil.txt", "x/../../evil.txt", "link"])
+@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "x/../../evil.txt", "link"])
 def test_a_zip_that_reaches_out_is_refused_whole(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("x/fine.txt", "fine")

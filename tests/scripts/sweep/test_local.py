@@ -21,7 +21,8 @@ from scripts.sweep.plan import plan_of
 from scripts.sweep.process import Outcome
 from scripts.sweep.spec import spec_of
 from scripts.sweep.times import Times
-from tests.scripts.sweep.conftest import Driver, Place, alive, until
+from tests.children import wait_for as until
+from tests.scripts.sweep.conftest import Driver, Place, alive
 
 pytestmark = pytest.mark.medium
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from scripts.sweep import command, process, worker
+from tests.children import wait_for as until
 from tests.scripts.sweep.cluster import Cluster, cluster
-from tests.scripts.sweep.conftest import Driver, Place, alive, until
+from tests.scripts.sweep.conftest import Driver, Place, alive
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.ray

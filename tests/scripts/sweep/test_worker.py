@@ -21,7 +21,8 @@ import runs
 from scripts.sweep import command, process, worker
 from scripts.sweep.plan import Run, plan_of
 from scripts.sweep.spec import spec_of
-from tests.scripts.sweep.conftest import alive, until
+from tests.children import wait_for as until
+from tests.scripts.sweep.conftest import alive
 
 pytestmark = pytest.mark.medium
 

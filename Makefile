@@ -1,18 +1,23 @@
-# make demo: the main job on the embedded default.  make test: lint, types and all tests.
-# Both make .venv first if it is not there; all they need is Python 3.10+, pip and make.
+# make demo: trains and tests PLOT on the embedded dataset.
+# make test: lint, types and the tests of all but the slow ones. make test-all: every test.
+# Each target creates .venv if it is missing; this needs Python 3.10+, pip and make. CONTRIBUTING.md has the details.
+SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
-# Bytecode of what is used is written once, at the installation: where PYTHONDONTWRITEBYTECODE is set, as in many
-# containers, each start of a program would compile all of PyTorch anew, which takes some 15 seconds.
+# Containers often set PYTHONDONTWRITEBYTECODE. Each start would then compile all of PyTorch, which takes 15 seconds.
 COMPILE := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -W ignore -c
+PYTEST = TIMEFORMAT='make $@: the tests took %lR'; time $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-all lint format clean
 
 demo: .venv/installed
 	bash scripts/plot/main.sh symbols 16
 
 test: lint .venv/ray
-	$(BIN)/python -m pytest -n 2
+	@$(PYTEST) -m "not slow"
+
+test-all: lint .venv/ray
+	@$(PYTEST) -m ""
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -23,14 +28,14 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-.venv/installed: setup.py
+.venv/installed: pyproject.toml
 	@echo "Installing into .venv; PyTorch is large, this takes a few minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
 	@$(COMPILE) "import predict, sweep, pytest, experiments.compare, experiments.pictures.visualize, torch.utils.tensorboard"
 	@touch $@
 
-# Ray is an extra: where it does not install, its tests are skipped.
+# Ray is an extra: if it cannot be installed, its tests are skipped.
 .venv/ray: .venv/installed
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[ray]' && $(COMPILE) "import ray"
 	@touch $@

@@ -25,7 +25,7 @@ from benchmarks.caltech_names import NAMES
 from dassl.config import get_cfg_default
 from trainers.clip.encoders import ImageEncoder
 from trainers.clip.graphs import Replayed
-from trainers.prompt_trainer import AMP_DTYPES
+from trainers.clip_trainer import AMP_DTYPES
 
 METHODS = {"PLOT": "plot", "COOP": "coop", "COCOOP": "cocoop"}
 N_CTX = 16

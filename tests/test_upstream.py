@@ -34,6 +34,9 @@ class Registry:
     def get(self, name):
         return self._obj_map[name]
 
+    def registered_names(self):
+        return list(self._obj_map)
+
 def read_image(path):
     return Image.open(path).convert("RGB")
 

@@ -16,10 +16,10 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import read_image
 from datasets.files import UserError
+from datasets.splits import PARTS
 
 from .layout import Source
 from .sources import SOURCES
-from .splits import PARTS
 
 SAMPLE = 8  # pictures of each part that are decoded without --decode
 

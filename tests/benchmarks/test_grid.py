@@ -10,6 +10,8 @@ import pytest
 from benchmarks import grid
 from benchmarks.grid import Rate, makespan, run_seconds
 
+pytestmark = pytest.mark.medium
+
 PARTS = {"image": 0.8, "text": 0.5, "ot": 0.1, "head": 0.1, "head_back": 0.1, "text_back": 0.6, "optimizer": 0.1}
 
 

@@ -23,6 +23,8 @@ from benchmarks.sides import Setting
 from benchmarks.turns import CLOCKS, PARTS, make_step
 from runs.result import peak_memory
 
+pytestmark = pytest.mark.slow
+
 
 def run(program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *args: str) -> dict[str, Any]:
     file = tmp_path / "out.json"

@@ -18,6 +18,8 @@ from dassl.utils import UserError, set_random_seed
 
 from .conftest import MakeCfg, ToyTrainer
 
+pytestmark = pytest.mark.medium
+
 
 def start(cfg: Any) -> ToyTrainer:
     set_random_seed(cfg.SEED)

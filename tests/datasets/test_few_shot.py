@@ -18,6 +18,8 @@ from datasets.splits import Item
 
 from .trees import as_coop_draws, build, dtd, imagenet, rows
 
+pytestmark = pytest.mark.medium
+
 REAL = Path(os.environ.get("PLOT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 KEPT = "split_fewshot/shot_2-seed_1.json"
 PICKLED = "split_fewshot/shot_2-seed_1.pkl"

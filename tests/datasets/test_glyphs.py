@@ -12,6 +12,8 @@ from PIL import Image
 
 from datasets.glyphs import FONT_PATH, PER_CLASS, SHIFTS, SIZE, THEMES, draw, glyph_mask, write_symbols
 
+pytestmark = pytest.mark.medium
+
 
 def picture(theme: str, style: str, *seed: int) -> np.ndarray:
     return np.asarray(draw(theme, np.random.default_rng(seed), style))

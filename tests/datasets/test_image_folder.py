@@ -27,6 +27,8 @@ from runs.command_line import build_parser
 from runs.config import setup_cfg
 from runs.execution import output_directory
 
+pytestmark = pytest.mark.medium
+
 REPOSITORY = Path(datasets.__file__).resolve().parents[1]
 
 
@@ -275,6 +277,7 @@ def blocks(heading: str) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w*)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_worked_example(tmp_path: Path) -> None:
     code = {language: text for language, text in blocks("Your own pictures") if language}
     for name in ("scripts", "configs", "datasets", "assets"):

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import loading
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.mark.parametrize(("name", "bound"), [("SUN397", 0.3), ("ImageNet", 0.5)])
 def test_large_datasets_load_in_seconds(name: str, bound: float, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from dassl.data.datasets import build_dataset
 from dassl.utils import UserError, read_image
 from datasets import glyphs
 
+pytestmark = pytest.mark.medium
+
 SHIFTED = ("SymbolsLayout", "SymbolsOutline", "SymbolsTexture", "SymbolsOcclusion")
 
 

@@ -1,9 +1,9 @@
-"""Scripts that start ``train.py`` as a process: in tests it is called, which saves its start."""
+"""Scripts that start ``train.py`` as a child process: in tests they call it instead, which saves the start."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,30 +11,15 @@ import train
 from runs import forks
 
 
-@dataclass(frozen=True)
-class Ended:
-    """A process that has ended with a code."""
-
-    code: int
-    pid: int = 0
-
-    def poll(self) -> int:
-        return self.code
-
-    wait = poll
-
-    def send_signal(self, number: int, /) -> None:
-        raise ProcessLookupError
-
-
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The arguments of every train.py, in order."""
+    """The arguments of every run of train.py, in order."""
     started: list[list[str]] = []
 
-    def call(arguments: list[str]) -> Ended:
+    def call(arguments: list[str]) -> SimpleNamespace:
         started.append(arguments)
-        return Ended(train.main(arguments))
+        code = train.main(arguments)
+        return SimpleNamespace(pid=0, poll=lambda: code, wait=lambda: code)
 
     monkeypatch.setattr(forks, "start", call)
     return started
@@ -42,7 +27,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def tiny(weights: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """KEY VALUE pairs of short runs on the tiny CLIP and data, into tmp_path/out."""
+    """KEY VALUE pairs of short runs with the tiny CLIP and data, into tmp_path/out."""
     for key, value in {"DATA": data_root, "OUT": tmp_path / "out", "SEEDS": "1 2", "N": "2"}.items():
         monkeypatch.setenv(key, str(value))
     for key in ("CFG", "BACKBONE", "TRAINERS", "TARGETS"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import statistics
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from scipy import stats
 from experiments import compare
 from experiments.recipes import own_options, recipe
 from experiments.tables import significance
-from tests.experiments.test_main_sh import bash
 from tests.experiments.test_tables import grid
+
+pytestmark = pytest.mark.medium
 
 
 def test_all_four_to_one_table_and_again(
@@ -51,21 +51,6 @@ def test_all_four_to_one_table_and_again(
     assert compare.main(["caltech101", "1", *tiny]) == 0
     again = capsys.readouterr().out
     assert len(in_process) == 7 and again.count("finished before") == 7 and grid(again) == grid(text)
-
-
-def test_predictions_are_kept_beside_each_result(
-    tiny: list[str], in_process: list[list[str]], data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRAINERS", "zsclip")
-    assert compare.main(["caltech101", "1", *tiny]) == 0
-    (path,) = (tmp_path / "out").rglob("predictions.json")
-    kept, result = json.loads(path.read_text()), json.loads(path.with_name("result.json").read_text())
-    assert len(kept["image"]) == len(set(kept["image"])) == 35
-    assert all((data_root / image).is_file() for image in kept["image"])
-    names = [Path(image).parent.name for image in kept["image"]]
-    assert [result["classnames"][label] for label in kept["label"]] == names
-    right = sum(a == b for a, b in zip(kept["label"], kept["prediction"], strict=True))
-    assert result["accuracy"] == pytest.approx(100 * right / 35, abs=1e-3)
 
 
 def test_one_seed_and_no_coop_give_dashes(
@@ -107,47 +92,3 @@ def test_options_go_to_the_method_that_has_them() -> None:
     opts = ["TRAINER.PLOT.N", "2", "OPTIM.LR", "0.1", "TRAINER.COOP.CSC", "True", "INPUT.SIZE", "(64, 64)"]
     assert own_options("PLOT", opts) == ["TRAINER.PLOT.N", "2", "OPTIM.LR", "0.1", "INPUT.SIZE", "(64, 64)"]
     assert own_options("ZeroshotCLIP", opts) == ["INPUT.SIZE", "(64, 64)"]
-
-
-@pytest.mark.parametrize(
-    ("argv", "environment", "says"),
-    [
-        (["caltech101"], {}, "SHOTS"),
-        (["caltech101", "many"], {}, "SHOTS is 'many'"),
-        (["caltech101", "1 2"], {}, "one positive integer"),
-        (["caltech102", "1"], {}, "no config 'caltech102'"),
-        (["caltech101", "1", "OPTIM.LR"], {}, "'OPTIM.LR' has no value"),
-        (["caltech101", "1", "OPTIM.LRR", "1"], {}, "unknown config key 'OPTIM.LRR'"),
-        (["caltech101", "1"], {"TRAINERS": "PLOT coopp"}, "TRAINERS: 'coopp' is none of .*'CoOp'"),
-        (["caltech101", "1"], {"SEEDS": "x"}, "SEEDS is 'x'"),
-        (["caltech101", "1"], {"TRAINERS": " "}, "TRAINERS is ' '; it must name"),
-        (["caltech101", "1"], {"TRAINERS": ","}, "TRAINERS is ','; it must name"),
-    ],
-)
-def test_a_mistake_gives_one_line(
-    argv: list[str],
-    environment: dict[str, str],
-    says: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-) -> None:
-    monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    for key, value in environment.items():
-        monkeypatch.setenv(key, value)
-    assert compare.main(argv) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and re.search(says, error), error
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_damaged_result_is_named(
-    tiny: list[str], in_process: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TRAINERS", "zsclip")
-    assert compare.main(["caltech101", "1", *tiny]) == 0
-    (path,) = (tmp_path / "out").rglob("result.json")
-    path.write_text(path.read_text()[:100])
-    done = bash("compare.sh", "caltech101", "1", *tiny)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"'{path}' is damaged" in done.stderr
-    assert len(in_process) == 1

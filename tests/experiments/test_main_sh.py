@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import jobs
 from runs.directory import REPOSITORY
 from runs.result import read_result
+
+pytestmark = pytest.mark.medium
 
 CTX = ["INPUT.SIZE", "(64, 64)", "OPTIM.MAX_EPOCH", "1", "DATALOADER.NUM_WORKERS", "0"]
 
@@ -50,80 +51,23 @@ def test_what_the_recipe_knows_of_datasets_and_configs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "says"),
+    ("arguments", "says"),
     [
-        (["caltech101"], {}, "usage: "),
-        (["caltech101", "sixteen"], {}, "SHOTS is 'sixteen'"),
-        (["caltech101", "0"], {}, "SHOTS is '0'"),
-        (["caltech102", "1"], {}, "no config 'caltech102': .*'caltech101'"),
+        (["caltech101"], "usage: "),
+        (["caltech101", "sixteen"], "SHOTS is 'sixteen'"),
+        (["caltech101", "0"], "SHOTS is '0'"),
+        (["caltech102", "1"], "no config 'caltech102': .*'caltech101'"),
     ],
 )
-def test_a_mistake_gives_one_line(arguments: list[str], environment: dict[str, str], says: str, tmp_path: Path) -> None:
-    done = bash("plot/main.sh", *arguments, OUT=str(tmp_path / "out"), **environment)
+def test_a_mistake_gives_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:
+    done = bash("plot/main.sh", *arguments, OUT=str(tmp_path / "out"))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert re.search(says, done.stderr), done.stderr
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("environment", "config", "says"),
-    [
-        ({"SEEDS": "1 two"}, "rn50", "SEEDS is '1 two'"),
-        ({"SEEDS": "0"}, "rn50", "SEEDS is '0'"),
-        ({"N": "-1"}, "rn50", "N is '-1'"),
-        ({"N": "2 3"}, "rn50", "N is '2 3'; it must be one"),
-        ({}, "rn55", "no config 'rn55': .*'rn50'"),
-    ],
-)
-def test_a_mistake_in_the_environment(
-    environment: dict[str, str],
-    config: str,
-    says: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    for key, value in environment.items():
-        monkeypatch.setenv(key, value)
-    flags = ["--trainer", "PLOT", "--dataset", "caltech101", "--shots", "1", "--config", config]
-    assert jobs.main(flags) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1 and re.search(says, err), err
-    assert not (tmp_path / "out").exists()
-
-
-def test_without_a_network_the_weights_are_asked_for(data_root: Path, tmp_path: Path) -> None:
-    nowhere = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "SEEDS": "1"}
-    done = bash(
-        "plot/main.sh",
-        *("caltech101", "1", "MODEL.BACKBONE.CLIP_ROOT", str(tmp_path / "clip")),
-        DATA=str(data_root),
-        OUT=str(tmp_path / "out"),
-        **nowhere,
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and "SHA-256 afeb0e10f9e5" in done.stderr and "RN50.pt" in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def in_process(trainer: str, shots: int, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What main.sh's Python prints, without another start of it."""
-    config, pairs = recipe(trainer, "caltech101", shots)
-    asked = ["--trainer", trainer, "--dataset", "caltech101", "--shots", str(shots), "--config", config]
-    capsys.readouterr()
-    assert jobs.main([*asked, "--recipe", pairs, *arguments]) == 0
-    return capsys.readouterr().out
-
-
-def test_seeds_to_a_table_and_again(
-    data_root: Path,
-    weights: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_seeds_to_a_table(data_root: Path, weights: Path, tmp_path: Path) -> None:
     arguments = ["MODEL.BACKBONE.NAME", str(weights), *CTX]
     environment = {"DATA": str(data_root), "OUT": str(tmp_path / "out"), "SEEDS": "1 2", "N": "2"}
     done = bash("plot/main.sh", "caltech101", "1", *arguments, **environment)
@@ -136,26 +80,6 @@ def test_seeds_to_a_table_and_again(
         assert re.search(rf"^{seed} +{value:.2f} ", table, re.M)
     assert re.search(rf"^mean +{sum(accuracy) / 2:.2f} ", table, re.M)
     assert all(r and r["N"] == 2 for r in results)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    again = in_process("PLOT", 1, arguments, capsys)
-    assert again.count("finished before") == 2 and again.split("PLOT on caltech101, 1 shots")[1] == table
-
-
-def test_zero_shot_runs_once_whatever_the_shots(
-    data_root: Path,
-    weights: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("DATA", str(data_root))
-    monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    arguments = ["MODEL.BACKBONE.NAME", str(weights), *CTX]
-    first = in_process("ZeroshotCLIP", 1, arguments, capsys)
-    second = in_process("ZeroshotCLIP", 16, arguments, capsys)
-    assert "finished before" not in first and "finished before" in second
-    assert len(list((tmp_path / "out").rglob("result.json"))) == 1 and "mean" not in second
 
 
 @pytest.mark.parametrize("shots", [[], ["16"]])

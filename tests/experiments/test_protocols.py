@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from dassl.engine import TrainerX
-from experiments import jobs, protocols
+from experiments import compare, jobs, protocols
 from experiments.recipes import own_options
 from tests.experiments.test_main_sh import bash
 from tests.experiments.test_tables import grid
+
+pytestmark = pytest.mark.medium
 
 
 @pytest.fixture
@@ -132,53 +134,12 @@ def test_a_damaged_result_is_named_before_anything_runs(
     capsys.readouterr()
     for content in ("{", '{"accuracy": 3}', ""):
         path.write_text(content)
-        for main, words in ((protocols.main, argv), (jobs.main, method)):
+        for main, words in ((protocols.main, argv), (jobs.main, method), (compare.main, argv[1:])):
             assert main(words) == 2
             error = capsys.readouterr().err
             assert error.count("\n") == 1 and f"'{path}' is damaged" in error and "remove it" in error
     path.unlink()
     assert jobs.main(method) == 0 and len(in_process) == 2
-
-
-@pytest.mark.parametrize(
-    ("argv", "environment", "says"),
-    [
-        (["cross_dataset", "symbols", "16"], {"TARGETS": "symbols"}, "TARGETS is 'symbols'; it must name other"),
-        (["few_shot", "caltech101", "1"], {"TRAINERS": ","}, "TRAINERS is ','; it must name"),
-    ],
-)
-def test_a_mistake_in_the_environment(
-    argv: list[str],
-    environment: dict[str, str],
-    says: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for key, value in environment.items():
-        monkeypatch.setenv(key, value)
-    assert protocols.main(argv) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and says in error
-
-
-@pytest.mark.parametrize(
-    ("argv", "says"),
-    [
-        (["base_to_new", "caltech101"], "SHOTS"),
-        (["base_to_new", "caltech101", "1 2"], "takes one positive integer"),
-        (["domain_generalization", "caltech101", "1"], "has no shifted sets"),
-        (["cross_dataset", "caltech101", "1", "OPTIM.LR"], "'OPTIM.LR' has no value"),
-        (["few_shot", "caltech102", "1"], "no config 'caltech102'"),
-    ],
-)
-def test_a_mistake_gives_one_line(
-    argv: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    assert protocols.main(argv) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: ") and printed.count("\n") == 1 and says in printed
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("protocol", list(protocols.PROTOCOLS))

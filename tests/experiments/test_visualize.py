@@ -22,6 +22,8 @@ from runs.prediction import open_run
 from tests.runs.test_train import SHORT, command
 from trainers.sinkhorn import sinkhorn
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def runs_of(weights: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -117,13 +119,6 @@ def test_class_names_are_no_mathematics(runs_of: dict[str, Path], picture: Path)
     assert figure.get_suptitle().count("$") == 2 and figure.axes[0].get_title() == "$a^$"
 
 
-def test_where_no_picture_can_be_written(
-    runs_of: dict[str, Path], picture: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert visualize.main([str(runs_of["PLOT"]), str(picture), "--to", str(picture)]) == 2
-    assert capsys.readouterr().err == f"error: '{picture}' is no folder; name one with --to\n"
-
-
 def test_the_figure_has_the_picture_n_plans_a_bar_and_the_top_five(runs_of: dict[str, Path], picture: Path) -> None:
     run = open_run(runs_of["PLOT"])
     figure, top = visualize.draw(run, run.read(picture), "picture", label=2)
@@ -178,6 +173,7 @@ def test_class_specific_contexts_speak_class_by_class(
         ("visualize", "PLOT", ["--class", "tiger"], "--class 'tiger' is none of the run's classes"),
         ("visualize", "nowhere", [], "is no run"),
         ("visualize", "PLOT", [""], "an IMAGE's name is empty"),
+        ("visualize", "PLOT", ["--to", __file__], "is no folder; name one with --to"),
         ("words", "ZeroshotCLIP", [], "is a run of ZeroshotCLIP; this takes one of PLOT, CoOp, CoCoOp"),
         ("words", "PLOT", ["--class", "leopard"], "common ones"),
         ("words", "csc", ["--class", "tiger"], "none of the run's classes"),

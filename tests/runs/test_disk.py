@@ -15,6 +15,8 @@ from tests import children
 
 from .test_interrupted import argv_of
 
+pytestmark = pytest.mark.medium
+
 
 def mounted(folder: Path, options: str) -> Iterator[Path]:
     folder.mkdir()

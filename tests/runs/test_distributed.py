@@ -19,6 +19,8 @@ from tests.children import wait_for
 from tests.double_precision import load_double
 from tests.runs.test_train import command
 
+pytestmark = pytest.mark.medium
+
 REPOSITORY = Path(__file__).parents[2]
 METHODS = {"PLOT": "rn50", "CoOp": "rn50_ep50", "CoCoOp": "rn50_c4_ep10_batch1_ctxv1"}
 # 20 images in batches of 5: 32 steps. Neither the batch nor the 35 test images are even.

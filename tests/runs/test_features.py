@@ -22,6 +22,8 @@ import trainers.clip.encoders
 from tests.runs.test_train import SHORT, SMALL, command
 from trainers.clip.encoders import ImageEncoder
 
+pytestmark = pytest.mark.medium
+
 TRAINERS = [("PLOT", "rn50"), ("CoOp", "rn50_ep50"), ("CoCoOp", "rn50_c4_ep10_batch1_ctxv1"), ("ZeroshotCLIP", "rn50")]
 Seen = dict[str, list[Any]]
 

@@ -17,6 +17,8 @@ from runs.directory import REPOSITORY
 
 from .test_interrupted import argv_of, assert_same_bits
 
+pytestmark = pytest.mark.medium
+
 PROGRAM = """
 import json, signal, sys, threading, time
 from pathlib import Path

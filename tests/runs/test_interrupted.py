@@ -30,6 +30,8 @@ from tests import children
 
 from .test_train import SMALL, command
 
+pytestmark = pytest.mark.medium
+
 SHORT = [*SMALL, "OPTIM.MAX_EPOCH", "3", "DATASET.NUM_SHOTS", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
 CONFIG = {"PLOT": "rn50", "CoOp": "rn50_ep50", "CoCoOp": "rn50_c4_ep10_batch1_ctxv1"}
 

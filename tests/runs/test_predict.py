@@ -21,6 +21,8 @@ from runs.result import load_result
 from tests.conftest import CLASSES
 from tests.runs.test_train import SHORT, command, one_result
 
+pytestmark = pytest.mark.medium
+
 
 @pytest.fixture(scope="module")
 def run_of(weights: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -49,8 +51,12 @@ def test_the_predictions_of_the_runs_own_test(
     files = [data_root / image for image in kept["image"]]
     found = list(predict(run_of[trainer], files, batch_size=batch_size))
     assert [prediction.image for prediction in found] == [str(file) for file in files]
-    names = load_result(run_of[trainer] / "result.json")["classnames"]
+    result = load_result(run_of[trainer] / "result.json")
+    names = result["classnames"]
     assert [p.top[0][0] for p in found] == [names[label] for label in kept["prediction"]]
+    assert [file.parent.name for file in files] == [names[label] for label in kept["label"]]
+    right = sum(a == b for a, b in zip(kept["label"], kept["prediction"], strict=True))
+    assert len(set(files)) == 35 and result["accuracy"] == pytest.approx(100 * right / 35, abs=1e-3)
     for prediction in found:
         values = [probability for _, probability in prediction.top]
         assert len(values) == 5 and values == sorted(values, reverse=True)
@@ -143,14 +149,11 @@ def test_closed_standard_output(
 def test_what_is_no_finished_run(
     run_of: dict[str, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unfinished = tmp_path / "unfinished"
-    shutil.copytree(run_of["PLOT"], unfinished)
+    unfinished, damaged, without = (
+        Path(shutil.copytree(run_of["PLOT"], tmp_path / name)) for name in ("unfinished", "damaged", "without")
+    )
     (unfinished / "result.json").unlink()
-    damaged = tmp_path / "damaged"
-    shutil.copytree(run_of["PLOT"], damaged)
     (damaged / "result.json").write_text("{")
-    without = tmp_path / "without"
-    shutil.copytree(run_of["PLOT"], without)
     shutil.rmtree(without / "prompt_learner")
     (tmp_path / "empty").mkdir()
     picture = str(next(images.glob("face/*.jpg")))

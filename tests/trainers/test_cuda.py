@@ -18,7 +18,7 @@ from tests.trainers.custom_clip import LABEL, MODULES, NAMES, build, error, get_
 from tests.trainers.test_exactness import run_oracle
 from trainers.clip.graphs import Replayed, replay
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("PLOT", {"N": 4}, {}),
     ("PLOT", {"N": 2, "CSC": True, "CLASS_TOKEN_POSITION": "middle"}, {"position": "middle"}),

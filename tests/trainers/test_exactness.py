@@ -87,6 +87,7 @@ def test_the_random_clips_are_not_degenerate(kind: str) -> None:
         assert (unit @ unit.t()).min() < 0.9
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("init, n", [*itertools.product(["", "one"], [1, 2, 4]), ("N", 2), ("N", 4)])
 @pytest.mark.parametrize("csc", [False, True])
@@ -169,6 +170,7 @@ def test_contexts_without_words_are_noise() -> None:
     assert 0.019 < ctx.std() < 0.021
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "trainer, lr, options",
     [

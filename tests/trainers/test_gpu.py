@@ -19,6 +19,7 @@ from tests.oracle import make_cfg, tiny_clip
 from tests.trainers.custom_clip import MODULES, NAMES
 
 pytestmark = [
+    pytest.mark.medium,
     pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch knows no CUDA"),
     pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor"),
 ]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -20,8 +19,9 @@ from trainers.plot import CustomCLIP
 from trainers.prompt_trainer import unit
 from trainers.sinkhorn import counted_sinkhorn, sinkhorn
 
+pytestmark = pytest.mark.medium
+
 solve = functools.partial(sinkhorn, eps=0.1, max_iter=100, thresh=0.01)
-converge = functools.partial(sinkhorn, eps=0.1, max_iter=20000, thresh=1e-13)
 
 
 def random_cost(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -32,15 +32,6 @@ def random_cost(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) 
 
 def assert_all(values: Tensor, expected: float, rtol: float) -> None:
     torch.testing.assert_close(values, torch.full_like(values, expected), rtol=rtol, atol=0)
-
-
-@pytest.mark.parametrize("n", [1, 2, 4, 8])
-@pytest.mark.parametrize("m", [4, 49])
-def test_marginals(m: int, n: int) -> None:
-    cost = random_cost(5, m, n)
-    for plan in (solve(cost), converge(cost)):
-        assert_all(plan.sum(-2), 1 / n, rtol=1e-13)
-    assert_all(converge(cost).sum(-1), 1 / m, rtol=1e-10)
 
 
 def test_rows_marginals_meet_the_tolerance() -> None:
@@ -81,16 +72,6 @@ def test_one_prompt_gets_the_uniform_plan(m: int, dtype: torch.dtype) -> None:
     assert_all(plan, 1 / m, rtol=4 * torch.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_problem_alone_and_in_a_batch(dtype: torch.dtype) -> None:
-    cost = random_cost(64, 10, 9, 4, dtype=dtype)
-    cost[5] = (cost[5] - 0.8) * 3 + 0.8  # needs many more iterations than the others
-    plan = solve(cost)
-    for i in (0, 5, 63):
-        torch.testing.assert_close(solve(cost[i]), plan[i], rtol=1e-6, atol=1e-8)
-        torch.testing.assert_close(solve(cost[i, 3]), plan[i, 3], rtol=1e-6, atol=1e-8)
-
-
 class Features(torch.nn.Module):
     """Stands in for the image encoder: an "image" is the index of its features."""
 
@@ -118,22 +99,6 @@ def test_an_image_alone_and_in_a_batch_of_64(m: int, dtype: torch.dtype) -> None
         alone = torch.cat([model(torch.tensor([i])) for i in range(64)])
     assert together.std() > 0.1
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("cosine", [1.0, -1.0, 0.0])
-def test_equal_and_opposite_features_are_finite(cosine: float, dtype: torch.dtype) -> None:
-    plan = solve(torch.full((2, 49, 4), 1 - cosine, dtype=dtype))
-    assert_all(plan, 1 / 196, rtol=1e-5)
-
-
-def test_mixed_extremes_are_finite() -> None:
-    features = F.normalize(torch.randn(49, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
-    features[1] = -features[0]
-    for dtype in (torch.float16, torch.float32, torch.float64):
-        plan = solve((1 - features @ features[:4].t()).to(dtype))
-        assert torch.isfinite(plan).all() and (plan >= 0).all()
-        assert_all(plan.sum(-2), 1 / 4, rtol=1e-5)
 
 
 def test_dtypes() -> None:
@@ -171,11 +136,9 @@ def test_permuting_the_problem_permutes_the_plan(m: int, n: int, seed: int, data
 @settings(max_examples=40, deadline=None)
 @given(m=sizes, n=st.integers(1, 6), eps=st.floats(0.02, 2), shift=st.floats(-1, 1), seed=seeds)
 def test_positive_and_blind_to_a_constant(m: int, n: int, eps: float, shift: float, seed: int) -> None:
+    """A constant scales r alone, so that a set number of iterations gives one plan."""
     cost = random_cost(m, n, seed=seed)
-    plan = sinkhorn(cost, eps=eps, max_iter=100, thresh=0.01)
-    assert (plan > 0).all()
-    assert_all(plan.sum(), 1, rtol=1e-12)
-    # A constant scales r alone, so that a set number of iterations gives one plan.
+    assert (sinkhorn(cost, eps=eps, max_iter=100, thresh=0.01) > 0).all()
     fixed = functools.partial(sinkhorn, eps=eps, max_iter=20, thresh=0.0)
     torch.testing.assert_close(fixed(cost + shift), fixed(cost), rtol=1e-9, atol=0)
 
@@ -227,8 +190,9 @@ def test_marginals_of_any_problem(m: int, n: int, eps: float, seed: int) -> None
 @many
 @given(k=st.integers(2, 6), m=sizes, n=prompts, seed=seeds, data=st.data())
 def test_batch_mates_and_their_order_do_not_matter(k: int, m: int, n: int, seed: int, data: Any) -> None:
-    """Classes (and images) permuted, or alone: the same plans."""
+    """Classes (and images) permuted, or alone: the same plans, also if one takes many more iterations."""
     cost = random_cost(k, m, n, seed=seed)
+    cost[-1] = (cost[-1] - 0.8) * data.draw(st.sampled_from([1, 3])) + 0.8
     order = data.draw(st.permutations(range(k)))
     together = solve(cost)
     torch.testing.assert_close(solve(cost[order]), together[order], rtol=1e-12, atol=0)

@@ -19,6 +19,8 @@ from dassl.extras.features import FeatureStore
 from dassl.extras.features.__main__ import main
 from dassl.extras.features.store import ABANDONED, Rows
 
+pytestmark = pytest.mark.medium
+
 KEY = {"weights": "a", "batch_size": 4}
 
 

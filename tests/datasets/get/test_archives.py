@@ -87,6 +87,7 @@ def test_a_zip_that_reaches_out_is_refused_whole(name: str, tmp_path: Path) -> N
     assert whatever_is_there(tmp_path) == []
 
 
+@pytest.mark.medium
 def test_the_command_refuses_an_archive_that_reaches_out_until_it_is_mended(
     server: Server, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,8 @@ from datasets.get.sources import SOURCES
 from tests.datasets.loopback import Server
 from tests.datasets.serving import REPOSITORY, one_line, pack, run_command, small, whatever_is_there
 
+pytestmark = pytest.mark.medium
+
 
 def test_a_broken_connection_is_resumed(server: Server, tmp_path: Path) -> None:
     data = os.urandom(300_000)
@@ -191,6 +193,7 @@ def limit_file_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # the kernel refuses to write more to any file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["download", "unpack"])
 def test_a_disk_that_fills_up(what: str, server: Server, root: Path) -> None:
     content = os.urandom(200_000) if what == "download" else bytes(200_000)  # zeros pack well

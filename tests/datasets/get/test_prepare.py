@@ -15,6 +15,8 @@ from tests.datasets.loopback import Server
 from tests.datasets.serving import one_line, small
 from tests.datasets.trees import LAYOUTS
 
+pytestmark = pytest.mark.medium
+
 FETCHED = [name for name in SOURCES if name != "imagenet"]
 
 

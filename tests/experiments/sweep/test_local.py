@@ -21,7 +21,10 @@ from experiments.sweep.spec import spec_of
 from experiments.sweep.times import Times
 from runs import forks
 from runs.directory import REPOSITORY
-from tests.experiments.sweep.conftest import Driver, Place, alive, until
+from tests.children import wait_for as until
+from tests.experiments.sweep.conftest import Driver, Place, alive
+
+pytestmark = pytest.mark.medium
 
 SIX = ("--trainers", "PLOT,CoOp", "--datasets", "symbols", "--shots", "1", "--seeds", "1,2,3")
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from experiments.sweep import command, process, worker
+from tests.children import wait_for as until
 from tests.experiments.sweep.cluster import Cluster, cluster
-from tests.experiments.sweep.conftest import Driver, Place, alive, until
+from tests.experiments.sweep.conftest import Driver, Place, alive
 
 pytest.importorskip("ray")
+pytestmark = pytest.mark.ray
 
 NINE = ("--trainers", "PLOT", "--datasets", "symbols", "--shots", "1", "--seeds", "1,2,3,4,5,6,7,8,9")
 

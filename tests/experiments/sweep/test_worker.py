@@ -21,7 +21,8 @@ from experiments.sweep import command, process, worker
 from experiments.sweep.plan import Run, plan_of
 from experiments.sweep.spec import spec_of
 from runs.directory import REPOSITORY
-from tests.experiments.sweep.conftest import alive, until
+from tests.children import wait_for as until
+from tests.experiments.sweep.conftest import alive
 
 TWO = ["--trainers", "PLOT", "--datasets", "caltech101", "--shots", "1", "--seeds", "1,2"]
 CPU = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -33,6 +34,8 @@ import json, sys
 from dassl import startup
 startup.before_imports()
 from experiments.sweep import server
+
+pytestmark = pytest.mark.medium
 startup.after_imports()
 with server.beside() as beside:
     print(json.dumps([beside.name, beside.key.hex()]), flush=True)

@@ -1,10 +1,7 @@
 """Where CLIP's weights come from: names, files, a real server on loopback; nothing in an unknown file is run."""
 
 import hashlib
-import http.server
-import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,9 @@ from clip.model import build_model
 from yacs.config import CfgNode
 
 from dassl.utils import UserError
-from trainers.clip import weights
+from tests.datasets.loopback import Server, serve
+from tests.runs.test_hostile import Bomb
+from trainers.clip.weights import OPENAI_URLS, load_clip
 
 
 def config(name: str, **backbone: object) -> CfgNode:
@@ -22,65 +21,43 @@ def config(name: str, **backbone: object) -> CfgNode:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """(address, folder) of an HTTP server on loopback."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{httpd.server_port}", folder
-        httpd.shutdown()
-
-
-def offer(monkeypatch: pytest.MonkeyPatch, address: str, sha256: str) -> str:
-    url = f"{address}/{sha256}/RN50.pt"
-    monkeypatch.setitem(weights.OPENAI_URLS, "RN50", url)
-    return url
+def server(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "served").mkdir()
+    with serve(tmp_path / "served") as server:
+        yield server
 
 
 def test_openai_weights_are_downloaded_once_and_checked(
-    server: tuple[str, Path], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainers.clip.weights import load_clip
-
-    address, folder = server
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    (folder / sha256).mkdir()
-    (folder / sha256 / "RN50.pt").write_bytes(weights.read_bytes())
-    offer(monkeypatch, address, sha256)
+    (server.folder / sha256).mkdir()
+    (server.folder / sha256 / "RN50.pt").write_bytes(weights.read_bytes())
+    monkeypatch.setitem(OPENAI_URLS, "RN50", f"{server.url}/{sha256}/RN50.pt")
     cfg = config("RN50", CLIP_ROOT=str(tmp_path / "clip"))
     model = load_clip(cfg)
     assert model.weights_sha256 == sha256
-    (folder / sha256 / "RN50.pt").unlink()
+    (server.folder / sha256 / "RN50.pt").unlink()
     assert load_clip(cfg).weights_sha256 == sha256  # from the cache: the server has it no more
     (tmp_path / "clip" / "RN50.pt").write_bytes(b"altered")
     with pytest.raises(UserError, match="cannot download"):
         load_clip(cfg)
 
 
-def test_a_download_that_fails_says_what_to_do(
-    server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address, folder = server
+def test_a_download_that_fails_says_what_to_do(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for sha256 in ("0" * 64, "1" * 64):
-        url = offer(monkeypatch, address, sha256)
+        url = f"{server.url}/{sha256}/RN50.pt"
+        monkeypatch.setitem(OPENAI_URLS, "RN50", url)
         with pytest.raises(UserError) as caught:
-            weights.load_clip(config("RN50", CLIP_ROOT=str(tmp_path / "clip")))
+            load_clip(config("RN50", CLIP_ROOT=str(tmp_path / "clip")))
         for part in (url, sha256, str(tmp_path / "clip" / "RN50.pt"), "--clip-root"):
-            assert part in str(caught.value)
+            assert part in str(caught.value) and "\n" not in str(caught.value)
         assert not any((tmp_path / "clip").iterdir())  # nothing half-written
-        (folder / ("1" * 64)).mkdir(exist_ok=True)  # the second time: there, with another content
-        (folder / ("1" * 64) / "RN50.pt").write_bytes(b"other bytes")
+        (server.folder / ("1" * 64)).mkdir(exist_ok=True)  # the second time: there, with another content
+        (server.folder / ("1" * 64) / "RN50.pt").write_bytes(b"other bytes")
 
 
 def test_a_state_dict_of_ones_own(weights: Path) -> None:
-    from trainers.clip.weights import load_clip
-
     model = load_clip(config(weights))
     theirs = build_model(torch.load(weights, weights_only=True)).float()
     image = torch.randn(2, 3, 64, 64)
@@ -91,12 +68,10 @@ def test_a_state_dict_of_ones_own(weights: Path) -> None:
 def test_an_unknown_backbone_names_the_nearest(name: str) -> None:
     nearest = {"RN5O": "RN50", "ViT-B16": "ViT-B/16"}.get(name, "")
     with pytest.raises(UserError, match=f"unknown backbone '{name}'.*nearest is '{nearest}"):
-        weights.load_clip(config(name))
+        load_clip(config(name))
 
 
 def test_files_that_are_no_weights(weights: Path, tmp_path: Path) -> None:
-    from trainers.clip.weights import load_clip
-
     whole = weights.read_bytes()
     for name, content in (("cut", whole[: len(whole) // 2]), ("text", b"hello"), ("empty", b"")):
         path = tmp_path / name
@@ -111,23 +86,6 @@ def test_files_that_are_no_weights(weights: Path, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "misshapen.pt")
     with pytest.raises(UserError, match="holds no CLIP model"):
         load_clip(config(tmp_path / "misshapen.pt"))
-
-
-class _Runs:
-    """Touches a file when unpickled."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        import os
-
-        return os.mkdir, (self.path,)
-
-
-def test_weights_that_are_no_numbers(weights: Path, tmp_path: Path) -> None:
-    from trainers.clip.weights import load_clip
-
     state = torch.load(weights, weights_only=True)
     state["visual.layer2.0.conv2.weight"][0, 0] = torch.nan
     torch.save(state, tmp_path / "nan.pt")
@@ -136,15 +94,13 @@ def test_weights_that_are_no_numbers(weights: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
-    torch.save({"state_dict": _Runs(str(tmp_path / "ran"))}, tmp_path / "evil.pt")
+    torch.save({"state_dict": Bomb(tmp_path / "ran")}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match="cannot be read as weights"):
-        weights.load_clip(config(tmp_path / "evil.pt"))
+        load_clip(config(tmp_path / "evil.pt"))
     assert not (tmp_path / "ran").exists()
 
 
 def test_torchscript_needs_the_users_word(weights: Path, tmp_path: Path) -> None:
-    from trainers.clip.weights import load_clip
-
     state = torch.load(weights, weights_only=True)
     archive = torch.jit.script(_holder(state))
     archive.save(str(tmp_path / "archive.pt"))

@@ -1,0 +1,98 @@
+"""A mistake in a command of many runs: one line that says what is wrong, exit code 2, nothing started or written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from experiments import compare, figures, jobs, protocols
+from experiments.sweep import command as sweep
+from experiments.tables import __main__ as tables
+from runs.directory import REPOSITORY
+
+PROGRAMS = {
+    "compare": compare.main,
+    "few_shot": jobs.main,
+    "figures": figures.main,
+    "protocols": protocols.main,
+    "sweep": sweep.main,
+    "tables": tables.main,
+}
+PLOT = "few_shot --trainer PLOT --dataset caltech101 --shots 1 --config"
+DTD = "sweep --datasets dtd"
+NO_SWEEP = REPOSITORY / "configs/datasets/dtd.yaml"
+
+
+@pytest.mark.parametrize(
+    ("line", "environment", "says"),
+    [
+        (f"{PLOT} rn50", {"SEEDS": "1 two"}, "SEEDS is '1 two'"),
+        (f"{PLOT} rn50", {"SEEDS": "0"}, "SEEDS is '0'"),
+        (f"{PLOT} rn50", {"N": "-1"}, "N is '-1'"),
+        (f"{PLOT} rn50", {"N": "2 3"}, "N is '2 3'; it must be one"),
+        (f"{PLOT} rn55", {}, "no config 'rn55': .*'rn50'"),
+        ("compare caltech101", {}, "SHOTS"),
+        ("compare caltech101 many", {}, "SHOTS is 'many'"),
+        ("compare caltech101 '1 2'", {}, "one positive integer"),
+        ("compare caltech102 1", {}, "no config 'caltech102'"),
+        ("compare caltech101 1 OPTIM.LRR 1", {}, "unknown config key 'OPTIM.LRR'"),
+        ("compare caltech101 1", {"TRAINERS": "PLOT coopp"}, "TRAINERS: 'coopp' is none of .*'CoOp'"),
+        ("compare caltech101 1", {"SEEDS": "x"}, "SEEDS is 'x'"),
+        ("compare caltech101 1", {"TRAINERS": " "}, "TRAINERS is ' '; it must name"),
+        ("protocols base_to_new caltech101", {}, "SHOTS"),
+        ("protocols base_to_new caltech101 '1 2'", {}, "takes one positive integer"),
+        ("protocols domain_generalization caltech101 1", {}, "has no shifted sets"),
+        ("protocols cross_dataset caltech101 1 OPTIM.LR", {}, "'OPTIM.LR' has no value"),
+        ("protocols cross_dataset symbols 16", {"TARGETS": "symbols"}, "TARGETS is 'symbols'; it must name other"),
+        ("protocols few_shot caltech102 1", {}, "no config 'caltech102'"),
+        ("protocols few_shot caltech101 1", {"TRAINERS": ","}, "TRAINERS is ','; it must name"),
+        ("figures --backbone nope", {}, "--backbone 'nope'"),
+        ("tables few-shot --dataset caltech102", {}, "no dataset 'caltech102'"),
+        ("tables few-shot --shots none", {}, "--shots is 'none'"),
+        ("tables domain --dataset dtd", {}, "one of imagenet, symbols"),
+        ("tables domain --shots 1 2", {}, "one number of --shots"),
+        ("tables poems", {}, "poems"),
+        ("tables cost --out nowhere", {}, "no folder of runs at 'nowhere'"),
+        ("tables cost --backbone nope", {}, "--backbone 'nope': no run under"),
+        ("sweep", {}, "no datasets"),
+        ("sweep --datasets caltech102", {}, "no config 'caltech102'"),
+        (f"{DTD} --trainers PLOTT", {}, "'PLOTT' is none of .*'PLOT'"),
+        (f"{DTD} --shots 1,x", {}, "--shots is '1,x'"),
+        (f"{DTD} --seeds 0", {}, "--seeds is '0'"),
+        (f"{DTD} OPTIM.LRR 1", {}, "unknown config key 'OPTIM.LRR'"),
+        (f"{DTD} OPTIM.LR", {}, "'OPTIM.LR' has no value"),
+        (f"{DTD} --jobs 0", {}, "--jobs is 0"),
+        (f"{DTD} --jobs two", {}, "--jobs"),
+        (f"{DTD} --engine slurm", {}, "--engine"),
+        (f"{DTD} --gpus 1", {}, "for --engine ray"),
+        (f"{DTD} --engine ray --cpus nan", {}, "--cpus is nan"),
+        (f"{DTD} --engine ray --cpus 1e-5", {}, "--cpus is 1e-05"),
+        (f"{DTD} --engine ray --memory inf", {}, "--memory is inf"),
+        (f"{DTD} --engine ray --gpus 1.5", {}, "--gpus is 1.5"),
+        (f"{DTD} SEED 7", {}, "SEED follows from the seeds"),
+        (f"{DTD} DATASET.NUM_SHOTS 7", {}, "DATASET.NUM_SHOTS follows from the shots"),
+        (f"{DTD} TRAINER.NAME CoOp", {}, "TRAINER.NAME follows from the method"),
+        ("sweep --file nowhere.yaml", {}, "no sweep's file at 'nowhere.yaml'"),
+        (f"sweep --file {NO_SWEEP}", {}, "'DATASET' is none of .*'datasets'"),
+    ],
+)
+def test_a_mistake_gives_one_line(
+    line: str,
+    environment: dict[str, str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for key in ("BACKBONE", "CFG", "DATA", "N", "SEEDS", "TARGETS", "TRAINERS"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in {"OUT": str(tmp_path / "out"), **environment}.items():
+        monkeypatch.setenv(key, value)
+    program, *arguments = shlex.split(line)
+    assert PROGRAMS[program](arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and re.search(says, error), error
+    assert not (tmp_path / "out").exists()

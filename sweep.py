@@ -3,9 +3,10 @@
 import sys
 
 from dassl import startup
+from runs import process
 
 if __name__ == "__main__":
-    startup.before_imports()
+    (startup if "ray" in sys.argv else process).before_imports()  # on Ray the nodes start the runs
 
 from experiments.sweep.command import main
 

@@ -16,18 +16,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 KEPT = 32 << 20  # bytes; with 64, a step of ImageNet's thousand classes takes more memory and more time
 
-is_program = begun = collector_waits = False  # is_program: one of ours, not a test or a notebook
+begun = collector_waits = False
 
 
 def before_imports() -> None:
     """SIGINT (Ctrl-C) and SIGTERM end the process at once; there is nothing to save yet, or nothing any more.
 
     What imports make stays, and the garbage collector would go through it again and again, for two seconds at the exit
-    alone: it is off until ``after_imports``, and looks only at what comes then.
+    alone: it is off until ``after_imports``, and looks only at what comes then. A second call changes nothing.
     """
-    global is_program, collector_waits
-    is_program = True
-    collector_waits = gc.isenabled()
+    global collector_waits
+    collector_waits = collector_waits or gc.isenabled()
     gc.disable()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _end)

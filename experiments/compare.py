@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    from dassl.startup import before_imports
+    from runs.process import before_imports
 
     before_imports()
 

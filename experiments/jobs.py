@@ -1,6 +1,6 @@
 """Runs one method on one dataset and shot count over the seeds, then prints the table; behind scripts/*/main.sh.
 
-Each seed is a process of its own (``forks.py``). A finished run is kept, an unfinished one resumed.
+Each seed is a child process. A finished run is kept, an unfinished one resumed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    from dassl.startup import before_imports
+    from runs.process import before_imports
 
     before_imports()
 
@@ -26,7 +26,7 @@ import train
 from dassl.extras.cli import Parser, guarded
 from dassl.extras.interrupts import Interrupted, uninterrupted
 from dassl.utils import UserError
-from runs import forks
+from runs import process
 from runs.command_line import build_parser
 from runs.config import setup_cfg
 from runs.directory import check_config
@@ -117,19 +117,18 @@ def table(directories: list[Path]) -> str:
     return tabulate(rows, headers=["seed", "accuracy (%)", "macro F1 (%)"], floatfmt=".2f")
 
 
-def run_to_its_end(start: Callable[[], forks.Child]) -> int:
-    """The exit code of a process. A signal that comes to us alone is passed on, and the process leaves in order."""
-    process = None
+def run_to_its_end(start: Callable[[], process.Child]) -> int:
+    """The exit code of a child process. A signal that reaches only its parent is passed on, and the child saves."""
+    child = None
     try:
         with uninterrupted():
-            process = start()
-        return process.wait()
+            child = start()
+        return child.wait()
     except Interrupted as signal:
-        if process is None:
+        if child is None:
             raise
-        if process.poll() is None:
-            process.send_signal(signal.signum)
-        code = process.wait()  # negative, if a second signal, such as a terminal's own, has met its very end
+        child.send_signal(signal.signum)
+        code = child.wait()  # negative, if a second signal, such as a terminal's own, has met its very end
         return code if code > 0 else 128 + signal.signum
 
 
@@ -152,8 +151,8 @@ def finish(job: Job) -> list[Path]:
 
 
 def run_train(arguments: list[str]) -> None:
-    """``train.py`` in a process of its own; raises SystemExit with its exit code if that is not 0."""
-    if code := run_to_its_end(lambda: forks.start(arguments)):
+    """``train.py`` as a child process; raises SystemExit with its exit code if that is not 0."""
+    if code := run_to_its_end(lambda: process.start(arguments)):
         raise SystemExit(code)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
-    from dassl.startup import before_imports
+    from runs.process import before_imports
 
     before_imports()
 

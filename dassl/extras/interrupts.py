@@ -53,11 +53,6 @@ def interrupt() -> None:
     raise Interrupted(_State.came or signal.SIGTERM)
 
 
-def forget() -> None:
-    """In a fork: what its parent was at, and has got, is not its own."""
-    _State.depth, _State.came, _State.raised = 0, None, False
-
-
 @contextmanager
 def interruptible() -> Iterator[None]:
     """A scope in which the two signals raise `Interrupted`. Only a program's main thread can have one."""

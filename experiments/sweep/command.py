@@ -5,19 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import os
 import shlex
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-import train
 from dassl.extras.cli import Parser, guarded, resuming
 from dassl.utils import UserError
-from runs import forks
+from runs.process import REPOSITORY
 
-from . import server
 from .execute import Engine, Progress, execute
 from .local import LocalEngine
 from .plan import Plan, duration, plan_of
@@ -68,34 +63,30 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--engine ray needs Ray, which is not installed: pip install -e '.[ray]'")
 
 
-@contextmanager
-def engine_of(args: argparse.Namespace) -> Iterator[Engine]:
+def engine_of(args: argparse.Namespace, plan: Plan) -> Engine:
     if args.engine == "local":
-        yield LocalEngine(args.jobs)
-        return
-    with server.beside() as beside:  # a fork of what we are now, without Ray and its threads
-        from .ray_engine import RayEngine
+        return LocalEngine(args.jobs, os.environ)
+    from .ray_engine import RayEngine
 
-        yield RayEngine(args.address, {"num_cpus": args.cpus, "memory": args.memory * 2**30}, args.gpus, beside)
+    address = args.address or os.environ.get("RAY_ADDRESS") or "auto"
+    return RayEngine(address, {"num_cpus": args.cpus, "memory": args.memory * 2**30}, args.gpus, plan.spec.out)
 
 
 def run(args: argparse.Namespace, command: str) -> int:
     check(args)
     plan = plan_of(spec_of(args))
-    # So far we have imported what a run imports that is no fork.
-    times = Times(plan.out, start=0.0 if forks.possible() else time.process_time())
-    print(f"{plan.spec.name}: {len(plan.runs)} runs under {plan.out}\n\n{plan.describe(times)}\n", flush=True)
+    times = Times(plan.spec.out)
+    print(f"{plan.spec.name}: {len(plan.runs)} runs under {plan.spec.out}\n\n{plan.describe(times)}\n", flush=True)
     if args.dry_run:
         return 0
     progress, code = Progress(plan, times), 0
     if plan.todo:
-        with engine_of(args) as engine:
-            slots = engine.slots
-            if slots:
-                print(f"{slots} at once: {duration(progress.left(plan.todo, slots))}", flush=True)
-            else:
-                print("no node has room for a run (--cpus, --memory, --gpus): it waits for one that has", flush=True)
-            code = execute(engine, progress)
+        engine = engine_of(args, plan)
+        if slots := engine.slots:
+            print(f"{slots} at once: {duration(progress.left(plan.todo, slots))}", flush=True)
+        else:
+            print("no node has room for a run (--cpus, --memory, --gpus): it waits for one that has", flush=True)
+        code = execute(engine, progress)
     if code:
         print(f"interrupted; what was done is kept, and goes on with:\n{resuming(command)}", file=sys.stderr)
         return 128 + code
@@ -108,20 +99,18 @@ def finish(plan: Plan, progress: Progress) -> None:
     if len(progress.failed) < len(plan.runs):
         table = plan.table()
         print(f"\n{table.markdown()}")
-        print("Written: " + ", ".join(str(path) for path in table.write(plan.out)))
+        print("Written: " + ", ".join(str(path) for path in table.write(plan.spec.out)))
     if progress.failed:
         print(f"\n{len(progress.failed)} of {len(plan.runs)} runs failed:", file=sys.stderr)
     for failed, outcome in progress.failed:
-        task = failed.task({})
-        places = " ".join(f"{key}={shlex.quote(value)}" for key, value in task.environment.items())
         print(f"\n{failed.name} (exit {outcome.code}): {outcome.last}", file=sys.stderr)
-        print(f"    {places} {shlex.join([sys.executable, str(task.script), *task.arguments])}", file=sys.stderr)
-        if failed.log.is_file():
-            print(f"    its standard error: {failed.log}", file=sys.stderr)
+        print(f"    {failed.task.command}", file=sys.stderr)
+        if failed.task.log.is_file():
+            print(f"    its standard error: {failed.task.log}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None, description: str | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    command = shlex.join([sys.executable, str(Path(train.__file__).with_name("sweep.py")), *argv])
+    command = shlex.join([sys.executable, str(REPOSITORY / "sweep.py"), *argv])
     goes_on = "" if "--dry-run" in argv else command
     return guarded(lambda: run(build_parser(description).parse_args(argv), command), goes_on)

@@ -16,7 +16,7 @@ from dassl.utils import write_atomically
 from runs.result import read_result
 
 from .plan import Plan, Run, duration
-from .process import Outcome
+from .task import Outcome
 from .times import Times
 
 TRIES = 3

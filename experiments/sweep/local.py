@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
+from collections.abc import Mapping
 
 import torch
 
 from dassl.data.data_manager import available_cpus
-from runs import forks
+from runs.process import Child
 
-from . import process
 from .plan import Run
-from .process import POLL, TRAIN, Outcome, Task, outcome
+from .task import POLL, Outcome
 
 
 class LocalEngine:
-    def __init__(self, jobs: int) -> None:
-        self.slots = jobs
-        self.running: dict[int, tuple[Run, Task, forks.Child, float]] = {}  # by slot
+    def __init__(self, jobs: int, environment: Mapping[str, str]) -> None:
+        self.slots, self.environment = jobs, environment
+        self.running: dict[int, tuple[Run, Child, float]] = {}  # by slot
 
     @property
     def free(self) -> bool:
@@ -27,40 +26,39 @@ class LocalEngine:
 
     def start(self, run: Run) -> None:
         slot = min(set(range(self.slots)) - set(self.running))
-        task = run.task(share(slot, self.slots))
-        forked = task.script == TRAIN and forks.possible()
-        child = process.fork(task, forks.Fork) if forked else process.start(task)
-        self.running[slot] = (run, task, child, time.monotonic())
+        child = run.task.within(share(slot, self.slots, self.environment)).start()
+        self.running[slot] = (run, child, time.monotonic())
 
     def wait(self) -> list[tuple[Run, Outcome]]:
-        """Those that have ended; waits a moment if none has."""
+        """The runs that have ended; waits a moment if none has."""
         ended = []
-        for slot, (run, task, child, begin) in list(self.running.items()):
+        for slot, (run, child, begin) in list(self.running.items()):
             if (code := child.poll()) is not None:
                 del self.running[slot]
-                ended.append((run, outcome(task, code, time.monotonic() - begin)))
+                ended.append((run, run.task.outcome(code, time.monotonic() - begin)))
         if not ended:
             time.sleep(POLL)
         return ended
 
     def stop(self, number: int) -> None:
         """Passes a signal on; the runs save their state and leave."""
-        for _, _, child, _ in self.running.values():
+        for _, child, _ in self.running.values():
             child.send_signal(number)
 
     def close(self) -> None:
         self.stop(signal.SIGKILL)
-        for _, _, child, _ in self.running.values():
+        for _, child, _ in self.running.values():
             child.wait()
 
 
-def share(slot: int, slots: int) -> dict[str, str]:
-    """Of several runs at once, one's cores and one of the GPUs; what the user has set wins."""
-    given: dict[str, str] = {}
-    if slots > 1 and "OMP_NUM_THREADS" not in os.environ:
-        given["OMP_NUM_THREADS"] = str(max(1, available_cpus() // slots))
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+def share(slot: int, slots: int, environment: Mapping[str, str]) -> dict[str, str]:
+    """One run's cores and GPU when several run at once; the user's own variables win."""
+    if slots == 1:
+        return {}
+    threads = str(max(1, available_cpus() // slots))
+    given = {} if "OMP_NUM_THREADS" in environment else {"OMP_NUM_THREADS": threads}
+    chosen = environment.get("CUDA_VISIBLE_DEVICES")
     gpus = chosen.split(",") if chosen else [str(i) for i in range(torch.cuda.device_count())]
-    if slots > 1 and len(gpus) > 1 and chosen != "":
+    if len(gpus) > 1 and chosen != "":
         given["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     return given

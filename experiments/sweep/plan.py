@@ -5,8 +5,7 @@ Every mistake in the arguments of any run is found here, before anything starts.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -26,8 +25,8 @@ from runs.directory import check_config
 from runs.execution import output_directory
 from runs.result import load_result
 
-from . import process
 from .spec import Spec
+from .task import Task
 from .times import Times
 
 
@@ -40,8 +39,11 @@ class Run:
     dataset: str
     shots: int
     epochs: int
-    arguments: tuple[str, ...]
-    directory: Path
+    task: Task
+
+    @property
+    def directory(self) -> Path:
+        return self.task.directory
 
     @property
     def finished(self) -> bool:
@@ -51,24 +53,12 @@ class Run:
     def resumable(self) -> bool:
         return not self.finished and any(self.directory.glob("*/*.pth.tar*"))
 
-    @property
-    def log(self) -> Path:
-        """Of its standard error: OUT/sweeps/<the run's path under OUT>.txt."""
-        return (out_folder() / "sweeps" / self.directory.relative_to(out_folder())).with_suffix(".txt")
-
-    def task(self, environment: Mapping[str, str]) -> process.Task:
-        """The process that it is; ``environment`` goes beside DATA and OUT, which its arguments count on."""
-        data = Path(os.environ.get("DATA", "data")).expanduser().absolute()
-        places = {"DATA": str(data), "OUT": str(out_folder())}
-        return process.Task(self.arguments, self.directory, self.log, {**places, **environment})
-
 
 @dataclass(frozen=True)
 class Plan:
     """``cells`` are the places of the table, by dataset, method and shots; zero-shot CLIP's run stands in several."""
 
     spec: Spec
-    out: Path
     cells: dict[tuple[str, str, int], list[Run]]
 
     @property
@@ -99,7 +89,7 @@ class Plan:
             for key, cell in self.cells.items()
         }
         spec = self.spec
-        request = Request(self.out, [], spec.datasets, spec.shots, spec.seeds, methods=spec.trainers)
+        request = Request(spec.out, [], spec.datasets, spec.shots, spec.seeds, methods=spec.trainers)
         table = few_shot.build(request, cells)
         table.name = f"sweep_{spec.name}"
         used = list({run.path: run for cell in cells.values() for run in cell.runs}.values())
@@ -114,29 +104,29 @@ def plan_of(spec: Spec) -> Plan:
         for shots in spec.shots:
             for job in jobs_of(spec.trainers, dataset, shots, spec.opts):
                 if job.trainer != "ZeroshotCLIP":
-                    runs_of = [run_of(job, seed) for seed in spec.seeds]
+                    runs_of = [run_of(job, seed, spec) for seed in spec.seeds]
                 else:  # one run, the same at every number of shots
-                    runs_of = cells.get((dataset, job.trainer, spec.shots[0])) or [run_of(job, 1)]
+                    runs_of = cells.get((dataset, job.trainer, spec.shots[0])) or [run_of(job, 1, spec)]
                 cells[dataset, job.trainer, shots] = runs_of
     order = {trainer: i for i, trainer in enumerate(spec.trainers)}
     ordered = sorted(cells, key=lambda key: (spec.datasets.index(key[0]), order[key[1]]))
-    return Plan(spec, out_folder(), {key: cells[key] for key in ordered})
+    return Plan(spec, {key: cells[key] for key in ordered})
 
 
-def run_of(job: Job, seed: int) -> Run:
+def run_of(job: Job, seed: int, spec: Spec) -> Run:
     arguments = job.arguments(seed)
     parsed = build_parser().parse_args(arguments)
     cfg, base = setup_cfg(parsed)
     directory = output_directory(parsed, cfg, base).absolute()
     check_config(directory, cfg)
+    log = (spec.out / "sweeps" / directory.relative_to(spec.out)).with_suffix(".txt")
     run = Run(
         name=", ".join((job.trainer, job.dataset, *_place(job, seed))),
         trainer=job.trainer,
         dataset=job.dataset,
         shots=job.shots,
         epochs=0 if job.trainer == "ZeroshotCLIP" else cfg.OPTIM.MAX_EPOCH,
-        arguments=tuple(arguments),
-        directory=directory,
+        task=Task(tuple(arguments), directory, log, {"DATA": str(spec.data), "OUT": str(spec.out)}),
     )
     if run.finished:
         load_result(directory / "result.json")
@@ -150,10 +140,6 @@ def _place(job: Job, seed: int) -> Sequence[str]:
 def finished(directory: Path) -> Finished:
     path = directory / "result.json"
     return Finished(path, load_result(path))
-
-
-def out_folder() -> Path:
-    return Path(os.environ.get("OUT") or "output").absolute()
 
 
 def duration(seconds: float | None) -> str:

@@ -1,7 +1,7 @@
-"""Runs on a Ray cluster: a task a run, which starts ``train.py`` and dies with it, or it with the task.
+"""Runs on a Ray cluster: one task a run, which starts a child process; each dies with the other.
 
-Ray is asked for no retries of its own: a run that is lost with its worker or node is submitted again by ``execute``, as
-everywhere. Tasks belong to the driver; if it dies, Ray kills its workers, and they take their runs with them.
+Ray retries nothing itself: ``execute`` submits a run again that was lost with its worker or node, as on this machine.
+Tasks belong to the driver. If it dies, Ray kills its workers, and their runs die with them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import socket
 import uuid
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,9 +21,9 @@ import ray.exceptions
 
 from dassl.utils import UserError
 
-from . import worker
-from .plan import Run, out_folder
-from .process import Address, Outcome
+from . import task
+from .plan import Run
+from .task import Outcome
 
 LOST = -int(signal.SIGKILL)
 
@@ -30,39 +31,33 @@ LOST = -int(signal.SIGKILL)
 class RayEngine:
     free = True  # the queue is Ray's
 
-    def __init__(
-        self, address: str, needs: Mapping[str, float], gpus: float | None = None, beside: Address | None = None
-    ) -> None:
+    def __init__(self, address: str, needs: Mapping[str, float], gpus: float | None, out: Path) -> None:
         """
         Args:
+            address: the cluster's.
             needs: num_cpus and memory (bytes) of a run, as Ray names them.
             gpus: of a run; None for one, if the cluster has any.
-            beside: the server that forks the runs of this machine, if there is one.
+            out: the sweep's OUT.
 
         Raises:
             UserError: no cluster at the address.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-        address = address or os.environ.get("RAY_ADDRESS") or "auto"
         check_address(address)
         before = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
-            why = " ".join(str(error).split())
-            raise UserError(f"no Ray cluster at '{address}' ({why}); start one: ray start --head") from error
+            connect(address)
         finally:
             signal.signal(signal.SIGTERM, before)  # Ray has its own, with another exit code
-        # Of a node that dies Ray prints dozens of lines among ours, whatever its options; a lost run has its own line.
+        # When a node dies Ray prints dozens of lines, whatever its options; a lost run has its own line.
         ray._private.worker.print_to_stdstream = lambda *args, **more: None
         if gpus is None:
             gpus = 1 if ray.cluster_resources().get("GPU") else 0
         self.needs = {key: value for key, value in {**needs, "num_gpus": gpus}.items() if value}
-        self.attempt: Any = ray.remote(max_retries=0, **self.needs)(worker.run)
+        self.attempt: Any = ray.remote(max_retries=0, **self.needs)(task.run)
         self.running: dict[Any, Run] = {}
-        self.beside = beside
-        self.token = out_folder() / "sweeps" / f"driver-{uuid.uuid4().hex}"
+        self.token = out / "sweeps" / f"driver-{uuid.uuid4().hex}"
         self.token.parent.mkdir(parents=True, exist_ok=True)
         self.token.touch()
 
@@ -78,7 +73,7 @@ class RayEngine:
         environment = {"OMP_NUM_THREADS": str(max(1, int(self.needs.get("num_cpus", 1))))}
         if "num_gpus" not in self.needs:
             environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves it alone, and all runs would be on the first GPU
-        self.running[self.attempt.remote(run.task(environment), self.token, self.beside)] = run
+        self.running[self.attempt.remote(run.task.within(environment), self.token)] = run
 
     def wait(self) -> list[tuple[Run, Outcome]]:
         """Those that have ended; waits a moment if none has."""
@@ -96,6 +91,15 @@ class RayEngine:
         ray.shutdown()
 
 
+def connect(address: str) -> None:
+    """Raises UserError: no cluster at the address."""
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"no Ray cluster at '{address}' ({why}); start one: ray start --head") from error
+
+
 def check_address(address: str) -> None:
     """Raises UserError if no one listens at HOST:PORT, where Ray itself tries for minutes and then ends the program."""
     host, _, port = address.rpartition("//")[2].rpartition(":")
@@ -110,7 +114,7 @@ def check_address(address: str) -> None:
 def result_of(ref: Any) -> Outcome:
     try:
         return ray.get(ref)
-    except ray.exceptions.RayTaskError as error:  # of process.run's own, such as a disk that is full
+    except ray.exceptions.RayTaskError as error:  # of task.run, such as a full disk
         return Outcome(1, last=str(error).strip().splitlines()[-1])
     except ray.exceptions.RayError as error:
         return Outcome(LOST, last=f"{type(error).__name__}: its worker or node died")

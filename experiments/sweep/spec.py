@@ -23,7 +23,7 @@ KEYS = ("trainers", "datasets", "shots", "seeds", "options")
 
 @dataclass(frozen=True)
 class Spec:
-    """All combinations of four lists, with the KEY VALUE pairs that go to each run."""
+    """All combinations of four lists, with the KEY VALUE pairs of each run, and the absolute folders OUT and DATA."""
 
     name: str
     trainers: list[str]
@@ -31,6 +31,8 @@ class Spec:
     shots: list[int]
     seeds: list[int]
     opts: list[str]
+    out: Path
+    data: Path
 
 
 def spec_of(args: argparse.Namespace) -> Spec:
@@ -49,6 +51,8 @@ def spec_of(args: argparse.Namespace) -> Spec:
         shots=positive_integers(asked.get("shots", " ".join(map(str, SHOTS))), "--shots"),
         seeds=positive_integers(asked.get("seeds") or os.environ.get("SEEDS") or "1 2 3", "--seeds"),
         opts=[*asked.get("options", []), *args.opts],
+        out=Path(os.environ.get("OUT") or "output").absolute(),
+        data=Path(os.environ.get("DATA", "data")).expanduser().absolute(),
     )
 
 

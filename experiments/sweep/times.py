@@ -1,4 +1,4 @@
-"""How long a run will take, by what others took: the same method on the same dataset, else the nearest there is."""
+"""Estimates of a run's seconds from finished runs: the same method on the same dataset, else the nearest there is."""
 
 from __future__ import annotations
 
@@ -23,20 +23,16 @@ class Planned(Protocol):
 
 
 class Times:
-    """Seconds of finished runs: fixed ones (start, loading, testing) and, of training, those a shot and epoch.
+    """Seconds of finished runs: fixed ones (loading, testing) and, in training, those per shot and epoch."""
 
-    ``start`` is what a run takes before it begins to count: its imports.
-    """
-
-    def __init__(self, out: Path, start: float = 0.0) -> None:
-        self.start = start
+    def __init__(self, out: Path) -> None:
         self.fixed: dict[tuple[str, ...], list[float]] = defaultdict(list)
         self.rate: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for path in out.glob("*/*/*/*/seed*/result.json"):
             self.add(read_result(path.parent))
 
     def add(self, result: dict[str, Any] | None) -> None:
-        """A run without the figures tells nothing, nor one whose training was interrupted: its total is of the rest."""
+        """Ignores a result without the figures, and one of an interrupted training: its total covers only the rest."""
         try:
             trainer, dataset = str(result["trainer"]), str(result["dataset"])  # type: ignore[index]
             seconds, work = result["seconds"], result["shots"] * result["epochs"]  # type: ignore[index]
@@ -47,7 +43,7 @@ class Times:
         if fixed < 0:
             return
         for key in ((trainer, dataset), (trainer,), ()):
-            self.fixed[key].append(self.start + fixed)
+            self.fixed[key].append(fixed)
             if work:
                 self.rate[key].append(training / work)
 

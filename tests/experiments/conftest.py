@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import train
-from runs import forks
+from runs import process
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         code = train.main(arguments)
         return SimpleNamespace(pid=0, poll=lambda: code, wait=lambda: code)
 
-    monkeypatch.setattr(forks, "start", call)
+    monkeypatch.setattr(process, "start", call)
     return started
 
 

@@ -16,7 +16,7 @@ import trainers.zsclip
 from dassl.engine import TrainerX
 from experiments import jobs, protocols
 from experiments.tables import __main__ as tables
-from runs import forks
+from runs import process
 from runs.directory import REPOSITORY
 from tests.experiments.test_tables import commands, show
 
@@ -61,7 +61,7 @@ def up_to_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[s
     monkeypatch.setattr(trainers.prompt_trainer, "load_clip", load_clip)
     monkeypatch.setattr(trainers.zsclip, "load_clip", load_clip)
     monkeypatch.setattr(TrainerX, "build_data_loader", no_data)
-    monkeypatch.setattr(forks, "start", call)
+    monkeypatch.setattr(process, "start", call)
     return came_to
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sweep import command, process
+from experiments.sweep import command, task
+from experiments.sweep.plan import Plan, plan_of
+from experiments.sweep.spec import spec_of
 
 Driver = Callable[..., BaseProcess]
 
@@ -41,11 +43,11 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """The stub stands for train.py."""
+    """The runs are the stub's."""
     for key in ("CFG", "BACKBONE", "SEEDS", "N", "DATA", "OMP_NUM_THREADS"):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("OUT", str(tmp_path / "out"))
-    monkeypatch.setattr(process, "SCRIPT", Path(__file__).with_name("stub.py"))
+    monkeypatch.setattr(task, "PROGRAM", "tests.experiments.sweep.stub:main")
     place = Place(tmp_path / "out", tmp_path)
     place.slow(0)
     return place
@@ -57,6 +59,7 @@ def drive(tmp_path: Path) -> Iterator[Driver]:
     started: list[BaseProcess] = []
 
     def child(argv: tuple[str, ...]) -> None:
+        multiprocessing.forkserver._forkserver.__init__()  # type: ignore[attr-defined, misc] -- ours is not its own
         with (tmp_path / "driver.txt").open("w") as file:
             with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
                 code = command.main(list(argv))
@@ -72,6 +75,10 @@ def drive(tmp_path: Path) -> Iterator[Driver]:
     for one in started:
         one.kill()
         one.join()
+
+
+def plan(*argv: str) -> Plan:
+    return plan_of(spec_of(command.build_parser(None).parse_args(list(argv))))
 
 
 def alive(pid: int | str) -> bool:

@@ -1,12 +1,11 @@
-"""``sweep.py`` with the stub in the place of train.py, as a program of its own: what ``drive`` cannot fork, Ray's."""
+"""``sweep.py`` with the stub's runs, as a program: for what ``drive`` cannot fork, such as Ray's own cluster."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from experiments.sweep import command, process
+from experiments.sweep import command, task
 
 if __name__ == "__main__":
-    process.SCRIPT = Path(__file__).with_name("stub.py")
+    task.PROGRAM = "tests.experiments.sweep.stub:main"
     sys.exit(command.main())

@@ -1,4 +1,4 @@
-"""In the place of train.py, where what surrounds a run is tested: takes no time to start, and leaves a result.
+"""A run that stands for train.py's, where what surrounds a run is tested: it starts at once, and leaves a result.
 
 In the folder above OUT the file ``slow`` says for how many seconds it runs, a file named seed<S> how it ends: "exit 2",
 "traceback", "kill" (by a signal, once) or "kill always". Each start is noted there in ``starts``.
@@ -13,10 +13,15 @@ import sys
 import time
 from pathlib import Path
 
+from runs import process
+
+process.enter()
+
 SETTINGS = {"PLOT": "n4_nctx16_cscFalse_ctpend", "CoOp": "nctx16_cscFalse_ctpend", "ZeroshotCLIP": "default"}
 
 
 def main(words: list[str]) -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     trainer, seed, shots = (words[words.index(key) + 1] for key in ("--trainer", "--seed", "DATASET.NUM_SHOTS"))
     directory = Path(os.environ["OUT"], "symbols", trainer, f"symbols_{shots}shots", SETTINGS[trainer], f"seed{seed}")
     orders = Path(os.environ["OUT"]).parent
@@ -53,7 +58,3 @@ def main(words: list[str]) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "result.json").write_text(json.dumps(result))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -13,16 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sweep import command, local, process
+from experiments.sweep import command, local
 from experiments.sweep.execute import Progress, settle
-from experiments.sweep.plan import plan_of
-from experiments.sweep.process import Outcome
-from experiments.sweep.spec import spec_of
+from experiments.sweep.task import Outcome
 from experiments.sweep.times import Times
-from runs import forks
-from runs.directory import REPOSITORY
+from runs.process import REPOSITORY
 from tests.children import wait_for as until
-from tests.experiments.sweep.conftest import Driver, Place, alive
+from tests.experiments.sweep.conftest import Driver, Place, alive, plan
 
 pytestmark = pytest.mark.medium
 
@@ -53,7 +50,7 @@ def test_all_is_done_once_and_kept(place: Place, capsys: pytest.CaptureFixture[s
 
 def test_a_run_that_another_process_is_at_is_waited_for(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """It comes last, when that one has ended; what it has finished by then is kept."""
-    directory = plan_of(spec_of(command.build_parser("").parse_args([*SIX]))).runs[0].directory
+    directory = plan(*SIX).runs[0].directory
     directory.mkdir(parents=True)
     lock = os.open(directory, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -99,11 +96,6 @@ def test_where_no_log_can_be_written_each_run_says_so(place: Place, capsys: pyte
     assert "6 of 6 runs failed:" in error and error.count("sweeps") >= 6 and not place.starts
 
 
-def test_a_log_that_another_sweep_has_removed(tmp_path: Path) -> None:
-    task = process.Task((), tmp_path, tmp_path / "gone.txt", {})
-    assert process.outcome(task, 2, 1.0) == Outcome(2, 1.0)
-
-
 def test_a_failed_run_stops_no_other(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     for seed, what in (("2", "exit 2"), ("3", "traceback"), ("4", "kill"), ("5", "kill always")):
         (place.orders / f"seed{seed}").write_text(what)
@@ -128,16 +120,14 @@ def test_a_failed_run_stops_no_other(place: Place, capsys: pytest.CaptureFixture
     assert not list(place.out.glob("sweeps/**/*.txt"))
 
 
-def test_several_at_once_share_the_cores(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_at_once_share_the_cores(place: Place) -> None:
     cores = len(os.sched_getaffinity(0))
     assert command.main([*SIX, "--jobs", "2"]) == 0
     assert {start[4] for start in place.starts} == {str(max(1, cores // 2))}
-    assert local.share(0, 1) == {}
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert [local.share(slot, 3) for slot in range(3)] == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "464"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert local.share(1, 3) == {}
+    assert local.share(0, 1, {}) == {}
+    given = {"OMP_NUM_THREADS": "7", "CUDA_VISIBLE_DEVICES": "4,6"}
+    assert [local.share(slot, 3, given) for slot in range(3)] == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "464"]
+    assert local.share(1, 3, given | {"CUDA_VISIBLE_DEVICES": ""}) == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -173,6 +163,7 @@ def test_a_killed_driver_takes_its_runs_with_it(place: Place, drive: Driver) -> 
     place.slow(1)
     driver = drive(*SIX)
     until(lambda: len(place.starts) == 3)
+    assert os.getsid(int(place.starts[2][3])) == int(place.starts[2][3])  # no terminal reaches it
     before = {path: path.stat().st_mtime_ns for path in place.results}
     driver.kill()
     driver.join()
@@ -184,45 +175,28 @@ def test_a_killed_driver_takes_its_runs_with_it(place: Place, drive: Driver) -> 
     assert all(path.stat().st_mtime_ns == before[path] for path in before)
 
 
-def test_real_runs_and_a_bad_one(
-    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """caltech101 is there, dtd is not."""
-    monkeypatch.delenv("SEEDS")
-    monkeypatch.setattr(forks, "possible", lambda: True)
-    argv = ["--trainers", "PLOT", "--datasets", "dtd,caltech101", "--shots", "1", "--seeds", "2", "--jobs", "2", *tiny]
-    assert command.main(argv) == 1
-    captured = capsys.readouterr()
-    assert "1 of 2 runs failed:" in captured.err and "PLOT, dtd, 1 shots, seed 2 (exit 2): error: " in captured.err
+def test_real_runs_and_a_bad_one(tiny: list[str], tmp_path: Path) -> None:
+    """By the program itself; caltech101 is there, dtd is not."""
+    words = ["--trainers", "PLOT", "--datasets", "dtd,caltech101", "--shots", "1", "--seeds", "2", "--jobs", "2"]
+    program = [sys.executable, str(REPOSITORY / "sweep.py"), *words, *tiny]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "1 of 2 runs failed:" in done.stderr and "PLOT, dtd, 1 shots, seed 2 (exit 2): error: " in done.stderr
     (path,) = (tmp_path / "out").rglob("result.json")
     result = json.loads(path.read_text())
     assert (result["dataset"], result["seed"], result["N"], result["epochs"]) == ("caltech101", 2, 2, 1)
-    plan = plan_of(spec_of(command.build_parser(None).parse_args(argv)))
-    assert [run.finished for run in plan.runs] == [False, True] and plan.runs[1].directory == path.parent
-
-
-def test_a_killed_driver_takes_its_forks_with_it(
-    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drive: Driver
-) -> None:
-    monkeypatch.setattr(forks, "possible", lambda: True)
-    argv = ["--trainers", "PLOT", "--datasets", "caltech101", "--shots", "1", "--jobs", "2", *tiny]
-    driver = drive(*argv, "OPTIM.MAX_EPOCH", "100000")
-    until(lambda: len(list((tmp_path / "out").rglob("checkpoint"))) == 2, 120)
-    forked = Path(f"/proc/{driver.pid}/task/{driver.pid}/children").read_text().split()
-    assert len(forked) == 2 and {os.getsid(int(pid)) for pid in forked} == {int(pid) for pid in forked}
-    driver.kill()
-    driver.join()
-    until(lambda: not any(alive(pid) for pid in forked), 10)
+    runs = plan(*words, *tiny).runs
+    assert [run.finished for run in runs] == [False, True] and runs[1].directory == path.parent
 
 
 def test_a_result_from_where_the_driver_does_not_see_is_written_here(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = plan_of(spec_of(command.build_parser(None).parse_args(list(SIX))))
-    run = plan.runs[0]
+    six = plan(*SIX)
+    run = six.runs[0]
     result = json.dumps({"accuracy": 12.5}).encode()
     files = {"prompt_learner/checkpoint": b"x", "result.json": result}
-    left = {one.directory: one for one in plan.runs}
-    settle(run, Outcome(0, 3.0, files=files), Progress(plan, Times(place.out)), left, 1)
+    left = {one.directory: one for one in six.runs}
+    settle(run, Outcome(0, 3.0, files=files), Progress(six, Times(place.out)), left, 1)
     assert capsys.readouterr().out == "[1/6] PLOT, symbols, 1 shots, seed 1: 12.50% in 3 s\n"
     assert run.finished and (run.directory / "prompt_learner/checkpoint").read_bytes() == b"x" and len(left) == 5

@@ -6,11 +6,10 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from experiments.sweep import command, process, worker
+from experiments.sweep import command
 from tests.children import wait_for as until
 from tests.experiments.sweep.cluster import Cluster, cluster
 from tests.experiments.sweep.conftest import Driver, Place, alive
@@ -67,20 +66,6 @@ def test_interrupted_killed_and_a_node_lost(three: Cluster, place: Place, drive:
     assert "1 of 9 runs failed:" in text and "seed 1 (exit 2): error: no dataset here" in text
     assert "raylet" not in text and {start[4] for start in place.starts} == {"1"}
     assert len(list(place.out.glob("sweeps/driver-*"))) == 1  # the killed driver's
-
-
-def test_without_shared_storage_the_files_come_back(place: Place, tmp_path: Path) -> None:
-    directory = tmp_path / "out/symbols/PLOT/symbols_1shots/n4_nctx16_cscFalse_ctpend/seed1"
-    words = ("--trainer", "PLOT", "--seed", "1", "DATASET.NUM_SHOTS", "1")
-    task = process.Task(words, directory, tmp_path / "log.txt", {"OUT": str(place.out)})
-    (directory / "prompt_learner").mkdir(parents=True)
-    (directory / "prompt_learner/checkpoint").write_text("x")
-    (directory / "tensorboard").mkdir()
-    (directory / "tensorboard/events").write_text("y")
-    assert worker.run(task, token=tmp_path).files == {}  # it sees what the driver has made
-    back = worker.run(task, token=tmp_path / "not here")
-    assert list(back.files) == ["prompt_learner/checkpoint", "result.json"]
-    assert back.files["result.json"] == (directory / "result.json").read_bytes()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])

@@ -38,7 +38,7 @@ def build_parser(description: str | None) -> Parser:
     add("--dry-run", action="store_true", help="print the plan only")
     add("--engine", choices=("local", "ray"), default="local", help="this machine (default), or a Ray cluster")
     add("--jobs", type=int, default=1, help="local: so many runs at once (default: 1)")
-    add("--address", default="", help="ray: the cluster's (default: $RAY_ADDRESS, else the one here); local: a new one")
+    add("--address", default="", help="ray: the cluster's (default: $RAY_ADDRESS, else the one here, else a new one)")
     add("--cpus", type=float, default=1, help="ray: cores of a run (default: 1)")
     add("--memory", type=float, default=0, help="ray: GB of memory of a run (default: not counted)")
     add("--gpus", type=float, help="ray: GPUs of a run, or a fraction of one (default: 1 if the cluster has any)")
@@ -68,7 +68,7 @@ def engine_of(args: argparse.Namespace, plan: Plan) -> Engine:
         return LocalEngine(args.jobs, os.environ)
     from .ray_engine import RayEngine
 
-    address = args.address or os.environ.get("RAY_ADDRESS") or "auto"
+    address = args.address or os.environ.get("RAY_ADDRESS", "")
     return RayEngine(address, {"num_cpus": args.cpus, "memory": args.memory * 2**30}, args.gpus, plan.spec.out)
 
 

@@ -34,7 +34,7 @@ class RayEngine:
     def __init__(self, address: str, needs: Mapping[str, float], gpus: float | None, out: Path) -> None:
         """
         Args:
-            address: the cluster's.
+            address: the cluster's. Empty: the one that runs on this machine, else a new one.
             needs: num_cpus and memory (bytes) of a run, as Ray names them.
             gpus: of a run; None for one, if the cluster has any.
             out: the sweep's OUT.
@@ -94,10 +94,13 @@ class RayEngine:
 def connect(address: str) -> None:
     """Raises UserError: no cluster at the address."""
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"no Ray cluster at '{address}' ({why}); start one: ray start --head") from error
+        if address:
+            why = " ".join(str(error).split())
+            raise UserError(f"no Ray cluster at '{address}' ({why}); start one: ray start --head") from error
+        print("no Ray cluster is running: one is made on this machine, for this sweep alone", flush=True)
+        ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def check_address(address: str) -> None:

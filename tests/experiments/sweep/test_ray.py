@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from experiments.sweep import command
+from runs.process import REPOSITORY
 from tests.children import wait_for as until
 from tests.experiments.sweep.cluster import Cluster, cluster
 from tests.experiments.sweep.conftest import Driver, Place, alive
@@ -66,6 +69,29 @@ def test_interrupted_killed_and_a_node_lost(three: Cluster, place: Place, drive:
     assert "1 of 9 runs failed:" in text and "seed 1 (exit 2): error: no dataset here" in text
     assert "raylet" not in text and {start[4] for start in place.starts} == {"1"}
     assert len(list(place.out.glob("sweeps/driver-*"))) == 1  # the killed driver's
+
+
+def test_where_there_is_no_cluster_one_is_made(place: Place) -> None:
+    program = """
+import ray
+from experiments.sweep import command, task
+
+init = ray.init
+
+def none_is_running(address, **more):  # other tests may have a cluster meanwhile
+    if address == "auto":
+        raise ConnectionError
+    return init(address, **more)
+
+ray.init = none_is_running
+task.PROGRAM = "tests.experiments.sweep.stub:main"
+raise SystemExit(command.main())
+"""
+    env = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPOSITORY)}
+    words = ["--trainers", "CoOp", "--datasets", "symbols", "--shots", "1", "--seeds", "1", "--engine", "ray"]
+    done = subprocess.run([sys.executable, "-c", program, *words], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "no Ray cluster is running: one is made on this machine" in done.stdout and len(place.results) == 1
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])

@@ -36,6 +36,7 @@ def build_parser(description: str | None) -> Parser:
     add("--shots", default="", help="default: 1,2,4,8,16")
     add("--seeds", default="", help="default: $SEEDS, else 1,2,3")
     add("--dry-run", action="store_true", help="print the plan only")
+    add("--print", action="store_true", help="print only the command of each run to do, a line each")
     add("--engine", choices=("local", "ray"), default="local", help="this machine (default), or a Ray cluster")
     add("--jobs", type=int, default=1, help="local: so many runs at once (default: 1)")
     add("--address", default="", help="ray: the cluster's (default: $RAY_ADDRESS, else the one here, else a new one)")
@@ -75,6 +76,9 @@ def engine_of(args: argparse.Namespace, plan: Plan) -> Engine:
 def run(args: argparse.Namespace, command: str) -> int:
     check(args)
     plan = plan_of(spec_of(args))
+    if args.print:
+        print("".join(f"{run.task.command}\n" for run in plan.todo), end="")
+        return 0
     times = Times(plan.spec.out)
     print(f"{plan.spec.name}: {len(plan.runs)} runs under {plan.spec.out}\n\n{plan.describe(times)}\n", flush=True)
     if args.dry_run:
@@ -112,5 +116,5 @@ def finish(plan: Plan, progress: Progress) -> None:
 def main(argv: list[str] | None = None, description: str | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     command = shlex.join([sys.executable, str(REPOSITORY / "sweep.py"), *argv])
-    goes_on = "" if "--dry-run" in argv else command
+    goes_on = command if {"--dry-run", "--print"}.isdisjoint(argv) else ""
     return guarded(lambda: run(build_parser(description).parse_args(argv), command), goes_on)

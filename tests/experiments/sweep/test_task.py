@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import _thread
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from experiments.sweep import task
+from experiments.sweep import command, task
 from experiments.sweep.task import Outcome, Task
 from tests.children import wait_for as until
 from tests.experiments.sweep.conftest import Place, plan
@@ -56,3 +57,22 @@ def test_without_shared_storage_the_files_come_back(place: Place) -> None:
 
 def test_a_log_that_another_sweep_has_removed(tmp_path: Path) -> None:
     assert Task((), tmp_path, tmp_path / "gone.txt", {}).outcome(2, 1.0) == Outcome(2, 1.0)
+
+
+def test_printed_commands_run_from_any_folder(
+    tiny: list[str], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the runs that are not finished, and nothing else; also with folders that only the sweep's sees."""
+    monkeypatch.delenv("SEEDS")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OUT", "out of this")
+    (tmp_path / "tiny.pt").symlink_to(weights)
+    tiny[tiny.index(str(weights))] = "tiny.pt"
+    argv = ["--trainers", "PLOT", "--datasets", "caltech101", "--shots", "1", "--seeds", "1,2", "--print", *tiny]
+    assert command.main(argv) == 0
+    lines = capsys.readouterr().out
+    assert lines.count("\n") == 2 and not (tmp_path / "out of this").exists()
+    xargs = "tr '\\n' '\\0' | xargs -0 -n 1 -P 2 sh -c"
+    subprocess.run(["sh", "-c", xargs], input=lines, text=True, cwd="/", check=True, stdout=subprocess.DEVNULL)
+    assert len(list((tmp_path / "out of this").rglob("result.json"))) == 2
+    assert command.main(argv) == 0 and capsys.readouterr().out == ""

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+import benchmarks.busy
 import benchmarks.growth
 import benchmarks.sweep
 import benchmarks.turns
@@ -151,3 +152,19 @@ def test_a_sweep_whose_predictions_differ_fails(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(benchmarks.sweep, "timed_run", lambda *args: {"predictions": next(answers)})
     with pytest.raises(RuntimeError, match="CoOp, 1 shots, seed 1: cached features change a prediction"):
         run("sweep", tmp_path, monkeypatch, "--shots 1 --seeds 1 --trainers CoOp")
+
+
+def test_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the training run records its arguments, its OUT and how many processes run beside it."""
+    log = tmp_path / "log"
+    code = 'echo $0 $1 ${OMP_WAIT_POLICY-unset} $(ls -A "$OUT" | wc -l) $(cat /proc/$PPID/task/*/children | wc -w)'
+    monkeypatch.setattr(benchmarks.busy, "COMMAND", ["bash", "-c", f"{code} >> {log}"])
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    found = run("busy", tmp_path, monkeypatch, "--repeats 2 --epochs 5")
+    uncounted, *lines = log.read_text().splitlines()
+    start, _, alone = uncounted.rpartition(" ")
+    assert start == "OPTIM.MAX_EPOCH 5 unset 0"
+    order = [(policy, count) for count in (0, 1, 2) for policy in ("unset", "PASSIVE")]
+    assert lines == [f"OPTIM.MAX_EPOCH 5 {policy} 0 {int(alone) + count}" for policy, count in order] * 2
+    assert [row["busy processes"] for row in found["rows"]] == [0, 1, 2] * 2
+    assert [row["ratio"] for row in found["rows"][::3]] == [1, 1]

@@ -1,26 +1,22 @@
-"""Images a second that the training loader gives, by the number of workers, beside what a training step takes.
+"""Images a second that the training loader gives, by the number of workers.
 
     python -m benchmarks.image_loading [--workers 0 1 2] [--images 640] [--batch 32] [--json FILE]
 
 JPEG pictures of 300 x 240 pixels of noise, with CoOp's transforms for training at 224 x 224 (random resized crop,
-flip, normalization). The first batch of an epoch, for which workers have to start, is told apart from the rest. A
-loader holds the step up where it gives fewer images a second than `benchmarks.step` takes.
+flip, normalization). The first batch of an epoch, for which workers have to start, is timed apart. A loader delays the
+step where it gives fewer images a second than `benchmarks.step` takes.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from tabulate import tabulate
-
+from benchmarks.report import parser_of, save, show
 from benchmarks.testing import make_cfg, make_data
 from dassl.data import DatasetWrapper, build_data_loader
 from dassl.data.data_manager import available_cpus
@@ -30,49 +26,42 @@ from dassl.data.transforms import build_transform
 
 def measure(root: Path, items: list[Datum], batch: int, workers: int) -> dict[str, Any]:
     """Seconds to the first batch, and images a second after it."""
-    cfg = make_cfg("PLOT", root, Path("none.pt"), 224, workers)
+    cfg = make_cfg("PLOT", root, workers=workers)
     with contextlib.redirect_stdout(io.StringIO()):
         transform = build_transform(cfg)
     loader = build_data_loader(
         cfg, "RandomSampler", items, batch, tfm=transform, is_train=True, dataset_wrapper=DatasetWrapper
     )
-    start = first = time.perf_counter()
-    images = 0
-    for i, found in enumerate(loader):
-        if i == 0:
-            first = time.perf_counter()
-        else:
-            images += len(found["label"])
+    start = time.perf_counter()
+    batches = iter(loader)
+    next(batches)
+    first = time.perf_counter()
+    images = sum(len(found["label"]) for found in batches)
     end = time.perf_counter()
     loader.close()
     return {"workers": loader.num_workers, "first batch s": first - start, "images a second": images / (end - first)}
 
 
 def rates(images: int, batch: int, workers: list[int]) -> list[dict[str, Any]]:
-    """A row for each number of workers, on pictures made for it."""
+    """A row for each number of workers, on new pictures."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        make_data(root, images, 240)
+        make_data(root, images)
         items = [Datum(str(path)) for path in sorted(root.rglob("*.jpg"))[-images:]]
         return [measure(root, items, batch, n) for n in workers]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--workers", type=int, nargs="+", default=list(range(available_cpus() + 1)))
-    add("--images", type=int, default=640)
-    add("--batch", type=int, default=32)
-    add("--json", metavar="FILE", help="write the results here as well")
+    parser = parser_of(__doc__)
+    parser.add_argument("--workers", type=int, nargs="+", default=list(range(available_cpus() + 1)))
+    parser.add_argument("--images", type=int, default=640)
+    parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args()
     if options.images < 2 * options.batch:
         parser.error("--images must be two batches or more")
     rows = rates(options.images, options.batch, options.workers)
-    print(f"{options.images} images, batch {options.batch}, {available_cpus()} CPUs, torch {torch.__version__}")
-    print(tabulate(rows, "keys", "pipe", floatfmt=".3g"))
-    if options.json:
-        about = {"torch": torch.__version__, **vars(options)}
-        Path(options.json).write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+    show(f"{options.images} images, batch {options.batch}, {available_cpus()} CPUs", rows)
+    save(options, rows=rows)
 
 
 if __name__ == "__main__":

@@ -1,54 +1,54 @@
-"""Time to load the largest datasets, on trees of empty files: SUN397's size, and a tenth of ImageNet's classes.
+"""Time to list the largest datasets, on trees of empty files: SUN397's size, and a tenth of ImageNet's classes.
 
-    python -m benchmarks.loading [--share 0.1] [--dir FOLDER]
+    python -m benchmarks.loading [--share 0.1] [--json FILE]
 
-The first load checks or lists the folders, and keeps what it found; the later ones are what a run waits for. "scaled"
-is the wall time at the real number of files (only ImageNet is scaled, by 1 / share).
+The first load checks or lists the folders and caches the list; a run waits for the later ones.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import random
 import tempfile
 import time
 from pathlib import Path
-
-from tabulate import tabulate
+from typing import Any
 
 import datasets  # noqa: F401 (registers them)
 import trainers
+from benchmarks.report import parser_of, save, show
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
 
 REPEATS = 3
 
 
+def files(folder: Path, n: int, name: str) -> list[str]:
+    """Makes n empty files in a new folder."""
+    folder.mkdir(parents=True)
+    names = [name.format(i) for i in range(n)]
+    for name in names:
+        (folder / name).touch()
+    return names
+
+
 def sun397(root: Path, share: float) -> int:
-    """Lays out a share of SUN397's 397 classes of 100 files each, with a split file; the number of files."""
-    rows = []
+    """Lays out a share of SUN397's 397 classes of 100 files, with a split file; the number of files."""
+    split: dict[str, list[list[object]]] = {"train": [], "val": [], "test": []}
     for label in range(round(397 * share)):
-        folder = root / f"sun397/SUN397/a/class_{label}"
-        folder.mkdir(parents=True)
-        for i in range(100):
-            (folder / f"sun_{i:020d}.jpg").touch()
-            rows.append([f"a/class_{label}/sun_{i:020d}.jpg", label, f"class {label}"])
-    random.Random(1).shuffle(rows)
-    n_train, n_val = round(0.4 * len(rows)), round(0.1 * len(rows))
-    split = {"train": rows[:n_train], "val": rows[n_train : n_train + n_val], "test": rows[n_train + n_val :]}
+        names = files(root / f"sun397/SUN397/a/class_{label}", 100, "sun_{:020d}.jpg")
+        rows: list[list[object]] = [[f"a/class_{label}/{name}", label, f"class {label}"] for name in names]
+        for part, some in zip(split, (rows[:40], rows[40:50], rows[50:]), strict=True):
+            split[part] += some
     (root / "sun397/split_zhou_SUN397.json").write_text(json.dumps(split, indent=4))
-    return len(rows)
+    return sum(map(len, split.values()))
 
 
 def imagenet(root: Path, share: float) -> int:
-    """Lays out a share of ImageNet's 1,000 classes, 1,281 files each for training and 50 for test; their number."""
+    """Lays out a share of ImageNet's 1,000 classes of 1,281 training and 50 test files; the number of files."""
     folder, wnids = root / "imagenet", [f"n{label:08d}" for label in range(round(1000 * share))]
-    for part, n in (("train", 1281), ("val", 50)):
-        for wnid in wnids:
-            (folder / "images" / part / wnid).mkdir(parents=True)
-            for i in range(n):
-                (folder / "images" / part / wnid / f"{wnid}_{i}.JPEG").touch()
+    for wnid in wnids:
+        for part, n in (("train", 1281), ("val", 50)):
+            files(folder / "images" / part / wnid, n, wnid + "_{}.JPEG")
     (folder / "classnames.txt").write_text("".join(f"{wnid} name of {wnid}\n" for wnid in wnids))
     return 1331 * len(wnids)
 
@@ -64,25 +64,24 @@ def load(root: Path, name: str, shots: int) -> tuple[float, float]:
     return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
-def measure(root: Path, name: str, share: float) -> list[list[object]]:
-    """Rows of the table for one dataset, laid out under ``root``."""
-    files = {"SUN397": sun397, "ImageNet": imagenet}[name](root, share)
-    rows: list[list[object]] = []
+def measure(root: Path, name: str, share: float) -> list[dict[str, Any]]:
+    """The first load of one dataset, laid out under ``root``, and the fastest of later ones."""
+    n_files = {"SUN397": sun397, "ImageNet": imagenet}[name](root, share)
+    rows = []
     for what, shots, repeats in (("first", 16, 1), ("16 shots", 16, REPEATS), ("all images", 0, REPEATS)):
         wall, cpu = min(load(root, name, shots) for _ in range(repeats))
-        rows.append([name, files, what, wall, cpu, wall / share])
+        rows.append({"dataset": name, "files": n_files, "load": what, "wall s": wall, "CPU s": cpu})
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--share", type=float, default=0.1, help="of ImageNet's classes")
-    parser.add_argument("--dir", help="where the trees are made, and removed (default: the system's place)")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=args.dir) as folder:
-        rows = measure(Path(folder), "SUN397", 1) + measure(Path(folder), "ImageNet", args.share)
-    headers = ["dataset", "files", "load", "wall s", "CPU s", "scaled s"]
-    print(tabulate(rows, headers, "pipe", floatfmt=".3g"))
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(Path(folder), "SUN397", 1) + measure(Path(folder), "ImageNet", options.share)
+    show(f"fastest of {REPEATS} loads", rows)
+    save(options, rows=rows)
 
 
 if __name__ == "__main__":

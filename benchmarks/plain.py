@@ -9,9 +9,7 @@ Axes: N prompts a class, n_cls classes, M local features an image, d a feature's
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import clip
 import torch
@@ -23,62 +21,49 @@ from torch import Tensor, nn
 _tokenizer = SimpleTokenizer()
 
 
-@dataclass
-class Words:
-    """The embedded parts of the prompts that no training changes."""
+class Words(NamedTuple):
+    """The prompts' tokens that no training changes: SOS, name, full stop, EOT and padding."""
 
-    sos: Tensor  # [d]
-    names: list[Tensor]  # each class: [its name's tokens, d]
-    rests: list[Tensor]  # each class: [the full stop, EOT and padding, d]
-    ends: list[int]  # each class: tokens from its name to EOT, EOT included
+    embedded: Tensor  # [n_cls, 77, d]
+    lengths: list[int]  # tokens of each class's name
+    ends: Tensor  # [n_cls], where EOT stands
 
-    def to(self, device: torch.device) -> Words:
-        names, rests = ([x.to(device) for x in tensors] for tensors in (self.names, self.rests))
-        return Words(self.sos.to(device), names, rests, self.ends)
-
-    @cached_property
-    def tails(self) -> Tensor:
-        """[n_cls, 76, d]: what stands behind SOS where no context does."""
-        return torch.stack([torch.cat(pair) for pair in zip(self.names, self.rests, strict=True)])
+    def to(self, device: str) -> Words:
+        return Words(self.embedded.to(device), self.lengths, self.ends.to(device))
 
 
 def embed_words(clip_model: CLIP, classnames: Sequence[str]) -> Words:
     """Name and full stop are tokenized together; the name is as many of those tokens as it has alone."""
-    words = Words(torch.empty(0), [], [], [])
-    for name in (name.replace("_", " ") for name in classnames):
-        tokens = clip.tokenize(name + ".")[0]
-        with torch.no_grad():
-            embedded = clip_model.token_embedding(tokens).type(clip_model.dtype)
-        n_name = len(_tokenizer.encode(name))
-        words.sos = embedded[0]
-        words.names.append(embedded[1 : 1 + n_name])
-        words.rests.append(embedded[1 + n_name :])
-        words.ends.append(int(tokens.argmax()))
-    return words
+    names = [name.replace("_", " ") for name in classnames]
+    tokens = clip.tokenize([name + "." for name in names])
+    with torch.no_grad():
+        embedded = clip_model.token_embedding(tokens).type(clip_model.dtype)
+    return Words(embedded, [len(_tokenizer.encode(name)) for name in names], tokens.argmax(dim=-1))
 
 
 def text_features(clip_model: CLIP, words: Words, ctx: Tensor, position: str = "end") -> Tensor:
     """[N, n_cls, d] (not normalized) of ctx [N, n_ctx, d], or class-specific [N, n_cls, n_ctx, d]."""
-    n_cls = len(words.names)
+    n_cls = len(words.lengths)
     if ctx.dim() == 3:
         ctx = ctx.unsqueeze(1).expand(-1, n_cls, -1, -1)
     n, _, n_ctx, _ = ctx.shape
-    half = {"front": 0, "middle": n_ctx // 2, "end": n_ctx}[position]  # context before the name
+    embedded = words.embedded[:, : clip_model.context_length - n_ctx].repeat(n, 1, 1)
+    sos, rest = embedded[:, :1], embedded[:, 1:]
+    context = ctx.flatten(0, 1)
     if position == "end":
-        sos, tails = words.sos.expand(n * n_cls, 1, -1), words.tails[:, : clip_model.context_length - 1 - n_ctx]
-        x = torch.cat([sos, ctx.flatten(0, 1), tails.repeat(n, 1, 1)], dim=1)
+        x = torch.cat([sos, context, rest], dim=1)
     else:
-        sequences = [
-            torch.cat([words.sos[None], c[:half], words.names[k], c[half:], words.rests[k]])
-            for per_class in ctx
-            for k, c in enumerate(per_class)
-        ]
-        x = torch.stack([s[: clip_model.context_length] for s in sequences])
+        half = {"front": 0, "middle": n_ctx // 2}[position]  # context before the name
+        x = torch.stack(
+            [
+                torch.cat([sos[i], context[i, :half], rest[i, :name], context[i, half:], rest[i, name:]])
+                for i, name in enumerate(words.lengths * n)
+            ]
+        )
     x = x + clip_model.positional_embedding.type(clip_model.dtype)
     x = clip_model.transformer(x.permute(1, 0, 2)).permute(1, 0, 2)
     x = clip_model.ln_final(x).type(clip_model.dtype)
-    eot = torch.tensor([n_ctx + end for end in words.ends], device=x.device).repeat(n)
-    x = x[torch.arange(n * n_cls, device=x.device), eot] @ clip_model.text_projection
+    x = x[torch.arange(n * n_cls, device=x.device), n_ctx + words.ends.repeat(n)] @ clip_model.text_projection
     return x.view(n, n_cls, -1)
 
 

@@ -1,9 +1,8 @@
-"""The sides that the speed programs compare: plain, ours, amp and the floor; `benchmarks.turns` lets them step.
+"""The sides that the speed programs compare: plain, ours and the floor; `benchmarks.turns` lets them step.
 
 "plain" (`benchmarks.plain`) runs the installed clip's own modules on all 77 tokens of every prompt and class, as
-published; "ours" is `trainers.<method>.CustomCLIP`, "amp" the same under autocast. "floor" is our image encoder's
-forward pass alone and the matrix products, forward and back, of the fewest tokens: the context once a prompt, the
-class's own once a prompt and class.
+published. "ours" is `trainers.<method>.CustomCLIP`. "floor" is our image encoder's forward pass and the matrix
+products, forward and backward, of the fewest tokens: the context once a prompt, the class name once a prompt and class.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import clip
@@ -34,11 +33,11 @@ Logits = Callable[[Tensor], Tensor]  # image [batch, 3, h, w] -> [batch, n_cls]
 
 @dataclass(frozen=True)
 class Setting:
-    """What a step is taken of."""
+    """What one side computes in a step, and where."""
 
     method: str
     batch: int
-    classes: int = 0  # the first of ImageNet's; 0: the 100 of Caltech-101
+    classes: int | None = None  # the first of ImageNet's; None: the 100 of Caltech-101
     n: int = 4  # prompts a class, in PLOT
     side: int = 224  # of a picture, in pixels: RN50 makes (side / 32)^2 local features of it
     global_logits: bool = False
@@ -46,20 +45,20 @@ class Setting:
     tiny: bool = False  # a toy CLIP with as many tokens
     device: str = "cpu"
     prec: str = "fp32"
-    graphs: bool = True
+    clock: str = "wall"
+    no_graphs: bool = False
 
     @classmethod
-    def of(cls, options: argparse.Namespace, method: str, batch: int, **more: Any) -> Setting:
-        """What the options that all programs have say."""
-        same = {key: getattr(options, key) for key in ("threads", "tiny", "device", "prec")}
-        return cls(method, batch, graphs=not options.no_graphs, **same, **more)
+    def of(cls, options: argparse.Namespace, method: str, **more: Any) -> Setting:
+        """The setting that the options ask for."""
+        given = {field.name: getattr(options, field.name) for field in fields(cls) if hasattr(options, field.name)}
+        return cls(**{**given, "method": method, **more})
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the products."""
-        return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": AMP_DTYPES[self.device]}[
-            self.prec
-        ]
+        """The type of the matrix products."""
+        types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "amp": AMP_DTYPES[self.device]}
+        return types[self.prec]
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device, self.dtype, enabled=self.prec in ("amp", "bf16"))
@@ -68,11 +67,12 @@ class Setting:
     def about(self) -> str:
         """For a table's heading."""
         place = torch.cuda.get_device_name() if self.device == "cuda" else f"{self.threads} threads"
-        return f"{'a toy CLIP' if self.tiny else 'RN50'}, {self.prec}, {place}, torch {torch.__version__}"
+        model = "a toy CLIP" if self.tiny else "RN50"
+        return f"{model}, {self.prec}, {place}, {self.clock} clock, torch {torch.__version__}"
 
     @property
     def names(self) -> list[str]:
-        if not self.classes:
+        if self.classes is None:
             return NAMES
         from torchvision.models import ResNet50_Weights
 
@@ -82,14 +82,13 @@ class Setting:
 def make_clip(tiny: bool, side: int = 224) -> CLIP:
     """A frozen RN50 CLIP with random weights, or a toy with as many tokens."""
     torch.manual_seed(0)
-    sizes = (64, 64, (1, 1, 1, 1), 8, None, 77, 49408, 64, 1, 2) if tiny else (
-        1024, side, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12)  # fmt: skip
-    return CLIP(*sizes).eval().requires_grad_(False)
+    vision, text = ((1024, side, (3, 4, 6, 3), 64), (512, 8, 12)) if not tiny else ((64, 64, (1,) * 4, 8), (64, 1, 2))
+    return CLIP(*vision, None, 77, 49408, *text).eval().requires_grad_(False)
 
 
 def plain_logits(setting: Setting, clip_model: CLIP) -> tuple[Logits, list[Tensor]]:
-    """The published forward pass, image -> logits, and what it trains."""
-    method, words = setting.method, plain.embed_words(clip_model, setting.names).to(torch.device(setting.device))
+    """The published forward pass, image -> logits, and its learned parameters."""
+    method, words = setting.method, plain.embed_words(clip_model, setting.names).to(setting.device)
     clip_model.to(setting.device)
     made = {"dtype": clip_model.dtype, "device": setting.device}
     width = clip_model.ln_final.weight.shape[0]
@@ -99,7 +98,7 @@ def plain_logits(setting: Setting, clip_model: CLIP) -> tuple[Logits, list[Tenso
         def logits(image: Tensor) -> Tensor:
             pooled, local = plain.image_features(clip_model, image)
             text = plain.text_features(clip_model, words, ctx)
-            # In half precision Sinkhorn, as published, may never stop: it would be timed at all its iterations.
+            # In half precision the published Sinkhorn may never meet its threshold, and would run all iterations.
             pooled, local, text = pooled.float(), local.float(), text.float()
             with torch.autocast(setting.device, enabled=False):
                 if method == "PLOT":
@@ -118,6 +117,7 @@ def plain_logits(setting: Setting, clip_model: CLIP) -> tuple[Logits, list[Tenso
 
 
 def our_model(setting: Setting, clip_model: CLIP) -> Any:
+    """`trainers.<method>.CustomCLIP` in training mode, on the setting's device."""
     cfg, method = get_cfg_default(), setting.method
     trainers.extend_cfg(cfg)
     size = clip_model.visual.input_resolution

@@ -1,12 +1,14 @@
-"""A sweep with and without kept image features: every shot count, seed and method, each run as the scripts make it.
+"""Whole runs with and without cached image features: every shot count, seed and method, by its recipe.
 
-    python -m benchmarks.sweep [--shots 1 2 4 8 16] [--seeds 1 2 3] [--trainers PLOT CoOp CoCoOp] [--json FILE]
+    python -m benchmarks.sweep [KEY VALUE]... [--shots 1 2 4 8 16] [--seeds 1 2 3] [--trainers PLOT CoOp CoCoOp]
+        [--views 1 2 4] [--json FILE]
 
-On symbols (--dataset), with its data under $DATA or --root; KEY VALUE pairs at the end reach all runs. The sides take
-turns run by run: "off" keeps no features, "kept" starts from an empty folder and keeps the test sets', "views" (with
---views K) keeps those of K views of each training image as well. Seconds are those of whole processes, start included.
-One more run in front, of zero-shot CLIP, is not counted: it draws the data. The predictions of "off" and "kept" have to
-be the same.
+On symbols (--dataset), with its data under $DATA; KEY VALUE pairs reach all runs. The sides take turns run by
+run: "off" caches no features, "kept" starts from an empty folder and caches the test sets'. Each K of --views adds two
+more: "K views" also caches K views of each training image (DATALOADER.CACHED_VIEWS) in an empty folder, "K again" reads
+them, as when another method follows. Seconds are of whole processes, start included; one uncounted run of zero-shot
+CLIP draws the data. Accuracies are means; the difference to "off" is paired by run. "off" and "kept" must predict the
+same.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,9 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from tabulate import tabulate
-
+from benchmarks.report import parser_of, save, show
 from experiments.jobs import Job
 from experiments.recipes import recipe
 from runs.directory import REPOSITORY
@@ -34,7 +35,7 @@ LEARNED = ("PLOT", "CoOp", "CoCoOp")
 
 
 def start_train(arguments: list[str]) -> None:
-    """train.py in a process of its own. SystemExit: it failed."""
+    """Runs train.py in a new process. SystemExit: it failed."""
     done = subprocess.run([sys.executable, str(REPOSITORY / "train.py"), *arguments], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{done.stdout}{done.stderr}train.py failed: {' '.join(arguments)}")
@@ -44,14 +45,12 @@ def timed_run(options: argparse.Namespace, trainer: str, shots: int, seed: int, 
     """One run by the recipe: accuracy, predictions, and the seconds of the process, of training and of the test."""
     config, pairs = recipe(trainer, options.dataset, shots)
     job = Job(trainer, options.dataset, shots, config, pairs, [*options.opts, *more])
-    output = Path(tempfile.mkdtemp(dir=options.folder))
-    root = ["--root", options.root] if options.root else []
-    start = time.perf_counter()
-    start_train([*root, "--output-dir", str(output), *job.arguments(seed)])
-    total = time.perf_counter() - start
-    result = json.loads((output / "result.json").read_text())
-    predictions = json.loads((output / "predictions.json").read_text())["prediction"]
-    shutil.rmtree(output)
+    with tempfile.TemporaryDirectory() as output:
+        start = time.perf_counter()
+        start_train(["--output-dir", output, *job.arguments(seed)])
+        total = time.perf_counter() - start
+        result = json.loads((Path(output) / "result.json").read_text())
+        predictions = json.loads((Path(output) / "predictions.json").read_text())["prediction"]
     seconds = result["seconds"]
     return {
         "trainer": trainer, "shots": shots, "seed": seed, "accuracy": result["accuracy"], "predictions": predictions,
@@ -60,77 +59,62 @@ def timed_run(options: argparse.Namespace, trainer: str, shots: int, seed: int, 
     }  # fmt: skip
 
 
-def keep_in(folder: str | Path, views: int = 0) -> list[str]:
-    """KEY VALUE pairs that keep features in a folder."""
-    return ["TEST.FEATURE_CACHE_DIR", str(folder), "DATALOADER.CACHED_VIEWS", str(views)]
-
-
-def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """The options that programs of whole runs share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--trainers", nargs="+", choices=LEARNED, default=list(LEARNED))
-    add("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    add("--dataset", default="symbols")
-    add("--root", default="", help="folder that holds the datasets (default: $DATA, else data)")
-    add("--json", metavar="FILE", help="write the results here as well")
-    return parser
-
-
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    options, opts = parser.parse_known_args()
-    if len(opts) % 2 or any(word.startswith("-") for word in opts[::2]):
-        parser.error(f"unknown arguments: {' '.join(opts)}")
-    options.opts = opts
-    return options
-
-
-def finish(options: argparse.Namespace, rows: list[dict[str, Any]], runs: list[dict[str, Any]]) -> None:
-    """Prints the table, and writes it with all runs to --json."""
-    print(f"{options.dataset}, seeds {options.seeds}, {os.cpu_count()} CPUs, torch {torch.__version__}")
-    print(tabulate(rows, "keys", "pipe", floatfmt=".4g"))
-    if options.json:
-        known = {key: value for key, value in vars(options).items() if key != "folder"}
-        runs = [{key: value for key, value in run.items() if key != "predictions"} for run in runs]
-        text = json.dumps({"torch": torch.__version__, **known, "rows": rows, "runs": runs}, indent=1)
-        Path(options.json).write_text(text + "\n")
-
-
-def sweep(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """All runs, the sides in turn."""
-    sides = {"off": ["TEST.FEATURE_CACHE", "False"], "kept": keep_in(options.folder / "kept")}
-    if options.views:
-        sides["views"] = keep_in(options.folder / "views", options.views)
+def sweep(options: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """All runs by side, in the same order on each side."""
+    sides = {"off": ["TEST.FEATURE_CACHE", "False"], "kept": ["TEST.FEATURE_CACHE_DIR", str(folder / "kept")]}
+    for k in options.views:
+        more = ["TEST.FEATURE_CACHE_DIR", str(folder / "views"), "DATALOADER.CACHED_VIEWS", str(k)]
+        sides |= {f"{k} views": more, f"{k} again": more}
     timed_run(options, "ZeroshotCLIP", 1, 1, sides["off"])
-    found = []
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for shots in options.shots:
         for seed in options.seeds:
             for trainer in options.trainers:
-                runs = {side: timed_run(options, trainer, shots, seed, more) for side, more in sides.items()}
-                if runs["off"]["predictions"] != runs["kept"]["predictions"]:
-                    raise RuntimeError(f"{trainer}, {shots} shots, seed {seed}: kept features change a prediction")
-                found += [{"side": side, **run} for side, run in runs.items()]
+                runs = {}
+                for side, more in sides.items():
+                    if side.endswith("views"):
+                        shutil.rmtree(folder / "views", ignore_errors=True)
+                    runs[side] = timed_run(options, trainer, shots, seed, more)
+                off, kept, *_ = [run.pop("predictions") for run in runs.values()]
+                if off != kept:
+                    raise RuntimeError(f"{trainer}, {shots} shots, seed {seed}: cached features change a prediction")
+                for side, run in runs.items():
+                    found[side].append(run)
                 times = ", ".join(f"{side} {run['total']:.1f} s" for side, run in runs.items())
                 print(f"{trainer}, {shots} shots, seed {seed}: {times}", flush=True)
     return found
 
 
+def row(side: str, trainer: str, runs: list[dict[str, Any]], off: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table's row of one side and trainer."""
+    differences = [run["accuracy"] - other["accuracy"] for run, other in zip(runs, off, strict=True)]
+    return {
+        "trainer": trainer, "side": side, "runs": len(runs),
+        **{f"{part} s": sum(run[part] for run in runs) for part in ("total", "train", "test")},
+        "accuracy (%)": statistics.fmean(run["accuracy"] for run in runs),
+        "difference": statistics.fmean(differences),
+        "its std": statistics.stdev(differences) if len(runs) > 1 else None,
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16])
-    parser.add_argument("--views", type=int, default=0, help="a third side, with so many views of a training image")
-    options = parse(parser)
+    add = parser.add_argument
+    add("--trainers", nargs="+", choices=LEARNED, default=list(LEARNED))
+    add("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    add("--dataset", default="symbols")
+    add("--shots", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    add("--views", type=int, nargs="+", default=[], help="numbers of cached views of each training image")
+    add("opts", nargs="*", metavar="KEY VALUE", help="for all runs")
+    options = parser.parse_intermixed_args()
     with tempfile.TemporaryDirectory() as folder:
-        options.folder = Path(folder)
-        runs = sweep(options)
+        found = sweep(options, Path(folder))
     rows = []
     for trainer in (*options.trainers, "all"):
-        for side in dict.fromkeys(run["side"] for run in runs):
-            chosen = [run for run in runs if run["side"] == side and trainer in (run["trainer"], "all")]
-            sums = {f"{part} s": sum(run[part] for run in chosen) for part in ("total", "train", "test")}
-            accuracy = sum(run["accuracy"] for run in chosen) / len(chosen)
-            rows.append({"trainer": trainer, "side": side, "runs": len(chosen), **sums, "accuracy (%)": accuracy})
-    finish(options, rows, runs)
+        chosen = {side: [run for run in runs if trainer in (run["trainer"], "all")] for side, runs in found.items()}
+        rows += [row(side, trainer, runs, chosen["off"]) for side, runs in chosen.items()]
+    show(f"{options.dataset}, seeds {options.seeds}, {os.cpu_count()} CPUs", rows)
+    save(options, rows=rows, runs=found)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ def test_a_run_by_hand() -> None:
 def test_the_whole_grid_has_506_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [{"trainer": name, "batch": 8, "parts": PARTS} for name in ("PLOT", "COOP", "COCOOP")]
-    (tmp_path / "step.json").write_text(json.dumps({"rows": rows}))
+    parts = [{"trainer": name, "batch": 8, "classes": 100, **PARTS} for name in ("PLOT", "COOP", "COCOOP")]
+    (tmp_path / "step.json").write_text(json.dumps({"parts": parts}))
     monkeypatch.setattr("sys.argv", ["grid", str(tmp_path / "step.json")])
     grid.main()
     assert "506 runs" in capsys.readouterr().out

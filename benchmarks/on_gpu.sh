@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# All GPU measurements in at most eight minutes: bash benchmarks/on_gpu.sh [--dry-run] [FOLDER]
+# Each part writes FOLDER/<part>.txt (default: $OUT, else output/gpu). A part that fails or exceeds its seconds does not
+# stop the others; the last line says which parts passed. --dry-run prints the commands.
+# Exit code: 0, 1 if a part failed, 2 without a GPU.
+set -uo pipefail
+
+dry=
+[ "${1:-}" != --dry-run ] || { dry=1; shift; }
+folder=$(realpath -m "${1:-${OUT:-output/gpu}}")
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+passed=() failed=()
+
+part() { # NAME SECONDS COMMAND...
+    local name=$1 seconds=$2 code
+    shift 2
+    echo "== $name: timeout $seconds$(printf ' %q' "$@")"
+    [ -z "$dry" ] || return 0
+    timeout --kill-after=5 "$seconds" "$@" >"$folder/$name.txt" 2>&1 </dev/null
+    code=$?
+    cat "$folder/$name.txt"
+    if [ $code = 0 ]; then passed+=("$name"); else failed+=("$name ($code)"); fi
+}
+
+step() { # NAME SECONDS OPTION...
+    part "$1" "$2" bash scripts/python.sh -m benchmarks.step --device cuda --repeats 3 "${@:3}"
+}
+
+if [ -z "$dry" ]; then
+    gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null) ||
+        { echo "error: nvidia-smi finds no GPU here" >&2; exit 2; }
+    echo "GPU and driver: $gpu"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    export OUT=$work/output DATA=${DATA:-$work/data}
+    mkdir -p "$folder"
+fi
+part versions 20 bash scripts/python.sh -c \
+    'import platform, torch; print(torch.cuda.get_device_name(), platform.python_version(), torch.__version__, torch.version.cuda)'
+step step_fp16 90 --prec fp16 --batch 32 --cocoop-batch 8 --parts
+step imagenet_fp16 30 --prec fp16 --batch 32 --trainers PLOT --classes 1000 --no-plain
+part cuda_tests 80 bash scripts/python.sh -m pytest tests/trainers/test_cuda.py
+part symbols 90 bash scripts/plot/main.sh symbols 16
+part image_loading 30 bash scripts/python.sh -m benchmarks.image_loading --workers 0 4 8 16
+step step_fp16_batch_8 40 --prec fp16 --trainers PLOT COOP
+step step_amp 25 --prec amp --batch 32 --trainers PLOT
+step step_bf16 25 --prec bf16 --batch 32 --trainers PLOT
+[ -z "$dry" ] || exit 0
+echo "passed: ${passed[*]:-none}; failed: ${failed[*]:-none}"
+[ ${#failed[@]} = 0 ]

@@ -1,0 +1,31 @@
+"""The options and the output that the programs share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """A parser with --json, whose --help shows the program's docstring as it is."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", metavar="FILE", help="write the results here as well")
+    return parser
+
+
+def show(heading: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Prints a Markdown table below its heading."""
+    print(f"\n{heading}\n\n{tabulate(rows, 'keys', 'pipe', floatfmt='.4g')}", flush=True)
+
+
+def save(options: argparse.Namespace, **results: Any) -> None:
+    """Writes the options and the results to --json, if it is given."""
+    if options.json:
+        found = {"torch": torch.__version__, **vars(options), **results}
+        Path(options.json).write_text(json.dumps(found, indent=1, default=str) + "\n")

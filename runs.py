@@ -29,6 +29,7 @@ from dassl.distributed import world_size
 from dassl.utils import UserError, write_atomically
 
 REPOSITORY = Path(__file__).resolve().parent
+LOCK = ".lock"  # in the directory of a run, while a process writes there
 
 # Keys that say where a run happens, not what comes out of it.
 ELSEWHERE = {

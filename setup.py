@@ -22,6 +22,7 @@ setup(
         "pyyaml",
         "numpy",
         "pillow",
+        "filelock>=3.30",  # closes a lock's descriptor in forked children
         "tabulate",
         "tqdm",
         "tensorboard",

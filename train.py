@@ -164,8 +164,8 @@ def writer(directory: Path) -> Iterator[None]:
     if not is_main():
         yield
         return
-    directory.mkdir(parents=True, exist_ok=True)
-    with locked(directory):
+    refusal = f"another process is writing to '{directory}'; wait for its end, or name another --output-dir"
+    with locked(directory / runs.LOCK, refusal):
         yield
 
 

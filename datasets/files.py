@@ -6,18 +6,19 @@ data folder that cannot be written is no reason to stop: its things are then kep
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import dassl.utils
 
-UserError: type[Exception] = getattr(dassl.utils, "UserError", ValueError)  # upstream Dassl has none
+# Hooks that upstream Dassl does not have. Beside it nothing is locked.
+UserError: type[Exception] = getattr(dassl.utils, "UserError", ValueError)
+locked = getattr(dassl.utils, "locked", lambda path, refusal="": nullcontext(False))
 
 
 def places(folder: Path, name: str) -> tuple[Path, Path]:
@@ -59,21 +60,6 @@ def keep(folder: Path, name: str, text: str, replace: bool = True) -> Path:
     except OSError:
         write_whole(cached, text, replace)
         return cached
-
-
-@contextmanager
-def one_at_a_time(folder: Path) -> Iterator[bool]:
-    """Waits until no other process is in this scope; False where the file system cannot tell."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            alone = True
-        except OSError:
-            alone = False
-        yield alone
-    finally:
-        os.close(descriptor)
 
 
 def read_lines(path: Path) -> list[str]:

@@ -8,7 +8,6 @@ used; beyond a bound the files unused for longest go.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import math
@@ -26,12 +25,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dassl.utils import atomic_file
+from dassl.utils import atomic_file, locked
 
 ABANDONED = 24 * 3600  # seconds after which an unfinished file belongs to no living process
 CHECKSUM = 4  # bytes
 BLOCK = 2**20  # bytes read at a time to be checked
-POLL = 0.2  # seconds
 
 
 class Rows:
@@ -111,11 +109,7 @@ class FeatureStore:
         path = self.path(key, "").with_suffix(".lock")
         with ExitStack() as held:
             with suppress(OSError):  # without locks, or a folder to write to, each makes its own
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = held.enter_context(path.open("wb"))
-                _wait_for_lock(file)
-                held.callback(fcntl.flock, file, fcntl.LOCK_UN)  # loader workers have the file open as well
-                held.callback(path.unlink, missing_ok=True)
+                held.enter_context(locked(path))
             yield held
 
     def write(self, key: Mapping[str, Any], n: int) -> Writer:
@@ -145,15 +139,6 @@ class FeatureStore:
                 if limit == 0 or time.time() - path.stat().st_mtime > ABANDONED:
                     path.unlink()
         return removed
-
-
-def _wait_for_lock(file: BinaryIO) -> None:
-    """By asking again and again, since a signal that is kept for later would not end a wait in the system."""
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(POLL)
 
 
 class _Abandoned(Exception):

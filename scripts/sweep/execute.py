@@ -114,7 +114,7 @@ def execute(engine: Engine, progress: Progress) -> int:
                         waiting.appendleft(run)
                         event = f"lost ({outcome.last}), try {tries[run.directory] + 1}"
                         progress.line(run, f"{event} of {TRIES}", list(left.values()), engine.slots)
-                    elif outcome.code and not is_free(run.directory):  # another process took it as it started
+                    elif outcome.code and not is_free(run.directory / runs.LOCK):  # another process was faster
                         tries[run.directory] -= 1
                         waiting.append(run)
                     elif not (outcome.lost and came):
@@ -130,7 +130,7 @@ def next_free(waiting: deque[Run], busy: set[Path]) -> Run | None:
     """The next run that no other process is at, taken out; those that one is at go to the end, and are named once."""
     for _ in range(len(waiting)):
         run = waiting.popleft()
-        if is_free(run.directory):
+        if is_free(run.directory / runs.LOCK):
             return run
         waiting.append(run)
         if run.directory not in busy:

@@ -226,13 +226,7 @@ def check_config(directory: Path, cfg: Any) -> None:
 
 
 def write_config(directory: Path, cfg: Any) -> None:
-    write_whole(directory / "config.yaml", cfg.dump())
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is never seen in part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(str(path), lambda file: file.write(text.encode()))
+    write_atomically(directory / "config.yaml", cfg.dump())
 
 
 def remove_temporaries(directory: Path) -> None:

@@ -44,6 +44,7 @@ from dassl.utils import (
     locked,
     set_random_seed,
     setup_logger,
+    write_atomically,
 )
 from settings import read_cfg, setup_cfg
 
@@ -201,12 +202,12 @@ def execute(trainer: Any, directory: Path, args: argparse.Namespace, base: Any, 
         if not trainer.results:  # TEST.NO_TEST
             return
         (directory / "config.yaml").stat()  # the directory may have vanished, and would be made anew
-        runs.write_whole(directory / "predictions.json", json.dumps(runs.predictions(trainer)) + "\n")
+        write_atomically(directory / "predictions.json", json.dumps(runs.predictions(trainer)) + "\n")
         config = Path(args.config_file).stem or "default"
         result = runs.describe(trainer, time.perf_counter() - start, config, runs.overrides(cfg, base))
         if args.eval_only:
             result["tested"] = tested(args)
-        runs.write_whole(directory / "result.json", json.dumps(result, indent=1) + "\n")
+        write_atomically(directory / "result.json", json.dumps(result, indent=1) + "\n")
         print(f"Result: {directory / 'result.json'} (accuracy {result['accuracy']:.2f}%)")
 
 

@@ -15,7 +15,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
@@ -160,8 +160,7 @@ def _without_module(state_dict: Mapping[str, Any]) -> "OrderedDict[str, Any]":
 
 
 def _write_lines(fpath: str, lines: Iterable[str]) -> None:
-    text = "".join(f"{line}\n" for line in lines)
-    write_atomically(fpath, lambda file: file.write(text.encode()))
+    write_atomically(fpath, "".join(f"{line}\n" for line in lines))
 
 
 def _read_lines(fpath: str) -> list[str]:
@@ -187,20 +186,15 @@ def save_checkpoint(
     mkdir_if_missing(save_dir)
     if remove_module_from_keys:
         state = {**state, "state_dict": _without_module(state["state_dict"])}
-
     content = _to_bytes(state)
-
-    def write(file: BinaryIO) -> None:
-        file.write(content)
-
     name = model_name or f"model.pth.tar-{state['epoch']}"
     # Listed before it is written, so that a kill at any point leaves none that is never removed.
     rolling_names = [] if model_name else _list_rolling(save_dir, name, rolling)
-    write_atomically(osp.join(save_dir, name), write)
+    write_atomically(osp.join(save_dir, name), content)
     if not rolling:
         print(f"Checkpoint saved to {osp.join(save_dir, name)}")
     if is_best:
-        write_atomically(osp.join(save_dir, "model-best.pth.tar"), write)
+        write_atomically(osp.join(save_dir, "model-best.pth.tar"), content)
     if not model_name:
         _write_lines(osp.join(save_dir, "checkpoint"), [name])
         for old in rolling_names[:-ROLLING_KEPT]:

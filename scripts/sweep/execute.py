@@ -144,7 +144,7 @@ def settle(run: Run, outcome: Outcome, progress: Progress, left: dict[Path, Run]
     for name, content in outcome.files.items():
         path = run.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(str(path), lambda file, content=content: file.write(content))  # type: ignore[misc]
+        write_atomically(path, content)
     del left[run.directory]
     progress.line(run, progress.ended(run, outcome), list(left.values()), slots)
 

@@ -1,79 +1,59 @@
-"""Files of a dataset: listed, read with errors that name them, and kept beside the data or in the user's cache.
+"""Files of a dataset: listed, read with errors that name them, and written beside the data or into the user's cache.
 
-What a loader makes (a split, a few-shot set, a listing) belongs beside the data, where every user of it finds it. A
-data folder that cannot be written is no reason to stop: its things are then kept under the user's cache folder.
+A loader writes a split, a few-shot set or a listing beside the data, for every user of the data. If the data folder
+cannot be written, they go under the user's cache folder.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import dassl.utils
 
-UserError: type[Exception] = getattr(dassl.utils, "UserError", ValueError)  # upstream Dassl has none
+# Hooks that upstream Dassl does not have. Beside it files are written plainly and nothing is locked.
+UserError: type[Exception] = getattr(dassl.utils, "UserError", ValueError)
+write_atomically = getattr(dassl.utils, "write_atomically", lambda path, text, replace: path.write_text(text, "utf-8"))
+try:
+    from dassl.extras.locks import locked
+except ImportError:
+
+    def locked(path: str | os.PathLike[str], refusal: str = "") -> Any:
+        return nullcontext(False)
 
 
 def places(folder: Path, name: str) -> tuple[Path, Path]:
-    """Where ``name`` may be kept for the dataset in ``folder``: beside the data, or in the user's cache folder."""
+    """The two paths of a dataset's file ``name``: beside the data, and in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "plot" / "datasets"
     key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]  # two copies of a dataset share nothing
     return folder / name, cache / f"{folder.name}-{key}" / name
 
 
-def write_whole(path: Path, text: str, replace: bool = True) -> None:
-    """Writes a file that is there whole or not at all; without ``replace``, one that is there already stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if not replace:
-            with suppress(OSError):  # there already, or a file system without hard links
-                os.link(temporary, path)
-            if path.exists():
-                return
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def keep(folder: Path, name: str, text: str, replace: bool = True) -> Path:
-    """Writes ``text`` to the first of the two ``places`` that takes it, and returns that.
+    """Writes ``text`` to the first of the two ``places`` that can be written, and returns it.
+
+    Args:
+        replace: False keeps a file that another process has written meanwhile.
 
     Raises:
-        OSError: neither does.
+        OSError: neither can be written.
     """
     beside, cached = places(folder, name)
     try:
-        write_whole(beside, text, replace)
-        return beside
+        return _write(beside, text, replace)
     except OSError:
-        write_whole(cached, text, replace)
-        return cached
+        return _write(cached, text, replace)
 
 
-@contextmanager
-def one_at_a_time(folder: Path) -> Iterator[bool]:
-    """Waits until no other process is in this scope; False where the file system cannot tell."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            alone = True
-        except OSError:
-            alone = False
-        yield alone
-    finally:
-        os.close(descriptor)
+def _write(path: Path, text: str, replace: bool) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text, replace)
+    return path
 
 
 def read_lines(path: Path) -> list[str]:
@@ -118,7 +98,7 @@ def read_mat(path: Path, variable: str) -> Any:
 
 
 def missing_files(images: Path, files: Iterable[str]) -> list[str]:
-    """Those of ``files``, paths relative to ``images``, that are not there. Each folder is listed once."""
+    """The ``files``, paths relative to ``images``, that do not exist. Each folder is listed once."""
     listed: dict[str, set[str]] = {}
     absent = []
     for file in files:
@@ -127,26 +107,26 @@ def missing_files(images: Path, files: Iterable[str]) -> list[str]:
             try:
                 with os.scandir(images / folder) as entries:
                     listed[folder] = {entry.name for entry in entries if entry.is_file()}
-            except (OSError, ValueError):  # not there, or no name that a folder can have
+            except (OSError, ValueError):  # missing, or not a valid name
                 listed[folder] = set()
         if name not in listed[folder]:
             absent.append(file)
-    # A file system may spell a name otherwise than it is asked for: case, or the composition of accents.
+    # A file system may spell a name differently: case, or the composition of accents.
     return [file for file in absent if not os.path.isfile(images / file)]
 
 
 def list_classes(images: Path, ignored: Iterable[str] = ()) -> dict[str, list[str]]:
-    """Class folders in ``images`` and the files in each, both sorted, hidden ones left out.
+    """Class folders in ``images`` and the files in each, both sorted, without hidden ones.
 
     Raises:
-        UserError: there is no folder, or an empty one.
+        UserError: there is no folder, or one is empty.
     """
     folders = _class_folders(images, ignored)
     return {folder: _list_folder(images / folder) for folder in folders}
 
 
 def list_classes_once(images: Path, dataset: Path, name: str, ignored: Iterable[str] = ()) -> dict[str, list[str]]:
-    """``list_classes``, kept as ``name`` for the dataset; only folders that changed since are listed again."""
+    """``list_classes``, cached as ``name`` for the dataset. Only changed folders are listed again."""
     kept: dict[str, list[Any]] = {}
     for place in places(dataset, name):
         with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):

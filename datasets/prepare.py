@@ -1,11 +1,11 @@
-"""Gets datasets and checks them, so that a run does not find out: python -m datasets.prepare NAME... [--root DATA]
+"""Downloads and checks datasets: python -m datasets.prepare NAME... [--root DATA]
 
     python -m datasets.prepare caltech101 dtd             # download, unpack, lay out as CoOp's users have them, check
     python -m datasets.prepare --check                    # a table of all fifteen: ready, incomplete or absent
     python -m datasets.prepare dtd --check --decode       # decodes every picture, and names every bad file
 
-Exit code: 0 what was named is ready, 1 it is not, 2 an error, 130 interrupted; the same command goes on. --check also
-takes the datasets that are not downloaded: image_folder (--root is then its folder) and symbols.
+Exit code: 0 the named datasets are ready, 1 they are not, 2 an error, 130 interrupted; the same command then continues.
+--check also takes the datasets that are not downloaded: image_folder (--root is then its folder) and symbols.
 """
 
 from __future__ import annotations
@@ -14,26 +14,24 @@ import argparse
 import contextlib
 import difflib
 import errno
-import fcntl
 import json
 import os
 import shutil
 import sys
 import urllib.parse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from .files import UserError
+from .files import UserError, locked
 from .get.archives import unpack
 from .get.checks import check, registered
 from .get.download import DISK_FULL, download
 from .get.layout import File, Source
 from .get.sources import SOURCES
 
-WORK = ".prepare"  # in the dataset's folder: what is not laid out yet
+WORK = ".prepare"  # in the dataset's folder: files that are not laid out yet
 THE_USERS_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
@@ -118,7 +116,7 @@ def is_address(url: str) -> bool:
 
 
 def check_name(name: str, only_check: bool) -> None:
-    """Raises UserError for what is no dataset, or none that can be downloaded."""
+    """Raises UserError unless the name is a dataset that can be downloaded, or only checked."""
     if name in SOURCES or (only_check and registered(name)):
         return
     ours = next((known for known, source in SOURCES.items() if source.dataset == registered(name)), "")
@@ -129,27 +127,27 @@ def check_name(name: str, only_check: bool) -> None:
 
 
 def prepare(name: str, source: Source, root: Path, mirror: str = "") -> list[str]:
-    """Fetches and lays out what is not there yet; returns a line for each file that is needed and cannot be had.
+    """Fetches and lays out the missing files; returns one line for each required file that cannot be fetched.
 
     Raises:
-        UserError: another process is at it.
+        UserError: another process is preparing the dataset.
     """
     folder = root / source.folder
-    folder.mkdir(parents=True, exist_ok=True)
     refusals = []
-    with locked(folder):
+    with locked(root / f".{source.folder}.lock", f"another process is preparing '{folder}'"):
+        folder.mkdir(parents=True, exist_ok=True)
         for file in source.files:
             if all((folder / place).exists() for place in file.places):
                 continue
             try:
                 fetch(name, file, folder, root, mirror)
-            except UserError as error:  # the others may still be had
+            except UserError as error:  # the other files may still be fetched
                 if file.optional:
                     print(f"{name}: {file.name} cannot be had, nor is it needed: {error}")
                 else:
                     refusals.append(f"{name}: {error}")
         for empty in (folder / WORK, folder):
-            with contextlib.suppress(OSError):  # unless it holds something, perhaps to go on from
+            with contextlib.suppress(OSError):  # it is not empty: the next command continues from it
                 empty.rmdir()
     if source.steps and source.missing(root):
         print(f"\n{source.steps.format(folder=folder)}\n")
@@ -157,7 +155,7 @@ def prepare(name: str, source: Source, root: Path, mirror: str = "") -> list[str
 
 
 def fetch(name: str, file: File, folder: Path, root: Path, mirror: str) -> None:
-    """One file of a dataset, downloaded, checked and laid out; an archive that lies in the folder already is tried."""
+    """Downloads, checks and lays out one file. An archive that is already in the folder is tried first."""
     for place in file.places:
         if (folder / place).is_symlink() and not (folder / place).exists():
             raise UserError(f"'{folder / place}' is a link to nothing; mend or remove it")
@@ -196,19 +194,6 @@ def lay_out(name: str, file: File, folder: Path, urls: tuple[str, ...]) -> None:
             target.unlink()
             raise UserError(f"{urls[0]} gives something else than '{file.name}': it is no JSON") from None
     target.replace(folder / file.name)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Raises UserError while another process prepares the same dataset."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(f"another process is preparing '{folder}'") from None
-    finally:
-        os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset, UserError
-from .files import one_at_a_time
+from .files import locked
 
 
 @DATASET_REGISTRY.register()
@@ -22,8 +22,7 @@ class Symbols(FewShotDataset):
         folder = root / self.dataset_dir
         if not folder.exists():
             print(f"Drawing the symbols dataset into '{folder}': once, it takes half a minute", flush=True)
-            root.mkdir(parents=True, exist_ok=True)
-            with one_at_a_time(root) as alone:
+            with locked(root / f".{self.dataset_dir}.lock") as alone:
                 for left in root.glob(".symbols-*") if alone else ():  # what a killed process has drawn
                     shutil.rmtree(left, ignore_errors=True)
                 if not folder.exists():

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(request.out) / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     for ending in ("png", "pdf"):
-        write_atomically(str(folder / f"{name}.{ending}"), partial(figure.savefig, format=ending, dpi=150))
+        write_atomically(folder / f"{name}.{ending}", partial(figure.savefig, format=ending, dpi=150))
     print(f"Written: {folder / name}.png, {folder / name}.pdf")
 
 

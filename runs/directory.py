@@ -23,6 +23,8 @@ from trainers.method import methods
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+LOCK = ".lock"  # in the directory of a run, while a process writes there
+
 # Keys that say where a run happens, not what comes out of it.
 ELSEWHERE = {
     *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS"),
@@ -146,13 +148,7 @@ def check_config(directory: Path, cfg: Any) -> None:
 
 
 def write_config(directory: Path, cfg: Any) -> None:
-    write_whole(directory / "config.yaml", cfg.dump())
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is never seen in part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(str(path), lambda file: file.write(text.encode()))
+    write_atomically(directory / "config.yaml", cfg.dump())
 
 
 def remove_temporaries(directory: Path) -> None:

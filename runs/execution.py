@@ -16,10 +16,11 @@ from dassl.config import clean_cfg, drop_our_keys
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.extras.distributed import is_main, launched, of_main, process_group
 from dassl.extras.locks import locked
-from dassl.utils import ImageError, UserError, collect_env_info, set_random_seed, setup_logger
+from dassl.utils import ImageError, UserError, collect_env_info, set_random_seed, setup_logger, write_atomically
 
 from .config import setup_cfg
 from .directory import (
+    LOCK,
     check_config,
     method_options,
     overrides,
@@ -29,7 +30,6 @@ from .directory import (
     snake_case,
     spell,
     write_config,
-    write_whole,
 )
 from .result import describe, finished_result, hash_of_checkpoints, predictions
 
@@ -105,8 +105,8 @@ def writer(directory: Path) -> Iterator[None]:
     if not is_main():
         yield
         return
-    directory.mkdir(parents=True, exist_ok=True)
-    with locked(directory):
+    refusal = f"another process is writing to '{directory}'; wait for its end, or name another --output-dir"
+    with locked(directory / LOCK, refusal):
         yield
 
 
@@ -142,10 +142,10 @@ def execute(trainer: Any, directory: Path, args: argparse.Namespace, base: Any, 
         if not trainer.results:  # TEST.NO_TEST
             return
         (directory / "config.yaml").stat()  # the directory may have vanished, and would be made anew
-        write_whole(directory / "predictions.json", json.dumps(predictions(trainer)) + "\n")
+        write_atomically(directory / "predictions.json", json.dumps(predictions(trainer)) + "\n")
         config = Path(args.config_file).stem or "default"
         result = describe(trainer, time.perf_counter() - start, config, overrides(cfg, base))
         if args.eval_only:
             result["tested"] = tested(args)
-        write_whole(directory / "result.json", json.dumps(result, indent=1) + "\n")
+        write_atomically(directory / "result.json", json.dumps(result, indent=1) + "\n")
         print(f"Result: {directory / 'result.json'} (accuracy {result['accuracy']:.2f}%)")

@@ -1,77 +1,57 @@
-"""One writer a directory, by a lock that the operating system takes back when its process ends, however it ends."""
+"""Locks between processes. The operating system frees a lock when its holder ends, even by SIGKILL."""
 
 import errno
-import fcntl
 import os
-import os.path as osp
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from filelock import FileLock, Timeout
 
 from dassl.utils.tools import UserError
 
-# File systems without `flock`, or without it on directories (NFS), answer one of these.
-_NO_FLOCK = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL}
-_held: set[int] = set()
-
-
-def _let_go() -> None:
-    """A worker that outlives its killed parent by a second must not hold on to the lock."""
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_let_go)
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # errors of a file system without locks
 
 
 @contextmanager
-def locked(directory: str | os.PathLike[str]) -> Iterator[None]:
-    """UserError while another process has the directory. Nothing is left in it, except where only a file can be locked.
+def locked(path: str | os.PathLike[str], refusal: str = "") -> Iterator[bool]:
+    """Holds the lock file `path`. Child processes do not inherit the lock.
 
-    There, `.lock` is locked as POSIX has it, for other processes only.
+    The file is removed at the end; only a killed process leaves it, and then it is not locked.
+
+    Args:
+        path: the lock file. Missing folders are made.
+        refusal: message of the error if another process holds the lock; empty: wait for that process.
+
+    Yields:
+        Whether the lock is held. It is not on a file system without locks, which is printed.
+
+    Raises:
+        UserError: another process holds the lock, and there is a `refusal`.
+        OSError: the lock file cannot be written.
     """
+    lock = FileLock(path, timeout=0 if refusal else -1, fallback_to_soft=False)
     try:
-        descriptor = _lock(os.fspath(directory))
-    except (BlockingIOError, PermissionError) as error:
-        if isinstance(error, PermissionError) and error.filename:
-            raise  # not the lock: the directory itself
-        raise UserError(
-            f"another process is writing to '{directory}'; wait for its end, or name another --output-dir"
-        ) from None
-    _held.add(descriptor)
+        lock.acquire()
+    except Timeout:
+        raise UserError(refusal) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(f"Note: the file system of '{os.fspath(path)}' has no locks; a second process there is not noticed")
     try:
-        yield
+        yield lock.is_locked
     finally:
-        _held.discard(descriptor)
-        os.close(descriptor)
+        with suppress(OSError):
+            os.unlink(path)  # before the release: a process that waits for this file then makes a new one
+        lock.release()
 
 
-def is_free(directory: str | os.PathLike[str]) -> bool:
-    """Whether no process has the directory locked now; one that is not there is free."""
-    if not osp.isdir(directory):
+def is_free(path: str | os.PathLike[str]) -> bool:
+    """Whether no process holds the lock file `path` now."""
+    if not os.path.exists(path):
         return True
     try:
-        with locked(directory):
+        with locked(path, "held"):
             return True
     except UserError:
         return False
-
-
-def _lock(directory: str) -> int:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return descriptor
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno not in _NO_FLOCK:
-            raise
-    descriptor = os.open(osp.join(directory, ".lock"), os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            os.close(descriptor)
-            raise
-        print(f"Note: the file system of '{directory}' has no locks; start no second process on it")
-    return descriptor

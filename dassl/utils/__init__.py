@@ -18,7 +18,6 @@ from .registry import Registry, check_availability
 from .tools import (
     ImageError,
     UserError,
-    atomic_file,
     check_isfile,
     collect_env_info,
     count_num_param,
@@ -44,7 +43,6 @@ __all__ = [
     "MetricMeter",
     "Registry",
     "UserError",
-    "atomic_file",
     "check_availability",
     "check_isfile",
     "collect_env_info",

@@ -91,7 +91,7 @@ def _without_module(state_dict: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _write_names(fpath: str, names: Iterable[str]) -> None:
     text = "".join(f"{name}\n" for name in names)
-    write_atomically(fpath, lambda file: file.write(text.encode()))
+    write_atomically(fpath, text)
 
 
 def _read_names(fpath: str) -> list[str]:
@@ -127,7 +127,7 @@ def save_checkpoint(
     # The list is written before the file: a process that is killed leaves no file that is never removed.
     rolling_names = [] if model_name else _list_rolling(save_dir, name, rolling)
     for fname in [name, *["model-best.pth.tar"] * is_best]:
-        write_atomically(osp.join(save_dir, fname), lambda file: file.write(content))
+        write_atomically(osp.join(save_dir, fname), content)
     if not rolling:
         print(f"Checkpoint saved to {osp.join(save_dir, name)}")
     if not model_name:

@@ -1,4 +1,4 @@
-"""Errors of the user's, files, images, random seeds and a description of the machine."""
+"""User errors, files, images, random seeds and a description of the machine."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ from PIL import Image
 
 
 class UserError(ValueError):
-    """A mistake of the user's, as one clear line: what was wrong, what was looked for, what to do.
+    """A mistake by the user, as one clear line: what is wrong, what was looked for, what to do.
 
-    Several found at once are an argument each.
+    Several mistakes are one argument each.
     """
 
 
@@ -52,40 +52,47 @@ def tolist_if_not(x: Any) -> list[Any]:
     return x if isinstance(x, list) else [x]
 
 
-@contextmanager
-def atomic_file(fpath: str) -> Iterator[BinaryIO]:
-    """A file beside `fpath`, renamed to it when the `with` ends without an error: `fpath` is old or new, never half."""
-    # A process's number tells it from others on this machine only, and the folder may be shared between machines.
-    temporary = f"{fpath}.tmp-{os.getpid()}-{os.urandom(4).hex()}"
+def write_atomically(
+    path: str | os.PathLike[str], content: str | bytes | Callable[[BinaryIO], object], replace: bool = True
+) -> None:
+    """Write a file beside `path` and rename it: `path` is the old file or the new one, never a part.
+
+    Args:
+        content: text, bytes, or a function that writes to the open binary file.
+        replace: False keeps a `path` that exists by then, such as another process's.
+    """
+    # Processes on several machines may share the folder, so a process id alone is not unique.
+    temporary = f"{os.fspath(path)}.tmp-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         with open(temporary, "wb") as file:
-            yield file
+            if callable(content):
+                content(file)
+            else:
+                file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, fpath)
-        _sync_folder(osp.dirname(fpath) or ".")
-    except BaseException as error:
-        with suppress(OSError):
-            os.remove(temporary)
-        if isinstance(error, OSError):  # a full disk does not say of which file
-            error.filename = error.filename or fpath
+        if not replace:
+            with suppress(OSError):  # `path` exists, or the file system has no hard links
+                os.link(temporary, path)
+        if replace or not osp.exists(path):
+            os.replace(temporary, path)
+        _sync_folder(osp.dirname(path) or ".")
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)  # a full disk does not name the file
         raise
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
 
 
 def _sync_folder(folder: str) -> None:
-    """After a power cut too the new name is there, before what it replaces is removed elsewhere."""
+    """Makes the new name outlast a power cut, before the caller removes an older file."""
     with suppress(OSError):  # not every file system can
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def write_atomically(fpath: str, write: Callable[[BinaryIO], object]) -> None:
-    """Call `write` on an `atomic_file`."""
-    with atomic_file(fpath) as file:
-        write(file)
 
 
 def read_json(fpath: str) -> Any:
@@ -95,8 +102,7 @@ def read_json(fpath: str) -> Any:
 
 def write_json(obj: Any, fpath: str) -> None:
     mkdir_if_missing(osp.dirname(fpath))
-    text = json.dumps(obj, indent=4)
-    write_atomically(fpath, lambda file: file.write(text.encode()))
+    write_atomically(fpath, json.dumps(obj, indent=4))
 
 
 def read_image(path: str) -> Image.Image:
@@ -149,7 +155,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Take up what `random_state` gave; of CUDA's, only if there are as many devices."""
+    """Restore what `random_state` returned; CUDA's states only if the number of devices is the same."""
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     kind, keys, *rest = state["numpy"]
@@ -160,14 +166,14 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def derive_seed(*parts: int) -> int:
-    """63 bits that depend on every part and nothing else."""
+    """63 bits that depend on all parts and on nothing else."""
     digest = hashlib.sha256(",".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 @contextmanager
 def seeded(*parts: int) -> Iterator[None]:
-    """A scope in which the CPU's global generators start from `parts`; afterwards they are as before."""
+    """A scope in which the CPU's global generators start from `parts`. Their states are restored afterwards."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = derive_seed(*parts)
     random.seed(seed)
@@ -182,7 +188,7 @@ def seeded(*parts: int) -> Iterator[None]:
 
 
 def collect_env_info() -> str:
-    """Versions and devices, a line each."""
+    """Versions and devices, one a line."""
     import torchvision
 
     lines = [

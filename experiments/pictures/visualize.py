@@ -32,7 +32,6 @@ from torch.nn import functional as F
 
 from dassl.extras.cli import Parser, complain, guarded
 from dassl.utils import UserError, write_atomically
-from runs.directory import write_whole
 from runs.prediction import OpenRun, open_output, open_run, pictures, printable
 from trainers.diagnostics import HeadMeter
 
@@ -172,11 +171,11 @@ def run(args: argparse.Namespace) -> int:
             continue
         figure, top = draw(opened, image, Path(path).name, label)
         file = _unused(f"{Path(path).parent.name}_{Path(path).stem}".lstrip("_"), {name for _, name, _ in entries})
-        write_atomically(str(folder / file), partial(figure.savefig, format="png", dpi=150))
+        write_atomically(folder / file, partial(figure.savefig, format="png", dpi=150))
         entries.append((path, file, top))
         print(f"{folder / file}: {top[0][0]} {100 * top[0][1]:.1f}%", flush=True)
     if args.html:
-        write_whole(folder / "index.html", page(entries, printable(f"Transport plans, {args.run}")))
+        write_atomically(folder / "index.html", page(entries, printable(f"Transport plans, {args.run}")))
         print(folder / "index.html")
     return 1 if failures else 0
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from dassl.extras.locks import is_free
 from dassl.utils import write_atomically
+from runs.directory import LOCK
 from runs.result import read_result
 
 from .plan import Plan, Run, duration
@@ -115,7 +116,7 @@ def execute(engine: Engine, progress: Progress) -> int:
                         waiting.appendleft(run)
                         event = f"lost ({outcome.last}), try {tries[run.directory] + 1}"
                         progress.line(run, f"{event} of {TRIES}", list(left.values()), engine.slots)
-                    elif outcome.code and not is_free(run.directory):  # another process took it as it started
+                    elif outcome.code and not is_free(run.directory / LOCK):  # another process was faster
                         tries[run.directory] -= 1
                         waiting.append(run)
                     elif not (outcome.lost and came):
@@ -131,7 +132,7 @@ def next_free(waiting: deque[Run], busy: set[Path]) -> Run | None:
     """The next run that no other process is at, taken out; those that one is at go to the end, and are named once."""
     for _ in range(len(waiting)):
         run = waiting.popleft()
-        if is_free(run.directory):
+        if is_free(run.directory / LOCK):
             return run
         waiting.append(run)
         if run.directory not in busy:
@@ -145,7 +146,7 @@ def settle(run: Run, outcome: Outcome, progress: Progress, left: dict[Path, Run]
     for name, content in outcome.files.items():
         path = run.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(str(path), lambda file, content=content: file.write(content))  # type: ignore[misc]
+        write_atomically(path, content)
     del left[run.directory]
     progress.line(run, progress.ended(run, outcome), list(left.values()), slots)
 

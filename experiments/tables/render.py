@@ -12,7 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from runs.directory import write_whole
+from dassl.utils import write_atomically
 
 DASH = "–"
 PAGE = 80  # characters a line of LaTeX's page
@@ -124,8 +124,9 @@ class Table:
     def write(self, out: Path) -> list[Path]:
         """OUT/tables/<name>.md, .csv and .tex."""
         paths = [out / "tables" / f"{self.name}.{ending}" for ending in ("md", "csv", "tex")]
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
         for path, text in zip(paths, (self.markdown(), self.csv(), self.latex()), strict=True):
-            write_whole(path, text)
+            write_atomically(path, text)
         return paths
 
 

@@ -54,7 +54,10 @@ def test_files(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         u.write_atomically(str(path), interrupted)
     assert u.read_json(str(path)) == {"x": [1, 2]}
-    assert u.listdir_nohidden(str(path.parent), sort=True) == ["a.txt", "b.json"]
+    u.write_atomically(path, "first", replace=False)
+    u.write_atomically(path.with_name("c"), b"first", replace=False)
+    assert u.read_json(str(path)) == {"x": [1, 2]} and path.with_name("c").read_text() == "first"
+    assert u.listdir_nohidden(str(path.parent), sort=True) == ["a.txt", "b.json", "c"]
     with pytest.warns(UserWarning, match="No file found"):
         assert not u.check_isfile(str(tmp_path / "none"))
 

@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import pickle
 import random
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import dassl.utils
 from dassl.data.datasets import base_dataset
 from dassl.utils import UserError
 from datasets import few_shot, files
@@ -122,14 +124,14 @@ def test_few_shot_loads_make_few_datums(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.fixture
 def read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the data were on a read-only disk; permissions would not stop a superuser."""
-    write_whole = files.write_whole
+    original = files._write
 
-    def write(path: Path, text: str, replace: bool = True) -> None:
+    def write(path: Path, text: str, replace: bool) -> Path:
         if path.is_relative_to(folder.parent):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-        write_whole(path, text, replace)
+        return original(path, text, replace)
 
-    monkeypatch.setattr(files, "write_whole", write)
+    monkeypatch.setattr(files, "_write", write)
 
 
 @pytest.mark.usefixtures("read_only")
@@ -167,6 +169,15 @@ def test_when_nothing_can_be_kept_the_set_is_drawn_all_the_same(
     with pytest.raises(UserError, match=r"saved neither in '.*dtd' nor '.*cache.*': No space left on device"):
         few(folder)
     assert not list(folder.glob("*split_zhou*"))
+
+
+def test_beside_upstream_dassl_files_are_written_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("UserError", "locked", "write_atomically"):
+        monkeypatch.delattr(dassl.utils, name)
+    module = runpy.run_path(files.__file__)
+    assert module["keep"](tmp_path, "a/b.json", "é", replace=False).read_text("utf-8") == "é"
+    with module["locked"](tmp_path / ".lock", "taken") as held:
+        assert not held and module["UserError"] is ValueError
 
 
 def test_fewer_images_than_shots_are_all_used_and_said_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

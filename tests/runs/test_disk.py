@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import train
+from dassl.extras.features.store import FeatureStore, Writer
 from runs.result import read_result
 from tests import children
 
@@ -39,6 +42,11 @@ def read_only_disk(tmp_path: Path) -> Iterator[Path]:
     yield from mounted(tmp_path / "disk", "ro")
 
 
+def fill(disk: Path, left: int) -> None:
+    """Writes a file that leaves so many bytes."""
+    (disk / "filler").write_bytes(bytes(max(0, shutil.disk_usage(disk).free - left)))
+
+
 def one_line(argv: list[str], log: Path) -> str:
     """What a run that fails by the disk says, in a process of its own."""
     assert children.run(argv, log) == 2
@@ -50,14 +58,25 @@ def one_line(argv: list[str], log: Path) -> str:
 def test_a_full_disk(small_disk: Path, run_args: list[str], tmp_path: Path) -> None:
     assert train.main(argv_of(run_args, "CoOp", small_disk / "earlier", "OPTIM.MAX_EPOCH", "1")) == 0
     earlier = read_result(small_disk / "earlier")
-    with (small_disk / "filler").open("wb") as file:
-        file.write(bytes(max(0, shutil.disk_usage(small_disk).free - 24 * 1024)))
+    fill(small_disk, 24 * 1024)
     line = one_line(argv_of(run_args, "CoOp", small_disk / "run"), tmp_path / "log")
     assert line.startswith("error: No space left on device")
     assert read_result(small_disk / "earlier") == earlier
     assert not list(small_disk.rglob("*.tmp-*"))
     (small_disk / "filler").unlink()
     assert train.main(argv_of(run_args, "CoOp", small_disk / "run")) == 0
+
+
+def test_a_disk_that_fills_while_features_are_kept(small_disk: Path) -> None:
+    store, key, n = FeatureStore(small_disk), {"k": 1}, 100
+    with Writer(store, key, n) as writer:
+        writer.add({"pooled": torch.ones(1, 500)})
+        assert writer.problem is None
+        fill(small_disk, 24 * 1024)
+        for _ in range(n - 1):
+            writer.add({"pooled": torch.ones(1, 500)})
+    assert writer.problem is not None and writer.problem.errno == errno.ENOSPC
+    assert store.open(key, ["pooled"]) is None and [p.name for p in small_disk.iterdir()] == ["filler"]
 
 
 def test_a_read_only_output(read_only_disk: Path, run_args: list[str], tmp_path: Path) -> None:

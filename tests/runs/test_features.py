@@ -127,10 +127,10 @@ def test_a_run_goes_on_where_nothing_can_be_kept(
     (tmp_path / "file").write_text("")
     argv = [*command(run_args, "ZeroshotCLIP"), *SMALL]
     _, expected = run(seen, [*argv, "TEST.FEATURE_CACHE", "False"], tmp_path / "off")
-    for i, option in enumerate((["TEST.FEATURE_CACHE_DIR", str(tmp_path / "file")], ["TEST.FEATURE_CACHE_GB", "0"])):
-        _, found = run(seen, [*argv, *option], tmp_path / f"on{i}")
+    for key, value, says in (("DIR", str(tmp_path / "file"), "File exists"), ("GB", "0", "they need 0.00 GB")):
+        _, found = run(seen, [*argv, f"TEST.FEATURE_CACHE_{key}", value], tmp_path / key)
         assert found == expected
-        assert "Image features are not kept: " in capsys.readouterr().out
+        assert f"Image features are not kept: {says}" in capsys.readouterr().out
 
 
 # Noise, for the pictures have one colour each: a crop of them is the same again.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import multiprocessing
 import os
@@ -21,8 +19,7 @@ import torch
 
 import train
 from dassl.extras.interrupts import interruptible
-from dassl.extras.locks import locked
-from dassl.utils import UserError, list_checkpoints, load_checkpoint
+from dassl.utils import list_checkpoints, load_checkpoint
 from experiments import jobs
 from runs.directory import REPOSITORY
 from runs.result import read_result
@@ -244,33 +241,6 @@ def _stop_at_first_step() -> None:
         time.sleep(600)
 
     TrainerX._step = wait  # type: ignore[assignment, method-assign]
-
-
-def test_a_file_system_without_flock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unsupported(*_: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-    monkeypatch.setattr(fcntl, "flock", unsupported)
-    context = multiprocessing.get_context("fork")
-
-    def other(queue: Any) -> None:
-        try:
-            with locked(tmp_path):
-                queue.put("has it")
-        except UserError as error:
-            queue.put(str(error))
-
-    def ask() -> str:
-        queue = context.Queue()
-        process = context.Process(target=other, args=(queue,))
-        process.start()
-        answer = queue.get(timeout=30)
-        process.join()
-        return answer
-
-    with locked(tmp_path):
-        assert "another process is writing" in ask()
-    assert ask() == "has it"
 
 
 def _draw_at_once(root: Path, seed: int, start: Any, results: Any) -> None:

@@ -1,6 +1,6 @@
-"""Image features of a frozen encoder, kept on disk: a test set is encoded once, not once a run.
+"""A cache of a frozen encoder's image features on disk: a test set is encoded once, not once a run.
 
-``store`` keeps them in files, ``loader`` puts them into batches, ``python -m dassl.features`` shows and removes them.
+``store`` writes and reads the files. ``loader`` makes batches. ``python -m dassl.features`` shows and removes files.
 """
 
 from .loader import with_features, with_views

@@ -1,9 +1,9 @@
-"""Shows or removes the image features that are kept on disk.
+"""Shows or removes the cached image features.
 
     python -m dassl.features [--folder FOLDER] [--clear | --max-gb GB]
 
-Without an option it tells how many files there are and how large; --max-gb removes the longest unused of them until
-the rest fit, --clear all. The folder is $XDG_CACHE_HOME/plot/features (~/.cache/plot/features) unless told.
+Without an option it prints the number and size of the files. --max-gb removes the least recently used files until the
+rest fit, --clear removes all. The default folder is $XDG_CACHE_HOME/plot/features (~/.cache/plot/features).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", default="", help="as TEST.FEATURE_CACHE_DIR")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--clear", action="store_true", help="remove all")
-    which.add_argument("--max-gb", type=float, help="remove the longest unused until the rest fit")
+    which.add_argument("--max-gb", type=float, help="remove the least recently used until the rest fit")
     args = parser.parse_args(argv)
     if args.max_gb is not None and not args.max_gb >= 0:
         print(f"error: --max-gb is {args.max_gb}; it must be 0 or more", file=sys.stderr)

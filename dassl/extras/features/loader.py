@@ -1,8 +1,8 @@
-"""Batches that carry an image's features in place of its pixels.
+"""Batches that carry image features in place of pixels.
 
-A trainer with a frozen image encoder offers the hooks of ``Encoder``; batches of any other are left as they are. Images
-are encoded in the batches of a test, and the batch size, the machine and the versions are part of what a file is named
-by, since rounding depends on them: features from a file are, bit by bit, those that would be computed.
+A trainer with a frozen image encoder offers the hooks of ``Encoder``. Another trainer's batches are left as they are.
+Rounding depends on the batch size, the machine and the versions, so they are part of the key: features from a file
+equal computed ones bit for bit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import PIL
 import torch
@@ -26,24 +26,24 @@ from dassl.data.data_manager import DatasetWrapper, Loader, order_of
 from dassl.data.samplers import EpochIndex, SequentialSampler
 from dassl.utils import UserError, derive_seed, tools
 
-from .store import FeatureStore, Rows
+from .store import Arrays, FeatureStore, Writer
 
-# Of the code that was imported, which a fork runs whatever the files hold by then.
+# The hash is of the imported code: a forked process runs it even if the files have changed since.
 _CODE = [hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest() for module in (transforms, tools)]
 
 
 class Encoder(Protocol):
-    """What a trainer offers."""
+    """The hooks of a trainer."""
 
     cfg: Any
     device: torch.device
     feature_names: Sequence[str]  # what the head reads, e.g. ("pooled", "local")
 
     def feature_key(self) -> dict[str, Any]:
-        """All that the features depend on, images and machine apart; JSON."""
+        """What the features depend on, besides the images and the machine; JSON."""
 
     def encode_images(self, image: Tensor) -> dict[str, Tensor]:
-        """image [batch, 3, h, w] -> {name: [batch, ...]}, contiguous; each row of its own image alone."""
+        """image [batch, 3, h, w] -> {name: [batch, ...]}, contiguous. A row depends on its own image only."""
 
 
 def learned_parameters_reach(encoder: Any) -> bool:
@@ -69,7 +69,7 @@ def open_store(cfg: Any) -> FeatureStore:
 
 
 def with_features(trainer: Any, loader: Any) -> Iterable[dict[str, Any]]:
-    """The batches of a test loader, with ``features`` in place of ``img`` where the trainer can use them."""
+    """The batches of a test loader; ``features`` replace ``img`` if the trainer can use them."""
     if not (hasattr(trainer, "encode_images") and trainer.cfg.TEST.FEATURE_CACHE):
         return loader
     if not isinstance(loader, Loader) or type(loader.sampler) is not SequentialSampler:
@@ -83,7 +83,8 @@ def with_features(trainer: Any, loader: Any) -> Iterable[dict[str, Any]]:
 def with_views(trainer: Any, loader: Any) -> Any:
     """A training loader whose batches hold features of one of DATALOADER.CACHED_VIEWS views of each image.
 
-    UserError: the trainer or its data do not allow it.
+    Raises:
+        UserError: the trainer or its data do not allow it.
     """
     views = trainer.cfg.DATALOADER.CACHED_VIEWS
     if views == 0 or loader is None or not hasattr(trainer, "forward_backward"):
@@ -98,127 +99,108 @@ def with_views(trainer: Any, loader: Any) -> Any:
 
 
 class TestFeatures:
-    """A test loader's batches from the store; on the first pass computed, and put there."""
+    """A test loader's batches from the store. The first pass computes the features and puts them there."""
 
     def __init__(self, encoder: Encoder, loader: Loader, key: dict[str, Any]) -> None:
         self.encoder, self.loader, self.key = encoder, loader, key
         self.store = open_store(encoder.cfg)
-        self.read = False  # whether the last pass found them there
+        self.read = False  # whether the last pass read the features from the store
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        self.read = False
-        arrays = self.store.open(self.key, self.encoder.feature_names)
-        if arrays is None:
-            with self.store.turn(self.key) as turn:
-                arrays = self.store.open(self.key, self.encoder.feature_names)
-                if arrays is None:
-                    yield from _encoded(self.encoder, self.loader, self.store, self.key, turn)
-                    return
-        self.read = True
-        print(f"Image features: read from {self.store.folder} (TEST.FEATURE_CACHE False computes them)")
-        items, size = self.loader.dataset.data_source, self.loader.batch_size or 1  # type: ignore[attr-defined]
-        try:
+        with ExitStack() as scope:
+            arrays = self.store.claim(self.key, self.encoder.feature_names, scope)
+            self.read = arrays is not None
+            if arrays is None:
+                yield from _encoded(self.encoder, self.loader, self.store, self.key, scope)
+                return
+            scope.callback(arrays.close)
+            print(f"Image features: read from {self.store.folder} (TEST.FEATURE_CACHE False computes them)")
+            items, size = self.loader.dataset.data_source, self.loader.batch_size or 1  # type: ignore[attr-defined]
             for start in range(0, len(items), size):
-                batch = _described(items, range(start, min(start + size, len(items))))
-                stop = start + len(batch["impath"])
-                yield {**batch, "features": {name: rows.read(start, stop) for name, rows in arrays.items()}}
-        finally:
-            for rows in arrays.values():
-                rows.close()
+                stop = min(start + size, len(items))
+                yield {**_described(items, range(start, stop)), "features": arrays.read(start, stop)}
 
 
 class TrainingViews:
     """A training loader's batches, with features of views of the images in place of pixels.
 
-    View v of an image is its augmentation in epoch v. Epoch e shows view e while there is one, and after that a view
-    drawn by (seed, epoch, index): as many views as epochs is training without views. A view of the whole training set
-    is encoded when it is first needed, in the weights' own precision.
+    View v of an image is its augmentation in epoch v. Epoch e < views shows view e. A later epoch shows a view drawn by
+    (seed, epoch, index). The first use of a view encodes it for the whole training set, in the weights' precision.
     """
 
     def __init__(self, encoder: Encoder, loader: Loader, views: int) -> None:
         self.encoder, self.loader, self.views = encoder, loader, views
-        self.sampler, self.dataset = order_of(loader), loader.dataset
+        self.sampler, self.dataset = order_of(loader), cast(DatasetWrapper, loader.dataset)
         self.store = open_store(encoder.cfg)
-        self.arrays: dict[int, dict[str, Rows]] = {}
+        self.arrays: dict[int, Arrays] = {}
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        dataset: Any = self.dataset
         for indices in self.loader.batch_sampler or ():
-            views = [self._view(index) for index in indices]
-            arrays = [self._array(view) for view in views]
-            features = {
-                name: torch.cat([a[name].read(i, i + 1) for a, i in zip(arrays, indices, strict=True)])
-                for name in self.encoder.feature_names
-            }
-            yield {**_described(dataset.data_source, indices), "features": features}
+            rows = [self._open(self._view(index)).read(index, index + 1) for index in indices]
+            features = {name: torch.cat([row[name] for row in rows]) for name in self.encoder.feature_names}
+            yield {**_described(self.dataset.data_source, indices), "features": features}
 
     def close(self) -> None:
         for arrays in self.arrays.values():
-            for rows in arrays.values():
-                rows.close()
+            arrays.close()
         self.arrays.clear()
         self.loader.close()
 
     def _view(self, index: Any) -> int:
-        dataset: Any = self.dataset
         epoch = getattr(index, "epoch", 0)
-        return epoch if epoch < self.views else derive_seed(dataset.seed, epoch, int(index)) % self.views
+        return epoch if epoch < self.views else derive_seed(self.dataset.seed, epoch, int(index)) % self.views
 
-    def _array(self, view: int) -> dict[str, Rows]:
-        if view not in self.arrays:
-            dataset: Any = self.dataset
-            size = self.encoder.cfg.DATALOADER.TEST.BATCH_SIZE
-            key = {**(_key(self.encoder, dataset, size) or {}), "seed": dataset.seed, "view": view}
-            arrays = self.store.open(key, self.encoder.feature_names) or self._made(view, size, key)
+    def _open(self, view: int) -> Arrays:
+        if view in self.arrays:
+            return self.arrays[view]
+        names, size = self.encoder.feature_names, self.encoder.cfg.DATALOADER.TEST.BATCH_SIZE
+        key = {**(_key(self.encoder, self.dataset, size) or {}), "seed": self.dataset.seed, "view": view}
+        with ExitStack() as lock:
+            arrays = self.store.claim(key, names, lock)
             if arrays is None:
-                raise UserError(
-                    f"DATALOADER.CACHED_VIEWS: the features of a view could not be kept in '{self.store.folder}' "
-                    "(TEST.FEATURE_CACHE_DIR, TEST.FEATURE_CACHE_GB); with CACHED_VIEWS 0 none are needed"
+                loader = Loader(
+                    self.dataset,
+                    batch_size=size,
+                    sampler=[EpochIndex(i, view) for i in range(len(self.dataset))],
+                    num_workers=self.loader.num_workers,
+                    generator=torch.Generator(),  # its draws must not shift the global one
                 )
-            self.arrays[view] = arrays
-        return self.arrays[view]
-
-    def _made(self, view: int, batch_size: int, key: dict[str, Any]) -> dict[str, Rows] | None:
-        dataset: Any = self.dataset
-        with self.store.turn(key) as turn:
-            if arrays := self.store.open(key, self.encoder.feature_names):  # by another process, meanwhile
-                return arrays
-            loader = Loader(
-                dataset,
-                batch_size=batch_size,
-                sampler=[EpochIndex(i, view) for i in range(len(dataset))],
-                num_workers=self.loader.num_workers,
-                generator=torch.Generator(),  # its draws must not shift the global one
+                for _ in _encoded(self.encoder, loader, self.store, key, lock):
+                    pass
+                arrays = self.store.open(key, names)
+        if arrays is None:
+            raise UserError(
+                f"DATALOADER.CACHED_VIEWS: the features of a view could not be kept in '{self.store.folder}' "
+                "(TEST.FEATURE_CACHE_DIR, TEST.FEATURE_CACHE_GB); with CACHED_VIEWS 0 none are needed"
             )
-            for _ in _encoded(self.encoder, loader, self.store, key, turn):
-                pass
-        return self.store.open(key, self.encoder.feature_names)
+        self.arrays[view] = arrays
+        return arrays
 
 
 @torch.no_grad()
 def _encoded(
-    encoder: Encoder, loader: Loader, store: FeatureStore, key: dict[str, Any], turn: ExitStack
+    encoder: Encoder, loader: Loader, store: FeatureStore, key: dict[str, Any], lock: ExitStack
 ) -> Iterator[dict[str, Any]]:
-    """The loader's batches with their features, which are in the store after the last one."""
-    with store.write(key, len(loader.dataset)) as writer:  # type: ignore[arg-type]
+    """The loader's batches with their features. The store has the features after the last batch."""
+    with Writer(store, key, len(loader.dataset)) as writer:  # type: ignore[arg-type]
         for batch in loader:
             features = encoder.encode_images(batch.pop("img").to(encoder.device, non_blocking=True))
             writer.add(features)
             if writer.problem:
-                turn.close()  # nothing will be there for those who wait
+                lock.close()  # waiting processes will find nothing
             yield {**batch, "features": features}
     if writer.problem:
-        print(f"Image features are not kept: {writer.problem}")
+        print(f"Image features are not kept: {writer.problem.strerror} ('{store.folder}')")
 
 
 def _described(items: Sequence[Any], indices: Iterable[int]) -> dict[str, Any]:
-    """A batch as the loader makes it of these images, without pixels."""
+    """The loader's batch of these images, without pixels."""
     numbers = [int(i) for i in indices]
     chosen = [items[i] for i in numbers]
     return {
@@ -230,7 +212,7 @@ def _described(items: Sequence[Any], indices: Iterable[int]) -> dict[str, Any]:
 
 
 def _key(encoder: Encoder, dataset: Any, batch_size: int | None) -> dict[str, Any] | None:
-    """All that the features' bits depend on; None where that cannot be told."""
+    """What the bits of the features depend on; None if that is not known."""
     if type(dataset) is not DatasetWrapper or dataset.return_img0 or not _told_by_repr(dataset.transform):
         return None
     cuda = encoder.device.type == "cuda"
@@ -247,7 +229,7 @@ def _key(encoder: Encoder, dataset: Any, batch_size: int | None) -> dict[str, An
 
 @functools.cache
 def _cpu() -> str:
-    """Its model, by which the libraries of products and convolutions choose their code."""
+    """The CPU's model. The libraries of products and convolutions choose their code by it."""
     with suppress(OSError), open("/proc/cpuinfo") as file:
         for line in file:
             if line.startswith("model name"):
@@ -256,14 +238,14 @@ def _cpu() -> str:
 
 
 def _told_by_repr(transform: Any) -> bool:
-    """Whether its repr says all that a transform does: torchvision's and ours do, but for one around a function."""
+    """Whether a transform's repr determines its result: torchvision's and ours do, except around a function."""
     kind = type(transform)
     known = kind.__module__.startswith(("torchvision.transforms.", transforms.__name__)) and kind.__name__ != "Lambda"
     return known and " at 0x" not in repr(transform) and all(map(_told_by_repr, getattr(transform, "transforms", ())))
 
 
 def _files(items: Sequence[Any]) -> str:
-    """Hash of the images' paths, sizes and times of change, in order. UserError: one is missing."""
+    """Hash of the images' paths, sizes and modification times, in order. UserError: one is missing."""
     digest = hashlib.sha256()
     for item in items:
         try:

@@ -125,8 +125,7 @@ def test_a_wrong_checksum(server: Server, root: Path, capsys: pytest.CaptureFixt
 
 
 def test_one_dataset_at_a_time(server: Server, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (root / "dtd").mkdir(parents=True)
-    with prepare.locked(root / "dtd"):
+    with prepare.locked(root / ".dtd.lock"):
         assert prepare.main(["dtd", "--root", str(root), "--mirror", server.url]) == 2
     assert f"another process is preparing '{root / 'dtd'}'" in one_line(capsys)
 

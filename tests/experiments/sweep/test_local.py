@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -12,11 +11,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from experiments.sweep import command, local
 from experiments.sweep.execute import Progress, settle
 from experiments.sweep.task import Outcome
 from experiments.sweep.times import Times
+from runs.directory import LOCK
 from runs.process import REPOSITORY
 from tests.children import wait_for as until
 from tests.experiments.sweep.conftest import Driver, Place, alive, plan
@@ -51,10 +52,9 @@ def test_all_is_done_once_and_kept(place: Place, capsys: pytest.CaptureFixture[s
 def test_a_run_that_another_process_is_at_is_waited_for(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """It comes last, when that one has ended; what it has finished by then is kept."""
     directory = plan(*SIX).runs[0].directory
-    directory.mkdir(parents=True)
-    lock = os.open(directory, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    timer = threading.Timer(3, os.close, [lock])
+    lock = FileLock(directory / LOCK, thread_local=False)
+    lock.acquire()
+    timer = threading.Timer(3, lock.release)
     timer.start()
     assert command.main(list(SIX)) == 0
     timer.join()
@@ -71,7 +71,8 @@ def test_a_run_that_another_process_took_as_it_started_is_waited_for(
     order, answers = place.orders / "seed2", iter([True, False])
     order.write_text("exit 2")
 
-    def is_free(directory: Path) -> bool:
+    def is_free(lock: Path) -> bool:
+        directory = lock.parent
         if directory.name != "seed2" or next(answers, True):
             return True
         order.unlink()  # it is the other process's now

@@ -1,8 +1,8 @@
-"""Fetches one file over HTTP or from Google Drive: resumed where it broke off, checked, whole or not there.
+"""Downloads one file over HTTP or from Google Drive: resumed after a break, checked, and either whole or absent.
 
-torchvision's downloader starts anew whenever a connection breaks, which the larger archives (37 GB) hardly survive.
-A download grows in ``NAME.part``; ``NAME.part.from`` says where it comes from, so that it is only continued with bytes
-of the same file (HTTP's ``Range`` with ``If-Range``).
+torchvision's downloader starts again whenever a connection breaks, too often for the larger archives (37 GB). Here a
+download grows in ``NAME.part``. ``NAME.part.from`` holds its address and version, so that only bytes of the same file
+are appended (HTTP's ``Range`` with ``If-Range``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import http.client
-import re
 import shutil
 import ssl
 import time
@@ -26,7 +25,7 @@ from .files import UserError
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 60  # seconds without a byte
-TRIES = 4  # one after another that bring nothing
+TRIES = 4  # successive ones without a new byte
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 BROKEN_OFF = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
@@ -36,13 +35,13 @@ class Unavailable(Exception):
 
 
 def download(urls: Sequence[str], target: Path, checksum: str = "", by_hand: Path | None = None) -> None:
-    """Fetches ``target`` from the first of ``urls`` that has it; one that is there already is only checked.
+    """Fetches ``target`` from the first of ``urls`` that has it. An existing file is only checked.
 
     Args:
-        by_hand: where the user may save what Google Drive gives to browsers only.
+        by_hand: where the user may save a file that Google Drive gives to browsers only.
 
     Raises:
-        UserError: no address has it, or its checksum is another; what was fetched is then removed.
+        UserError: no address has it, or its checksum differs; the file is then removed.
         OSError: the disk is full (the part is then removed), or cannot be written.
     """
     if not target.is_file():
@@ -80,7 +79,7 @@ def digest(path: Path, algorithm: str) -> str:
 
 
 def require_room(folder: Path, size: int) -> None:
-    """Raises UserError before anything is written where ``size`` bytes do not fit."""
+    """Raises UserError if ``size`` bytes do not fit."""
     if size > (free := shutil.disk_usage(folder).free):
         need, have = f"{size / 1e6:,.1f} MB", f"{free / 1e6:,.1f} MB"
         raise UserError(
@@ -103,7 +102,7 @@ def _first_available(urls: Sequence[str], part: Path, by_hand: Path) -> None:
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Tries again where the connection breaks, as long as that brings new bytes."""
+    """Tries again when the connection breaks, as long as new bytes arrive."""
     tries, had = 0, -1
     while True:
         try:
@@ -113,7 +112,7 @@ def _fetch(url: str, part: Path) -> None:
         except urllib.error.HTTPError as error:
             error.close()
             if error.code < 500 and error.code not in (408, 416, 429):
-                reason = " ".join(error.reason.split())  # of a redirect that goes round it has lines
+                reason = " ".join(error.reason.split())  # it has several lines for a redirect loop
                 raise Unavailable(f"{url} answers {error.code} {reason}") from error
             if error.code == 416:  # the part is the whole file, or longer than it
                 if error.headers.get("Content-Range") == f"bytes */{_size(part)}":
@@ -131,7 +130,7 @@ def _fetch(url: str, part: Path) -> None:
 
 
 def _transfer(url: str, part: Path) -> bool:
-    """One request; whether the part is whole after it."""
+    """Makes one request; returns whether the part is then whole."""
     request = urllib.request.Request(url, headers={"User-Agent": "Mozilla/5.0"})
     have, validator = 0, ""
     if _origin(part).is_file():
@@ -142,14 +141,10 @@ def _transfer(url: str, part: Path) -> bool:
         if validator:
             request.add_header("If-Range", validator)
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        total = _length(response)
-        range_start = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        if response.status != 206 or not range_start or int(range_start[1]) != have:
-            if response.status == 206:
-                remove(part)
-                return False  # another range than was asked for: all of it, then
+        if response.status != 206:  # the whole file: the server takes no ranges, or has another version
             have = 0
-        require_room(part.parent, (total or 0) - have)
+        total = None if response.length is None else have + response.length
+        require_room(part.parent, response.length or 0)
         _write_origin(part, url, response.headers)
         with (
             open(part, "ab" if have else "wb") as out,
@@ -159,15 +154,6 @@ def _transfer(url: str, part: Path) -> bool:
                 out.write(chunk)
                 bar.update(len(chunk))
     return total is None or _size(part) == total
-
-
-def _length(response: Any) -> int | None:
-    """Bytes of the whole file, where the answer tells."""
-    if response.status == 206:
-        _, _, total = response.headers.get("Content-Range", "").rpartition("/")
-    else:
-        total = response.headers.get("Content-Length", "")
-    return int(total) if total.isdigit() else None
 
 
 def _size(path: Path) -> int:
@@ -193,16 +179,16 @@ def _fetch_from_drive(ident: str, part: Path, by_hand: Path) -> None:
     except ImportError:
         raise Unavailable(f"'{name}' is on Google Drive, which takes gdown: pip install gdown, or {remedy}") from None
     try:
-        # It keeps a part of its own beside the output, and goes on with that.
+        # gdown keeps a part of its own beside the output, and resumes it.
         output = part.with_name(f"{name}.drive")
         fetched = gdown.download(id=ident, output=str(output), quiet=True, resume=True)
-    except Exception as error:  # gdown's own types differ from version to version
+    except Exception as error:  # gdown's types differ between versions
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             for its_part in part.parent.glob(f"{name}.drive*"):
                 its_part.unlink()
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Unavailable(f"Google Drive does not give '{name}' ({reason}); {remedy}") from error
-    if not fetched:  # how old versions say it
+    if not fetched:  # older versions do not raise
         raise Unavailable(f"Google Drive does not give '{name}'; {remedy}")
     output.replace(part)

@@ -1,7 +1,7 @@
 """Few-shot sets: drawn as CoOp draws them, and kept, so that every method and machine trains on the same images.
 
 A set is kept as ``split_fewshot/shot_{n}-seed_{s}.json``: {"split_sha256", "train", "val"}, images relative to the
-image folder, valid as long as the split is the one that it was drawn from. A ``.pkl`` of the same name is CoOp's.
+image folder. It is valid as long as the split is the one that it was drawn from. A ``.pkl`` of that name is CoOp's.
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from .files import UserError, keep, places
-from .splits import Item, Split, items_of
+from .splits import Item, Split, by_label, items_of
 
 MAX_VAL_SHOTS = 4  # CoOp validates on min(shots, 4) images a class
 
 
 def few_shot_set(split: Split, digest: str, folder: Path, shots: int, seed: int) -> tuple[list[Item], list[Item]]:
-    """The training and validation images of a few-shot run: those kept, else CoOp's, else drawn and kept.
+    """The training and validation images of a few-shot run: a kept set, else CoOp's, else a new one, which is kept.
 
     Args:
         digest: SHA-256 of the split.
         folder: the dataset's.
-        seed: as CoOp, negative draws at random (and keeps what was drawn).
+        seed: a negative one draws at random, as in CoOp.
+
     Raises:
         UserError: CoOp's pickle is damaged, or lists images that the split does not have.
     """
     name = f"split_fewshot/shot_{shots}-seed_{seed}"
+    n_val = min(shots, MAX_VAL_SHOTS)
     kept = next((found for place in places(folder, f"{name}.json") if (found := _read(place, split, digest))), None)
     if kept:
         train, val = kept
@@ -39,29 +41,25 @@ def few_shot_set(split: Split, digest: str, folder: Path, shots: int, seed: int)
         train, val = read_pickle(pickled, split)
         print(f"Few-shot set: '{pickled}', as CoOp left it")
     else:
-        # A generator of its own, started from the seed: the draws are those of a CoOp run that finds the split file.
-        # Where CoOp has just made the split, its draws go on in the generator that made it, and differ.
+        # The draws equal those of a CoOp run that finds the split file. A CoOp run that has just made the split draws
+        # on from the generator that made it, and gets other images.
         rng = random.Random(seed if seed >= 0 else None)
-        train = draw(split.train, shots, rng)
-        val = draw(split.val, min(shots, MAX_VAL_SHOTS), rng)
+        train, val = draw(split.train, shots, rng), draw(split.val, n_val, rng)
         with suppress(OSError):  # it can be drawn again
             keep(folder, f"{name}.json", json.dumps({"split_sha256": digest, "train": train, "val": val}, indent=1))
-    for part, items, n in (("training", train, shots), ("validation", val, min(shots, MAX_VAL_SHOTS))):
-        _say_if_short(part, items, n)
+    _say_if_short("training", train, shots)
+    _say_if_short("validation", val, n_val)
     return train, val
 
 
 def draw(items: Sequence[Item], shots: int, rng: random.Random) -> list[Item]:
-    """``shots`` images of each class, or all where there are fewer.
+    """``shots`` images of each class, or all if there are fewer.
 
-    Classes in the order in which they first appear, each drawn by ``rng.sample``: with ``Random(seed)``, and the
-    training set drawn before the validation set, the sets that CoOp draws.
+    Classes come in the order in which they first appear, each drawn by ``rng.sample``. With ``Random(seed)``, and the
+    training set drawn before the validation set, the result is CoOp's.
     """
-    by_class: dict[int, list[Item]] = {}
-    for item in items:
-        by_class.setdefault(item.label, []).append(item)
     chosen: list[Item] = []
-    for candidates in by_class.values():
+    for candidates in by_label(items):
         chosen += rng.sample(candidates, shots) if len(candidates) >= shots else candidates
     return chosen
 
@@ -76,7 +74,7 @@ def _say_if_short(part: str, items: list[Item], shots: int) -> None:
 
 
 def _read(path: Path, split: Split, digest: str) -> tuple[list[Item], list[Item]] | None:
-    """A kept set, or None where there is none, or none that was drawn from this split."""
+    """A kept set, or None if there is none that was drawn from this split."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["split_sha256"] != digest:
@@ -93,7 +91,7 @@ def _classes(items: list[Item]) -> set[int]:
 
 
 class _Datum:
-    """Stands for Dassl's ``Datum`` in a pickle: holds what was saved, and does nothing."""
+    """Stands for Dassl's ``Datum`` in a pickle: holds the saved attributes, without any code of its own."""
 
 
 class _DatumUnpickler(pickle.Unpickler):
@@ -104,9 +102,9 @@ class _DatumUnpickler(pickle.Unpickler):
 
 
 def read_pickle(path: Path, split: Split) -> tuple[list[Item], list[Item]]:
-    """The few-shot set that CoOp pickled: {"train": [Datum], "val": [Datum]}, nothing else admitted.
+    """Reads a few-shot set of CoOp's, {"train": [Datum], "val": [Datum]}. No other objects are admitted.
 
-    Its paths are those of the machine where it was drawn; an image is recognized by the end of its path.
+    Its paths may come from another machine. An image is identified by the end of its path.
 
     Raises:
         UserError: the file is no such pickle, or lists images that the split does not have.
@@ -119,7 +117,7 @@ def read_pickle(path: Path, split: Split) -> tuple[list[Item], list[Item]]:
             [(str(d._impath).replace("\\", "/"), int(d._label), d._classname) for d in content.get(part, ())]
             for part in ("train", "val")
         ]
-    except Exception as error:  # a damaged pickle leads to whatever its bytes happen to say
+    except Exception as error:  # a damaged pickle can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"'{path}' is no few-shot set of CoOp's: {reason}; {remedy}") from error
     unknown: list[str] = []
@@ -141,7 +139,7 @@ def read_pickle(path: Path, split: Split) -> tuple[list[Item], list[Item]]:
 
 
 def _by_tail(path: str, known: dict[str, Item]) -> Item | None:
-    """The image whose relative path is the longest end of ``path`` that is known."""
+    """The known image whose relative path is the longest end of ``path``."""
     while path:
         if path in known:
             return known[path]

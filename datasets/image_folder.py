@@ -1,9 +1,9 @@
-"""Your own pictures: DATASET.ROOT is the folder itself, either of
+"""A folder of the user's own pictures. DATASET.ROOT is the folder itself, with one of two layouts:
 
-    train/<class>/..., test/<class>/... and, if you like, val/<class>/...
-    <class>/...                         split 50/20/30 at random with the seed, once, and kept as a split file
+    train/<class>/..., test/<class>/..., optionally val/<class>/...
+    <class>/...                         split 50/20/30 once, at random with the seed, and kept as a split file
 
-A class is called as its folder, with underscores read as spaces, or as ``classnames.json`` says: {folder: name}.
+A class has its folder's name with underscores read as spaces, or its name in ``classnames.json``: {folder: name}.
 """
 
 from __future__ import annotations
@@ -16,28 +16,27 @@ from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset
 from .files import UserError, list_classes, read_json
-from .splits import Item, Split
+from .splits import Item, Split, split_classes
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 SPLIT_FILE = "split_zhou_ImageFolder.json"
-NO_CLASSES = ("split_fewshot", "__MACOSX")  # folders that the program, or a zip of a Mac's, leaves
+NO_CLASSES = ("split_fewshot", "__MACOSX")  # folders made by this program, or by a zip from macOS
 
 
 @DATASET_REGISTRY.register()
 class ImageFolder(FewShotDataset):
     dataset_dir = ""
     image_dir = ""
-    template = "a photo of a {}."  # zero-shot; DATASET.TEMPLATE is another
 
     def prepare(self, root: Path) -> None:
-        """Says which pictures have no class, being in no class folder."""
+        """Prints how many pictures are in no class folder."""
         for folder in (root, root / "val", root / "test") if has_parts(root) else (root,):
             paths = (path for path in folder.glob("[!.]*") if path.suffix.lower() in PICTURES and path.is_file())
             if loose := sorted(path.name for path in paths):
                 print(f"{len(loose)} pictures in '{folder}' are left out, in no class folder: {loose[0]!r} the first")
 
     def read(self, folder: Path, seed: int) -> tuple[Split, str]:
-        """Raises UserError, besides what a split file gives rise to, where pictures have come since it was made."""
+        """As the base's; also raises UserError if pictures were added since the split file was made."""
         self.split_file = "" if has_parts(folder) else SPLIT_FILE
         split, digest = super().read(folder, seed)
         if self.split_file:
@@ -52,15 +51,17 @@ class ImageFolder(FewShotDataset):
         return Split(*named), digest
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
-        return read_parts(folder) if has_parts(folder) else split_at_random(pictures(folder), rng)
+        if has_parts(folder):
+            return read_parts(folder)
+        found = enumerate(pictures(folder).items())
+        classes = [[Item(f"{name}/{file}", label, name) for file in files] for label, (name, files) in found]
+        return split_classes(classes, rng, least=2)
 
 
 def has_parts(folder: Path) -> bool:
-    """Whether ``train/`` is one of three parts; one that holds pictures itself is a class called train."""
+    """Whether ``train/`` is a part. If it holds pictures itself, it is a class called train."""
     train = folder / "train"
-    if not train.is_dir():
-        return False
-    return not any(path.suffix.lower() in PICTURES for path in train.iterdir())
+    return train.is_dir() and not any(path.suffix.lower() in PICTURES for path in train.iterdir())
 
 
 def pictures(folder: Path) -> dict[str, list[str]]:
@@ -84,7 +85,7 @@ def class_names(folder: Path, classes: Iterable[str]) -> dict[str, str]:
     """Names by class folder.
 
     Raises:
-        UserError: ``classnames.json`` is no {folder: name} of these folders, or two classes have one name.
+        UserError: ``classnames.json`` is not {folder: name} of these folders, or two classes have the same name.
     """
     names = {name: name.replace("_", " ") for name in classes}
     path = folder / "classnames.json"
@@ -103,10 +104,10 @@ def class_names(folder: Path, classes: Iterable[str]) -> dict[str, str]:
 
 
 def read_parts(folder: Path) -> Split:
-    """Without ``test/``, ``val/`` is both, as in CoOp's ImageNet; without ``val/`` there are no validation images.
+    """The parts by their folders. Without ``test/``, ``val/`` is also the test set, as in CoOp's ImageNet.
 
     Raises:
-        UserError: there is nothing to test on, or a class is not one of ``train/``.
+        UserError: there is neither ``test/`` nor ``val/``, or a class is not in ``train/``.
     """
     if not (folder / "test").is_dir() and not (folder / "val").is_dir():
         raise UserError(f"'{folder}' has train/ but no test/ (nor val/) beside it; what should be tested on?")
@@ -122,23 +123,3 @@ def read_parts(folder: Path) -> Split:
                 raise UserError(f"{str(folder / part / name)!r} is no class of train/: {', '.join(labels)}")
             items += [Item(f"{part}/{name}/{file}", labels[name], name) for file in files]
     return Split(parts["train"], parts["val"], parts["test"] or parts["val"])
-
-
-def split_at_random(found: dict[str, list[str]], rng: random.Random) -> Split:
-    """CoOp's 50/20/30, class by class; a small class keeps at least one picture to train and one to test on.
-
-    Raises:
-        UserError: a class has a single picture.
-    """
-    split = Split([], [], [])
-    for label, (name, files) in enumerate(found.items()):
-        if len(files) < 2:
-            raise UserError(f"the class folder {name!r} has one picture; two are needed, to train and to test on")
-        items = [Item(f"{name}/{file}", label, name) for file in files]
-        rng.shuffle(items)
-        n_train = round(len(items) * 0.5)
-        n_val = min(round(len(items) * 0.2), len(items) - n_train - 1)
-        split.train.extend(items[:n_train])
-        split.val.extend(items[n_train : n_train + n_val])
-        split.test.extend(items[n_train + n_val :])
-    return split

@@ -1,6 +1,7 @@
 """Oxford Flowers-102 (Nilsback and Zisserman, 2008) with CoOp's split: 4,093 / 1,633 / 2,463 images.
 
-Without it: ``imagelabels.mat`` has the labels, from 1, of image_00001.jpg and on; ``cat_to_name.json`` their names.
+Without the split file: ``imagelabels.mat`` has the labels, from 1, of image_00001.jpg and so on, ``cat_to_name.json``
+their names.
 """
 
 import random
@@ -10,7 +11,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset
 from .files import read_json, read_mat
-from .splits import Item, Split, split_classes
+from .splits import Item, Split, by_label, split_classes
 
 
 @DATASET_REGISTRY.register()
@@ -22,8 +23,6 @@ class OxfordFlowers(FewShotDataset):
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
         names = read_json(folder / "cat_to_name.json")
-        classes: dict[int, list[Item]] = {}  # in the order in which they first appear, as CoOp draws them
-        for number, label in enumerate(map(int, read_mat(folder / "imagelabels.mat", "labels")), start=1):
-            item = Item(f"image_{number:05d}.jpg", label - 1, names[str(label)])
-            classes.setdefault(label, []).append(item)
-        return split_classes(classes.values(), rng)
+        labels = enumerate(map(int, read_mat(folder / "imagelabels.mat", "labels")), start=1)
+        items = [Item(f"image_{number:05d}.jpg", label - 1, names[str(label)]) for number, label in labels]
+        return split_classes(by_label(items), rng)

@@ -1,7 +1,7 @@
-"""Splits of a dataset into training, validation and test images: CoOp's JSON files, and how CoOp makes them.
+"""Splits of a dataset into training, validation and test images: CoOp's JSON files, and CoOp's way of making them.
 
-{"train"|"val"|"test": [[image, label, class name], ...]}, images relative to the dataset's image folder. Where CoOp
-draws from Python's global generator, these draw from the one they are given, in the same order.
+The format is {"train"|"val"|"test": [[image, label, class name], ...]}, images relative to the dataset's image folder.
+CoOp draws from Python's global generator. Here the generator is an argument, and the draws have the same order.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ def read_split(path: Path) -> tuple[Split, str]:
     """A split file, and its SHA-256.
 
     Raises:
-        UserError: the file is none, or not JSON in CoOp's format.
+        UserError: it is no file, or not JSON in CoOp's format.
     """
     if not path.is_file():
         what = "a link to nothing" if path.is_symlink() and not path.exists() else "no file"
@@ -58,7 +58,7 @@ def read_split(path: Path) -> tuple[Split, str]:
 
 
 def items_of(rows: Iterable[tuple[str, int, str]]) -> list[Item]:
-    """Raises TypeError or ValueError where a row is no [image, label, class name]."""
+    """Raises TypeError or ValueError if a row is not [image, label, class name]."""
     items = [Item(file, label, name) for file, label, name in rows]
     for file, label, name in items:
         if type(label) is not int:
@@ -71,16 +71,16 @@ def items_of(rows: Iterable[tuple[str, int, str]]) -> list[Item]:
 
 
 def digest_of(split: Split) -> str:
-    """What stands for the SHA-256 of a split file where a dataset has none: that of its images, in their order."""
+    """SHA-256 of the images' paths, in order, for a dataset without a split file."""
     parts = ["\n".join([item.file for item in part]) for part in split]
     return hashlib.sha256("\n\n".join(parts).encode(errors="surrogateescape")).hexdigest()
 
 
 def check_labels(split: Split, where: str) -> None:
-    """Labels count from 0 without gaps, have one name each, and images to train on.
+    """Checks that labels count from 0 without gaps, and that each has one name and images to train on.
 
     Raises:
-        UserError: they do not; ``where`` says what was read.
+        UserError: one does not; ``where`` names the file or folder.
     """
     names: dict[int, str] = {}
     for part in split:
@@ -91,27 +91,25 @@ def check_labels(split: Split, where: str) -> None:
     if not names:
         raise UserError(f"{where}: it lists no images")
     n_cls = len(names)
-    gap = next((label for label in range(n_cls) if label not in names), None)
-    if gap is not None:
+    if (gap := next((label for label in range(n_cls) if label not in names), None)) is not None:
         raise UserError(f"{where}: the labels have gaps: {n_cls} classes, but none has the label {gap}")
-    empty = sorted(set(names) - {item.label for item in split.train})
-    if empty:
+    if empty := sorted(set(names) - {item.label for item in split.train}):
         shown = ", ".join(repr(names[label]) for label in empty[:3])
         raise UserError(f"{where}: {len(empty)} of {n_cls} classes have no training images: {shown}")
 
 
 def check_files(split: Split, images: Path, where: str) -> None:
-    """Paths lead into the image folder, to files that are there, and none both to train and to test on.
+    """Checks that paths stay in the image folder and exist, and that none is both a training and a test image.
 
     Raises:
-        UserError: they do not; where images are not there, how many, and the first three.
+        UserError: one does not; ``where`` names the file or folder. Missing files are counted, and three are named.
     """
     files = dict.fromkeys(item.file for part in split for item in part)
     if outside := next((file for file in files if file.startswith("/") or ".." in file.split("/")), None):
         raise UserError(
             f"{where}: {outside!r} leaves the image folder; paths must be relative to '{images}', inside it"
         )
-    tested = set() if split.train is split.test else {item.file for item in split.test}  # the same: for testing only
+    tested = set() if split.train is split.test else {item.file for item in split.test}  # one list: a test-only dataset
     if both := next((item.file for item in split.train if item.file in tested), None):
         raise UserError(f"{where}: {both!r} is both a training and a test image; list it in one part only")
     if missing := missing_files(images, files):
@@ -119,60 +117,62 @@ def check_files(split: Split, images: Path, where: str) -> None:
         raise UserError(f"{where}: {len(missing)} of {len(files)} files are not in '{images}': {shown}")
 
 
-def split_by_folder(
-    images: Path,
-    rng: random.Random,
-    ignored: Iterable[str] = (),
-    names: Mapping[str, str] | None = None,
-    p_train: float = 0.5,
-    p_val: float = 0.2,
-) -> Split:
-    """One folder a class, split at random, class by class in the folders' sorted order; the rest is for testing.
+def by_label(items: Iterable[Item]) -> list[list[Item]]:
+    """The items of each class, classes in the order in which they first appear."""
+    groups: dict[int, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.label, []).append(item)
+    return list(groups.values())
 
-    CoOp shuffles a folder's unsorted listing; here it is sorted first, so that the split does not depend on the file
-    system. ``names`` renames classes.
+
+def split_by_folder(
+    images: Path, rng: random.Random, ignored: Iterable[str] = (), names: Mapping[str, str] | None = None
+) -> Split:
+    """One folder a class, each split at random, in the folders' sorted order. ``names`` renames classes.
+
+    CoOp shuffles a folder's unsorted listing. Here it is sorted first, so the split does not depend on the file system.
 
     Raises:
         UserError: a folder has too few images for three parts.
     """
-    grouped = {}
+    classes = []
     for label, (folder, files) in enumerate(list_classes(images, ignored).items()):
         name = (names or {}).get(folder, folder)
-        grouped[folder] = [Item(f"{folder}/{file}", label, name) for file in files]
-    return split_classes(grouped.values(), rng, p_train, p_val)
+        classes.append([Item(f"{folder}/{file}", label, name) for file in files])
+    return split_classes(classes, rng)
 
 
-def split_classes(classes: Iterable[list[Item]], rng: random.Random, p_train: float = 0.5, p_val: float = 0.2) -> Split:
-    """Each class shuffled and cut in three, in the order in which the classes come.
+def split_classes(classes: Iterable[Sequence[Item]], rng: random.Random, least: int = 4) -> Split:
+    """Each class shuffled and split 50/20/30, in the given order of classes.
+
+    Args:
+        least: images that a class must have; 4 give every part one, 2 leave validation empty.
 
     Raises:
-        UserError: a class has too few images for three parts.
+        UserError: a class has fewer.
     """
     split = Split([], [], [])
-    for items in classes:
-        items = list(items)
+    for items in map(list, classes):
+        if len(items) < least:
+            raise UserError(f"class {items[0].classname!r} has {len(items)} images; a split takes {least} or more")
         rng.shuffle(items)
-        n_train, n_val = round(len(items) * p_train), round(len(items) * p_val)
-        if not (n_train and n_val and n_train + n_val < len(items)):
-            raise UserError(f"class {items[0].classname!r} has {len(items)} images, too few to split in three")
+        n_train = round(len(items) * 0.5)
+        n_val = min(round(len(items) * 0.2), len(items) - n_train - 1)
         split.train.extend(items[:n_train])
         split.val.extend(items[n_train : n_train + n_val])
         split.test.extend(items[n_train + n_val :])
     return split
 
 
-def split_train_val(trainval: Iterable[Item], test: list[Item], rng: random.Random, p_val: float = 0.2) -> Split:
-    """Where the annotations fix the test images: a fifth of each class's others, at random, is for validation.
+def split_train_val(trainval: Iterable[Item], test: list[Item], rng: random.Random) -> Split:
+    """A given test set; of the other images a fifth of each class, at random, is for validation.
 
     Raises:
         UserError: a class has too few images.
     """
-    by_class: dict[int, list[Item]] = {}
-    for item in trainval:
-        by_class.setdefault(item.label, []).append(item)
     split = Split([], [], test)
-    for items in by_class.values():
-        n_val = round(len(items) * p_val)
+    for items in by_label(trainval):
+        n_val = round(len(items) * 0.2)
         if not n_val:
             raise UserError(f"class {items[0].classname!r} has {len(items)} images, too few to split in two")
         rng.shuffle(items)

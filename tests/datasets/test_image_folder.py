@@ -169,7 +169,7 @@ def test_mistakes_in_the_folders(root: Path) -> None:
     (empty / "a.txt").touch()
     fails(f"class folder '{empty}' has no pictures in it")
     fill(empty, 1)
-    fails("the class folder 'sea horse' has one picture; two are needed")
+    fails("class 'sea horse' has 1 images; a split takes 2 or more")
     assert not (root / SPLIT_FILE).exists()
 
 

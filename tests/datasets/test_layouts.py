@@ -265,7 +265,7 @@ def test_a_class_too_small_to_split(tmp_path: Path) -> None:
     LAYOUTS["dtd"](tmp_path)
     for i in range(2):
         picture(tmp_path / f"dtd/images/veined/{i}.jpg")
-    with pytest.raises(UserError, match="class 'veined' has 2 images, too few to split in three"):
+    with pytest.raises(UserError, match="class 'veined' has 2 images; a split takes 4 or more"):
         build(tmp_path, "dtd")
 
 

@@ -1,4 +1,4 @@
-"""What the datasets share: a split from its file or from the annotations, few-shot sets, base and new classes."""
+"""The base of all datasets: a split from its file or from the annotations, few-shot sets, base and new classes."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ SUBSAMPLES = ("all", "base", "new")
 
 
 class FewShotDataset(DatasetBase):
-    """A dataset that a split file describes; a subclass sets the class attributes below.
+    """A dataset with a split file. A subclass sets the class attributes below.
 
     Attributes:
         dataset_dir: folder under DATASET.ROOT.
-        image_dir: folder of the images in it; "" for the dataset's own.
-        split_file: JSON in CoOp's format in it; "" where the dataset's own annotations are the split.
-        template: hand-written zero-shot prompt.
-        test_only: its test images stand in the place of a training set too, as in CoOp's sets for testing only.
-        validate_on_test: it has no validation images, and its test images are used.
+        image_dir: folder of the images in it, "" for the dataset's own.
+        split_file: JSON in CoOp's format in it, "" if the dataset's own annotations are the split.
+        template: zero-shot CLIP's prompt; DATASET.TEMPLATE replaces it.
+        test_only: the dataset is for testing only; as in CoOp, its test images also fill the training set.
+        validate_on_test: the test images are also the validation images.
+
     Raises:
-        UserError: the root, the folder, the split file or a listed part of it is missing or damaged.
+        UserError: the root, the folder, the split file or a listed image is missing or damaged.
     """
 
     dataset_dir: str
@@ -49,7 +50,7 @@ class FewShotDataset(DatasetBase):
             super().__init__(train_x=train_x, val=val, test=test)
 
     def _load(self, root: Path, cfg: Any) -> list[list[Item]]:
-        """The images of the run: those of its few-shot set, and of its classes."""
+        """The images of the run, by its few-shot set and its classes."""
         self.prepare(root)
         folder = root / self.dataset_dir
         self._check_folders(root, folder, folder / self.image_dir)
@@ -62,12 +63,12 @@ class FewShotDataset(DatasetBase):
         return subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
 
     def prepare(self, root: Path) -> None:
-        """Called before reading; a dataset that makes its own pictures does so here."""
+        """Called before reading. A dataset that draws its own pictures does it here."""
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
-        """The split by the original annotations in ``folder``, for want of a split file; it is saved as one.
+        """The split by the original annotations in ``folder``, called without a split file; the result is saved as one.
 
-        ``rng`` starts from the seed, as Python's global generator does in CoOp, where this comes first to draw.
+        ``rng`` starts from the seed, as Python's global generator does in CoOp, where this is the first to draw.
         """
         raise UserError(
             f"no split file for {type(self).__name__}: looked for '{folder / self.split_file}'; "
@@ -75,7 +76,7 @@ class FewShotDataset(DatasetBase):
         )
 
     def read(self, folder: Path, seed: int) -> tuple[Split, str]:
-        """The whole split, checked, and the SHA-256 of its file ("" where it has none)."""
+        """The whole split, checked, and the SHA-256 of its file ("" if it has none)."""
         kept = places(folder, self.split_file) if self.split_file else ()
         path = next((place for place in kept if os.path.lexists(place)), None)
         split, digest = read_split(path) if path else (self._make_split(folder, seed), "")
@@ -83,10 +84,10 @@ class FewShotDataset(DatasetBase):
             split = Split(split.test, [], split.test)
         where = f"'{path or folder}'"
         check_labels(split, where)
-        if self.split_file:  # without one, make_split has seen its files
+        if self.split_file:  # without one, make_split has listed the files itself
             check_files(split, folder / self.image_dir, where)
         if self.split_file and not path:
-            # Of two processes that make a split at once the first to write wins, and both read what is there.
+            # If two processes make a split at once, the first to write wins, and both read its file.
             try:
                 path = keep(folder, self.split_file, split.to_json(), replace=False)
             except OSError as error:
@@ -103,7 +104,7 @@ class FewShotDataset(DatasetBase):
     def _make_split(self, folder: Path, seed: int) -> Split:
         try:
             split = self.make_split(folder, random.Random(seed if seed >= 0 else None))
-            return Split(*map(items_of, split)) if self.split_file else split  # what is saved can be read again
+            return Split(*map(items_of, split)) if self.split_file else split  # checked, so that it can be read again
         except UserError:
             raise
         except (ValueError, LookupError, TypeError) as error:
@@ -132,7 +133,7 @@ def collector_paused() -> Iterator[None]:
 
 
 def to_datums(items: Sequence[Item], images: Path) -> list[Datum]:
-    """What the engine takes. Its files were seen in their folders' listings; ours does not look each up again."""
+    """The engine's items. Our ``Datum.listed`` skips the look-up of each file, since their folders were listed."""
     make = getattr(Datum, "listed", lambda file, label, name: Datum(impath=file, label=label, classname=name))
     prefix = f"{images}/"
     return [make(prefix + file, label, name) for file, label, name in items]
@@ -142,7 +143,7 @@ def subsample_classes(*parts: Sequence[Item], subsample: str = "all") -> list[li
     """Each part reduced to the first half of the classes (base) or the second (new), relabelled from 0.
 
     Raises:
-        UserError: ``subsample`` is none of all, base, new.
+        UserError: ``subsample`` is not all, base or new.
     """
     if subsample not in SUBSAMPLES:
         raise UserError(f"DATASET.SUBSAMPLE_CLASSES '{subsample}' is none of {', '.join(SUBSAMPLES)}")

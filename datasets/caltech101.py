@@ -17,7 +17,6 @@ class Caltech101(FewShotDataset):
     dataset_dir = "caltech-101"
     image_dir = "101_ObjectCategories"
     split_file = "split_zhou_Caltech101.json"
-    template = "a photo of a {}."
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
         return split_by_folder(folder / self.image_dir, rng, IGNORED, RENAMED)

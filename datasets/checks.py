@@ -1,4 +1,4 @@
-"""What ``datasets.prepare --check`` finds out about a dataset: whether it is there, whole, and can be decoded."""
+"""The checks of ``datasets.prepare --check``: whether a dataset is present, complete, and can be decoded."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dassl.utils import read_image
 from .files import UserError
 from .layout import Source
 from .sources import SOURCES
+from .splits import PARTS
 
-SAMPLE = 8  # pictures of each part that are decoded where not all are
-PARTS = ("train", "val", "test")
+SAMPLE = 8  # pictures of each part that are decoded without --decode
 
 
 class Status(NamedTuple):
@@ -31,7 +31,7 @@ class Status(NamedTuple):
 
 
 def registered(name: str) -> str:
-    """The class that a config's name stands for, "" where there is none: image_folder -> ImageFolder."""
+    """The registered class of a config's name, "" if there is none: image_folder -> ImageFolder."""
     if name in SOURCES:
         return SOURCES[name].dataset
     plain = name.replace("_", "").lower()
@@ -39,7 +39,7 @@ def registered(name: str) -> str:
 
 
 def check(name: str, root: Path, decode: bool = False) -> Status:
-    """Loads the dataset as a run does, counts its images, and decodes a sample of them or, with ``decode``, all."""
+    """Loads the dataset as a run does, counts its images, and decodes all of them (``decode``) or a sample."""
     source = SOURCES.get(name)
     dataset_dir = source.folder if source else DATASET_REGISTRY.get(registered(name)).dataset_dir
     folder = root / dataset_dir
@@ -70,7 +70,7 @@ def load(dataset: str, root: Path) -> dict[str, list[tuple[str, int]]]:
     """(path, label) of every image, by part.
 
     Raises:
-        UserError: whatever a run would stop at.
+        UserError: a run would fail with this error.
     """
     cfg: Any = get_cfg_default()
     cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.SEED = str(root), dataset, 1
@@ -89,7 +89,7 @@ def miscounts(source: Source, n_cls: int, parts: dict[str, list[tuple[str, int]]
 
 
 def pictures(parts: dict[str, list[tuple[str, int]]], every: bool) -> list[str]:
-    """Paths, each once: all of them, or a few of each part, evenly spread."""
+    """Distinct paths: all of them, or a few of each part, evenly spread."""
     chosen: dict[str, None] = {}
     for items in parts.values():
         step = 1 if every else max(1, len(items) // SAMPLE)
@@ -101,7 +101,7 @@ def undecodable(paths: Iterable[str], name: str) -> list[str]:
     """A line for each picture that cannot be read, in the order of their paths."""
     paths = sorted(paths)
     with warnings.catch_warnings(), ThreadPool() as pool:
-        warnings.simplefilter("ignore")  # of odd but readable pictures
+        warnings.simplefilter("ignore")  # about odd but readable pictures
         bar = tqdm(pool.imap(_error_of, paths, chunksize=16), total=len(paths), desc=name, disable=None, leave=False)
         return [error for error in bar if error]
 

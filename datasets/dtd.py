@@ -12,7 +12,6 @@ from .splits import Split, split_by_folder
 @DATASET_REGISTRY.register()
 class DescribableTextures(FewShotDataset):
     dataset_dir = "dtd"
-    image_dir = "images"
     split_file = "split_zhou_DescribableTextures.json"
     template = "{} texture."
 

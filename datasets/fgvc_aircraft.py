@@ -16,7 +16,6 @@ from .splits import Item, Split, check_files
 @DATASET_REGISTRY.register()
 class FGVCAircraft(FewShotDataset):
     dataset_dir = "fgvc_aircraft"
-    image_dir = "images"
     template = "a photo of a {}, a type of aircraft."
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:

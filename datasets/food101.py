@@ -12,7 +12,6 @@ from .splits import Split, split_by_folder
 @DATASET_REGISTRY.register()
 class Food101(FewShotDataset):
     dataset_dir = "food-101"
-    image_dir = "images"
     split_file = "split_zhou_Food101.json"
     template = "a photo of {}, a type of food."
 

@@ -1,17 +1,13 @@
 """The pictures of `symbols`, the embedded default dataset: themes of glyphs, drawn with DejaVu Sans.
 
-Nothing has to be downloaded to try the project: the font comes with matplotlib (DejaVu's licence is beside it, in
-LICENSE_DEJAVU) and every picture is a function of (seed, set, class, index). A class is a theme; its picture shows
-a few of the theme's glyphs among clutter. Four shifted test sets stand in for ImageNet's: `layout` (V2), `outline`
-(Sketch), `texture` (R) and `occlusion` (A). Needs Pillow, NumPy and matplotlib's font files; no torch, no dassl.
-
-Draw everything into DIR/symbols: `python -m datasets.glyphs DIR`
+The font comes with matplotlib (its licence is beside it, in LICENSE_DEJAVU), so nothing has to be downloaded. Every
+picture is a function of (seed, set, class, index). A class is a theme, and its pictures show a few of the theme's
+glyphs among clutter. Four shifted test sets stand in for ImageNet's: `layout` (V2), `outline` (Sketch), `texture` (R)
+and `occlusion` (A). The module needs Pillow, NumPy and matplotlib's font files, but neither torch nor dassl.
 """
 
 import json
-import os
 import shutil
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -104,7 +100,7 @@ Colour = tuple[int, int, int]
 
 
 def random_colour(rng: np.random.Generator, unlike: Colour | None = None) -> Colour:
-    """A colour; with `unlike`, one whose luminance differs from that one's by 70 of 255 at least."""
+    """A random colour. Its luminance differs from `unlike`'s by 70 of 255 or more."""
     while True:
         r, g, b = (int(v) for v in rng.integers(0, 256, 3))
         if unlike is None or abs(_luminance((r, g, b)) - _luminance(unlike)) >= 70:
@@ -116,7 +112,7 @@ def _luminance(colour: Colour) -> float:
 
 
 def _texture(rng: np.random.Generator, first: Colour, second: Colour) -> Image.Image:
-    """Stripes, checks, waves or speckle of two colours, over a whole picture."""
+    """A whole picture of stripes, checks, waves or speckle in two colours."""
     y, x = np.mgrid[:SIZE, :SIZE].astype(float)
     angle, period = rng.uniform(0, np.pi), rng.uniform(4, 9)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -133,7 +129,7 @@ def _texture(rng: np.random.Generator, first: Colour, second: Colour) -> Image.I
 
 
 def _background(rng: np.random.Generator, base: Colour) -> Image.Image:
-    """A slope between two shades of one colour, under coarse and fine noise."""
+    """A gradient between two shades of one colour, with coarse and fine noise."""
     y, x = np.mgrid[:SIZE, :SIZE] / SIZE - 0.5
     angle = rng.uniform(0, 2 * np.pi)
     slope = (x * np.cos(angle) + y * np.sin(angle))[..., None] * rng.uniform(-60, 60, 3)
@@ -167,7 +163,7 @@ def _clutter(image: Image.Image, theme: str, rng: np.random.Generator, base: Col
 
 
 def _free_place(mask: Image.Image, taken: Image.Image, rng: np.random.Generator) -> tuple[int, int]:
-    """Of eight random places inside the picture, the one where least ink is already."""
+    """The place with the least ink, out of eight random ones inside the picture."""
     room = np.maximum(1, np.array((SIZE, SIZE)) - mask.size)
     places = [(int(x), int(y)) for x, y in rng.integers(0, room, (8, 2))]
     ink = np.asarray(taken)
@@ -189,10 +185,13 @@ def _arranged(rng: np.random.Generator) -> list[tuple[float, float]]:
 
 
 def draw(theme: str, rng: np.random.Generator, style: str = "plain") -> Image.Image:
-    """One picture [128, 128, RGB] of a theme, in the style `plain` or one of SHIFTS.
+    """Draws one picture [128, 128, RGB] of a theme, in the style `plain` or one of SHIFTS.
 
-    It shows two to five of the theme's glyphs (five to nine small ones in `layout`). All chance comes from `rng`.
-    Raises KeyError for an unknown theme, ValueError for an unknown style.
+    It shows two to five of the theme's glyphs (five to nine small ones in `layout`).
+
+    Raises:
+        KeyError: unknown theme.
+        ValueError: unknown style.
     """
     if style not in ("plain", *SHIFTS):
         raise ValueError(f"unknown style {style!r}: one of plain, {', '.join(SHIFTS)}")
@@ -237,10 +236,11 @@ def _occlude(image: Image.Image, rng: np.random.Generator) -> None:
 def write_symbols(root: Path, seed: int = 1, per_class: dict[str, int] | None = None) -> None:
     """Writes `root/symbols`: JPEG files, `split_zhou_Symbols.json` and a `split_<shift>.json` for each shifted set.
 
-    Every split file is {"train": [[path under the image folder, label, class name], ...], "val": [...], "test":
-    [...]}; `images/` belongs to the first, `images_<shift>/` to a shifted set, which has only tests. `per_class`
-    gives the number of pictures a class has in each set (PER_CLASS). The folder is drawn beside its place and moved
-    there in whole; where another process was first, its folder stays.
+    The pictures of the first are in `images/`, those of a shifted set, all for testing, in `images_<shift>/`. The
+    folder is drawn under a temporary name and then renamed. If another process was first, its folder stays.
+
+    Args:
+        per_class: pictures a class in each set; by default PER_CLASS.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -272,15 +272,8 @@ def _write(folder: Path, seed: int, per_class: dict[str, int]) -> None:
                 draw(theme, rng, name if shift else "plain").save(images / path, quality=90)
                 items.append((path, label, theme))
         if shift:
-            _dump(folder / f"split_{name}.json", {"train": [], "val": [], "test": items})
+            shifted = {"train": [], "val": [], "test": items}
+            (folder / f"split_{name}.json").write_text(json.dumps(shifted, indent=1) + "\n")
         else:
             split[name] = items
-    _dump(folder / "split_zhou_Symbols.json", split)
-
-
-def _dump(path: Path, split: dict[str, list[tuple[str, int, str]]]) -> None:
-    path.write_text(json.dumps(split, indent=1) + os.linesep)
-
-
-if __name__ == "__main__":
-    write_symbols(Path(sys.argv[1]))
+    (folder / "split_zhou_Symbols.json").write_text(json.dumps(split, indent=1) + "\n")

@@ -1,10 +1,10 @@
 """ImageNet (Deng et al., 2009; 1,281,167 training images, tested on its 50,000 validation images) and its variants.
 
-The folders are the split; ``classnames.txt``, a line "n01440764 tench", names them (CLIP's names, as CoOp has them).
-The variants are for testing only: -V2 (Recht et al., 2019) has folders 0 to 999 in that file's order, -Sketch (Wang
-et al., 2019) all thousand, -A (Hendrycks et al., 2021) and -R (Hendrycks et al., 2021) two hundred of them each.
-On -A and -R a model chooses between those 200 classes, labelled 0 to 199 in the order of their folders, as in CoOp.
-CoOp takes a folder's images in the order in which the file system lists them; here they are sorted.
+The folders are the split, named by ``classnames.txt`` (CLIP's names, as in CoOp), a line "n01440764 tench". The
+variants are for testing only: -V2 (Recht et al., 2019) has folders 0 to 999 in that file's order, -Sketch (Wang et al.,
+2019) has all thousand classes, -A and -R (Hendrycks et al., 2021) have two hundred each. On -A and -R a model chooses
+between those 200 classes, labelled 0 to 199 in the order of their folders, as in CoOp. CoOp takes a folder's images in
+the order in which the file system lists them; here they are sorted.
 """
 
 import random
@@ -23,18 +23,16 @@ Listing = Mapping[str, list[str]]  # the files in each class folder
 class ImageNetFolders(FewShotDataset):
     """Folders that are classes, named by ``classnames.txt``."""
 
-    template = "a photo of a {}."
-
     def read_names(self, folder: Path) -> dict[str, str]:
         """Names by class folder, in the file's order."""
         return dict(line.split(" ", 1) for line in read_lines(folder / "classnames.txt"))
 
     def list_part(self, folder: Path, part: str = "") -> Listing:
-        """The class folders in the image folder, or in the folder ``part`` of it."""
+        """The class folders in the image folder, or in its folder ``part``."""
         return list_classes_once(folder / self.image_dir / part, folder, f"listing{part and '_' + part}.json")
 
     def label(self, listing: Listing, names: Mapping[str, str], prefix: str = "") -> list[Item]:
-        """Labels count the folders that are there, in their sorted order."""
+        """Labels number the existing folders in sorted order."""
         if unnamed := [name for name in listing if name not in names]:
             shown = ", ".join(f"'{name}'" for name in unnamed[:3])
             raise UserError(f"{self.dataset_dir}: {len(unnamed)} class folders are not in classnames.txt: {shown}")
@@ -48,7 +46,6 @@ class ImageNetFolders(FewShotDataset):
 @DATASET_REGISTRY.register()
 class ImageNet(ImageNetFolders):
     dataset_dir = "imagenet"
-    image_dir = "images"
     validate_on_test = True
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
@@ -75,7 +72,7 @@ class ImageNetV2(ImageNetVariant):
     image_dir = "imagenetv2-matched-frequency-format-val"
 
     def label(self, listing: Listing, names: Mapping[str, str], prefix: str = "") -> list[Item]:
-        """Folder 0 is the first class of classnames.txt, and so on to the last."""
+        """Folder 0 is the first class of classnames.txt, and so on."""
         if missing := [str(label) for label in range(len(names)) if str(label) not in listing]:
             raise UserError(
                 f"'{self.image_dir}' should have the folders 0 to {len(names) - 1}, one for each line of "
@@ -91,7 +88,6 @@ class ImageNetV2(ImageNetVariant):
 @DATASET_REGISTRY.register()
 class ImageNetSketch(ImageNetVariant):
     dataset_dir = "imagenet-sketch"
-    image_dir = "images"
 
 
 @DATASET_REGISTRY.register()

@@ -1,6 +1,6 @@
 """Oxford-IIIT Pets (Parkhi, Vedaldi, Zisserman and Jawahar, 2012) with CoOp's split: 2,944 / 736 / 3,669 images.
 
-Without it: ``annotations/{trainval,test}.txt``, a line "Breed_Name_NUMBER LABEL SPECIES BREED", labels from 1.
+Otherwise from ``annotations/{trainval,test}.txt``, a line "Breed_Name_NUMBER LABEL SPECIES BREED", labels from 1.
 """
 
 import random
@@ -16,7 +16,6 @@ from .splits import Item, Split, split_train_val
 @DATASET_REGISTRY.register()
 class OxfordPets(FewShotDataset):
     dataset_dir = "oxford_pets"
-    image_dir = "images"
     split_file = "split_zhou_OxfordPets.json"
     template = "a photo of a {}, a type of pet."
 

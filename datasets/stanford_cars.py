@@ -1,7 +1,8 @@
 """Stanford Cars (Krause, Stark, Deng and Fei-Fei, 2013) with CoOp's split: 6,509 / 1,635 / 8,041 images.
 
-Without it: the devkit's ``cars_train_annos.mat`` and ``cars_meta.mat``, and ``cars_test_annos_withlabels.mat``. The
-year, last in a class's name, comes first: "AM General Hummer SUV 2000" is "2000 AM General Hummer SUV".
+Without the split file: the devkit's ``cars_train_annos.mat`` and ``cars_meta.mat``, and
+``cars_test_annos_withlabels.mat``. The year moves from the end of a class's name to its front: "AM General Hummer SUV
+2000" becomes "2000 AM General Hummer SUV".
 """
 
 import random
@@ -19,7 +20,6 @@ class StanfordCars(FewShotDataset):
     dataset_dir = "stanford_cars"
     image_dir = ""
     split_file = "split_zhou_StanfordCars.json"
-    template = "a photo of a {}."
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
         names = []

@@ -1,7 +1,7 @@
 """SUN397 (Xiao, Hays, Ehinger, Oliva and Torralba, 2010) with CoOp's split: 15,880 / 3,970 / 19,850 images.
 
-Without it: ``ClassName.txt``, a line "/a/apartment_building/outdoor", and ``Training_01.txt`` and ``Testing_01.txt``,
-a line "/a/apartment_building/outdoor/sun_x.jpg". That class is called "outdoor apartment_building".
+Without the split file: ``ClassName.txt``, a line "/a/apartment_building/outdoor", and ``Training_01.txt`` and
+``Testing_01.txt``, a line "/a/apartment_building/outdoor/sun_x.jpg". This class is called "outdoor apartment_building".
 """
 
 import random
@@ -19,7 +19,6 @@ class SUN397(FewShotDataset):
     dataset_dir = "sun397"
     image_dir = "SUN397"
     split_file = "split_zhou_SUN397.json"
-    template = "a photo of a {}."
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
         labels = {line[1:]: label for label, line in enumerate(read_lines(folder / "ClassName.txt"))}

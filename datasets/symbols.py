@@ -1,6 +1,6 @@
-"""Symbols, the embedded default: pictures of themes, drawn on first use from the glyphs of the DejaVu fonts.
+"""Symbols, the embedded default: pictures of themes of glyphs, drawn on first use by ``glyphs.py``.
 
-``glyphs.py`` draws them. The four shifted test sets stand in for ImageNetV2, -Sketch, -R and -A.
+The four shifted test sets stand in for ImageNetV2, -Sketch, -R and -A.
 """
 
 import shutil
@@ -15,7 +15,6 @@ from .files import one_at_a_time
 @DATASET_REGISTRY.register()
 class Symbols(FewShotDataset):
     dataset_dir = "symbols"
-    image_dir = "images"
     split_file = "split_zhou_Symbols.json"
     template = "a photo of {}."
 
@@ -41,7 +40,7 @@ class ShiftedSymbols(Symbols):
 
 @DATASET_REGISTRY.register()
 class SymbolsLayout(ShiftedSymbols):
-    """New layouts, in the place of ImageNetV2."""
+    """New layouts, in place of ImageNetV2."""
 
     image_dir = "images_layout"
     split_file = "split_layout.json"
@@ -49,7 +48,7 @@ class SymbolsLayout(ShiftedSymbols):
 
 @DATASET_REGISTRY.register()
 class SymbolsOutline(ShiftedSymbols):
-    """Outlines only, in the place of ImageNet-Sketch."""
+    """Outlines only, in place of ImageNet-Sketch."""
 
     image_dir = "images_outline"
     split_file = "split_outline.json"
@@ -57,7 +56,7 @@ class SymbolsOutline(ShiftedSymbols):
 
 @DATASET_REGISTRY.register()
 class SymbolsTexture(ShiftedSymbols):
-    """Textured renditions, in the place of ImageNet-R."""
+    """Textured renditions, in place of ImageNet-R."""
 
     image_dir = "images_texture"
     split_file = "split_texture.json"
@@ -65,7 +64,7 @@ class SymbolsTexture(ShiftedSymbols):
 
 @DATASET_REGISTRY.register()
 class SymbolsOcclusion(ShiftedSymbols):
-    """Heavy occlusion, in the place of ImageNet-A."""
+    """Heavy occlusion, in place of ImageNet-A."""
 
     image_dir = "images_occlusion"
     split_file = "split_occlusion.json"

@@ -1,7 +1,7 @@
 """UCF101's middle frames (Soomro, Zamir and Shah, 2012) with CoOp's split: 7,639 / 1,898 / 3,783 images.
 
-Without it: in ``ucfTrainTestlist/``, ``classInd.txt``, a line "1 ApplyEyeMakeup", and ``trainlist01.txt`` and
-``testlist01.txt``, a line "ApplyEyeMakeup/v_x.avi". That frame is ``Apply_Eye_Makeup/v_x.jpg``.
+Without the split file: in ``ucfTrainTestlist/``, ``classInd.txt``, a line "1 ApplyEyeMakeup", and ``trainlist01.txt``
+and ``testlist01.txt``, a line "ApplyEyeMakeup/v_x.avi". This video's frame is ``Apply_Eye_Makeup/v_x.jpg``.
 """
 
 import random

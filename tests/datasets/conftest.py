@@ -1,4 +1,4 @@
-"""Nothing that a test keeps goes to the user's own cache; a data root, and a server of files to fill it from."""
+"""A cache folder for each test, a data root, a server of files to fill it from, and a small dtd."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.loopback import Server, serve
+from tests.datasets.trees import build, dtd
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +25,11 @@ def server(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """dtd, with its split file."""
+    folder = dtd(tmp_path / "data")
+    build(folder.parent, "dtd")
+    return folder

@@ -16,56 +16,45 @@ from datasets.files import UserError
 from tests.datasets.loopback import Server
 from tests.datasets.serving import pack, run_command, small, whatever_is_there
 
-Members = tuple[tuple[str, bytes, str], ...]
-
 
 def tar_with(folder: Path, *members: tuple[str, bytes, str]) -> Path:
-    """A tar archive of (name, type, content or link's target), after x/fine.txt; and an empty folder data/."""
+    """A tar archive of x/fine.txt and (name, type, content or link's target), and an empty folder data/."""
     (folder / "data").mkdir()
     with tarfile.open(folder / "a.tar.gz", "w:gz") as file:
         for name, kind, content in (("x/fine.txt", tarfile.REGTYPE, "fine"), *members):
             info = tarfile.TarInfo(name)
             info.type = kind
-            if kind == tarfile.REGTYPE:
-                info.size = len(content)
-            else:
-                info.linkname = content
+            info.size = len(content) if kind == tarfile.REGTYPE else 0
+            info.linkname = "" if kind == tarfile.REGTYPE else content
             file.addfile(info, io.BytesIO(content.encode()))
     return folder / "a.tar.gz"
 
 
-REFUSED: dict[str, tuple[Members, str]] = {
-    "up": ((("../evil.txt", tarfile.REGTYPE, "evil"),), "'../evil.txt' would be extracted"),
-    "up inside": ((("x/../../evil.txt", tarfile.REGTYPE, "evil"),), "'x/../../evil.txt' would be"),
-    "a name of two lines": ((("../two\nlines", tarfile.REGTYPE, "evil"),), r"'../two\\nlines' would be"),
-    "a link out": ((("x/out", tarfile.SYMTYPE, "../../.."),), "'x/out' would link"),
-    "an absolute link": ((("x/out", tarfile.SYMTYPE, "/etc"),), "'x/out' is a link to an absolute path"),
-    "a link over a link": ((("x/up", tarfile.SYMTYPE, ".."), ("out", tarfile.SYMTYPE, "x/up/..")), "'out' would link"),
-    "a hard link": ((("x/passwd", tarfile.LNKTYPE, "../../../../etc/passwd"),), "'x/passwd' would link"),
-    "a device": ((("x/null", tarfile.CHRTYPE, ""),), "'x/null' is a special file"),
-    "a pipe": ((("x/pipe", tarfile.FIFOTYPE, ""),), "'x/pipe' is a special file"),
-    "a long name": ((("x/" + "n" * 300, tarfile.REGTYPE, "long"),), "the name of a member is too long"),
-}
-
-
-@pytest.mark.parametrize("kind", REFUSED)
-def test_an_archive_that_reaches_out_is_refused_whole(kind: str, tmp_path: Path) -> None:
-    members, says = REFUSED[kind]
-    archive = tar_with(tmp_path, *members)
-    says = f"'a.tar.gz' is refused, nothing was unpacked: {says}.*; it was removed, the same command fetches it anew"
-    with pytest.raises(UserError, match=says):
+@pytest.mark.parametrize(
+    ("name", "kind", "content", "says"),
+    [
+        ("x/../../two\nlines", tarfile.REGTYPE, "evil", r"is refused, .* 'x/../../two\\nlines' would be extracted"),
+        ("x/out", tarfile.SYMTYPE, "../../..", "is refused, nothing was unpacked: 'x/out' would link"),
+        ("x/passwd", tarfile.LNKTYPE, "../../../../etc/passwd", "is refused, nothing was unpacked: 'x/passwd' would"),
+        ("x/null", tarfile.CHRTYPE, "", "is refused, nothing was unpacked: 'x/null' is a special file"),
+        ("x/" + "n" * 300, tarfile.REGTYPE, "long", "is refused, .*: the name of a member is too long"),
+        ("x/link", tarfile.LNKTYPE, "x/absent", "is damaged or no archive"),
+    ],
+)
+def test_a_tar_that_reaches_out_is_refused_whole(
+    name: str, kind: bytes, content: str, says: str, tmp_path: Path
+) -> None:
+    archive = tar_with(tmp_path, (name, kind, content))
+    with pytest.raises(UserError, match=f"'a.tar.gz' {says}.*; it was removed, the same command fetches it anew"):
         unpack(archive, {"x": "x"}, tmp_path / "data")
     assert whatever_is_there(tmp_path) == ["data"]
 
 
 def test_what_stays_inside_is_unpacked(tmp_path: Path) -> None:
-    links = [("x/same", tarfile.SYMTYPE, "fine.txt"), ("x/y/up", tarfile.SYMTYPE, "../fine.txt")]
-    links += [("x/hard", tarfile.LNKTYPE, "x/fine.txt"), ("x/here", tarfile.SYMTYPE, ".")]
-    files = [("x/here/through", tarfile.REGTYPE, "fine"), ("/x/absolute", tarfile.REGTYPE, "fine")]
-    unpack(tar_with(tmp_path, *links, *files), {"x": "x"}, tmp_path / "data")
-    for name in ("same", "y/up", "hard", "through", "absolute"):
-        assert (tmp_path / "data/x" / name).read_text() == "fine"
-    assert sorted(os.listdir(tmp_path)) == ["a.tar.gz", "data"]
+    links = [("x/y/up", tarfile.SYMTYPE, "../fine.txt"), ("x/hard", tarfile.LNKTYPE, "x/fine.txt")]
+    archive = tar_with(tmp_path, *links, ("/x/absolute", tarfile.REGTYPE, "fine"))
+    unpack(archive, {"x": "x"}, tmp_path / "data")
+    assert [(tmp_path / "data/x" / name).read_text() for name in ("y/up", "hard", "absolute")] == ["fine"] * 3
 
 
 def test_an_old_python_is_named_and_the_archive_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +66,7 @@ def test_an_old_python_is_named_and_the_archive_kept(tmp_path: Path, monkeypatch
 
 def test_the_users_own_archive_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
-    given = tar_with(tmp_path, *REFUSED["up"][0])
+    given = tar_with(tmp_path, ("../evil.txt", tarfile.REGTYPE, "evil"))
     (tmp_path / "work" / given.name).symlink_to(given)
     with pytest.raises(UserError, match="is refused, nothing was unpacked") as error:
         unpack(tmp_path / "work" / given.name, {"x": "x"}, tmp_path)
@@ -85,7 +74,7 @@ def test_the_users_own_archive_is_left_alone(tmp_path: Path) -> None:
     assert whatever_is_there(tmp_path) == [given.name, "data", "work"]
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "/tmp/evil.txt", "x/../../evil.txt", "link"])
+@pytest.mark.parametrize("name", ["/tmp/evil.txt", "x/../../evil.txt", "link"])
 def test_a_zip_that_reaches_out_is_refused_whole(name: str, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("x/fine.txt", "fine")
@@ -120,13 +109,6 @@ def test_a_damaged_archive_is_removed(name: str, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"'{name}' is damaged or no archive .* it was removed"):
             unpack(tmp_path / name, {"x": "x"}, tmp_path)
         assert whatever_is_there(tmp_path) == []
-
-
-def test_a_hard_link_to_nothing_is_damage(tmp_path: Path) -> None:
-    archive = tar_with(tmp_path, ("x/link", tarfile.LNKTYPE, "x/absent"))
-    with pytest.raises(UserError, match=r"is damaged or no archive .* it was removed"):
-        unpack(archive, {"x": "x"}, tmp_path / "data")
-    assert whatever_is_there(tmp_path) == ["data"]
 
 
 def test_an_archive_of_something_else(tmp_path: Path) -> None:

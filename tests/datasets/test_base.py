@@ -15,17 +15,9 @@ from dassl.utils import UserError, read_image
 from datasets.base import FewShotDataset, subsample_classes
 from datasets.splits import Item
 
-from .trees import build, dtd
+from .trees import build
 
 SPLIT = "split_zhou_DescribableTextures.json"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """dtd, with its split file."""
-    folder = dtd(tmp_path / "data")
-    build(folder.parent, "dtd")
-    return folder
 
 
 def change(folder: Path, **parts: Any) -> None:

@@ -69,29 +69,23 @@ def test_an_interrupted_command_goes_on(
     assert not work.exists()
 
 
-def test_a_file_that_has_changed_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("part", "origin", "asked", "sent"),
+    [
+        (b"old" * 500, '{}/a.bin\n"0"', "bytes=1500-", 3000),  # another version
+        (b"old" * 500, 'http://elsewhere/a.bin\n"1"', None, 3000),
+        (b"new" * 1000, '{}/a.bin\n"1"', "bytes=3000-", 0),  # already whole
+    ],
+)
+def test_only_a_part_of_the_same_file_is_continued(
+    part: bytes, origin: str, asked: str | None, sent: int, server: Server, tmp_path: Path
+) -> None:
     (server.folder / "a.bin").write_bytes(b"new" * 1000)
-    (tmp_path / "a.bin.part").write_bytes(b"old" * 500)
-    (tmp_path / "a.bin.part.from").write_text(f'{server.url}/a.bin\n"0"')
+    (tmp_path / "a.bin.part").write_bytes(part)
+    (tmp_path / "a.bin.part.from").write_text(origin.format(server.url))
     download([f"{server.url}/a.bin"], tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == b"new" * 1000
-    assert (server.requests[0].range, server.requests[0].sent) == ("bytes=1500-", 3000)
-
-
-def test_a_part_from_elsewhere_is_not_continued(server: Server, tmp_path: Path) -> None:
-    (server.folder / "a.bin").write_bytes(b"new" * 1000)
-    (tmp_path / "a.bin.part").write_bytes(b"old" * 500)
-    (tmp_path / "a.bin.part.from").write_text('http://elsewhere/a.bin\n"1"')
-    download([f"{server.url}/a.bin"], tmp_path / "a.bin")
-    assert (tmp_path / "a.bin").read_bytes() == b"new" * 1000 and server.requests[0].range is None
-
-
-def test_a_part_that_is_whole_is_taken(server: Server, tmp_path: Path) -> None:
-    (server.folder / "a.bin").write_bytes(b"new" * 1000)
-    (tmp_path / "a.bin.part").write_bytes(b"new" * 1000)
-    (tmp_path / "a.bin.part.from").write_text(f'{server.url}/a.bin\n"1"')
-    download([f"{server.url}/a.bin"], tmp_path / "a.bin")
-    assert (tmp_path / "a.bin").read_bytes() == b"new" * 1000 and server.requests[0].sent == 0
+    assert (server.requests[0].range, server.requests[0].sent) == (asked, sent)
 
 
 def test_the_next_address_is_tried(server: Server, tmp_path: Path) -> None:

@@ -23,14 +23,6 @@ KEPT = "split_fewshot/shot_2-seed_1.json"
 PICKLED = "split_fewshot/shot_2-seed_1.pkl"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """dtd, with its split file."""
-    folder = dtd(tmp_path / "data")
-    build(folder.parent, "dtd")
-    return folder
-
-
 def few(folder: Path, seed: int = 1, shots: int = 2, **dataset: object) -> list[list[list[Any]]]:
     data = build(folder.parent, "dtd", seed=seed, NUM_SHOTS=shots, **dataset)
     return [rows(data.train_x, folder / "images"), rows(data.val, folder / "images")]

@@ -10,16 +10,11 @@ import pytest
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError, read_image
 
-from .trees import CONFIGS, LAYOUTS, WNIDS, as_coop_draws, build, lines, picture, rows
+from .trees import CONFIGS, LAYOUTS, NAMES, WNIDS, as_coop_draws, build, lines, picture, rows
 
 # config: folder, image folder in it, class names, images in training, validation and test (scipy's .mat included)
 EXPECTED: dict[str, tuple[str, str, list[str], tuple[int, int, int]]] = {
-    "caltech101": (
-        "caltech-101",
-        "101_ObjectCategories",
-        ["face", "leopard", "airplane", "sea_horse"],
-        (20, 8, 12),
-    ),
+    "caltech101": ("caltech-101", "101_ObjectCategories", ["face", "leopard", "airplane", "sea_horse"], (20, 8, 12)),
     "dtd": ("dtd", "images", ["banded", "polka-dotted", "zigzagged"], (15, 6, 9)),
     "eurosat": ("eurosat", "2750", ["Annual Crop Land", "Forest", "River", "Sea or Lake"], (24, 8, 16)),
     "food101": ("food-101", "images", ["apple_pie", "crème_brûlée", "waffles"], (15, 6, 9)),
@@ -44,24 +39,9 @@ EXPECTED: dict[str, tuple[str, str, list[str], tuple[int, int, int]]] = {
         (32, 8, 40),
     ),
     "ucf101": ("ucf101", "UCF-101-midframes", ["Apply_Eye_Makeup", "Handstand_Pushups", "Yo_Yo"], (24, 6, 21)),
-    "imagenet": (
-        "imagenet",
-        "images",
-        ["tench", "goldfish", "great white shark", "tiger shark", "hammerhead shark", "electric ray"],
-        (60, 18, 18),
-    ),
-    "imagenetv2": (
-        "imagenetv2",
-        "imagenetv2-matched-frequency-format-val",
-        ["tench", "goldfish", "great white shark", "tiger shark", "hammerhead shark", "electric ray"],
-        (18, 0, 18),
-    ),
-    "imagenet_sketch": (
-        "imagenet-sketch",
-        "images",
-        ["tench", "goldfish", "great white shark", "tiger shark", "hammerhead shark", "electric ray"],
-        (24, 0, 24),
-    ),
+    "imagenet": ("imagenet", "images", list(NAMES), (60, 18, 18)),
+    "imagenetv2": ("imagenetv2", "imagenetv2-matched-frequency-format-val", list(NAMES), (18, 0, 18)),
+    "imagenet_sketch": ("imagenet-sketch", "images", list(NAMES), (24, 0, 24)),
     "imagenet_a": ("imagenet-adversarial", "imagenet-a", ["goldfish", "hammerhead shark"], (8, 0, 8)),
     "imagenet_r": ("imagenet-rendition", "imagenet-r", ["tench", "tiger shark", "electric ray"], (12, 0, 12)),
 }

@@ -16,10 +16,8 @@ from PIL import Image
 
 import datasets
 import train
-import trainers
-from dassl.config import get_cfg_default
 from dassl.data import DataManager
-from dassl.data.datasets import DATASET_REGISTRY, build_dataset
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError
 from datasets import prepare
 from datasets.image_folder import SPLIT_FILE
@@ -29,16 +27,9 @@ from runs.execution import output_directory
 
 pytestmark = pytest.mark.medium
 
+from .trees import build, config
+
 REPOSITORY = Path(datasets.__file__).resolve().parents[1]
-
-
-def config(root: Path, name: str = "ImageFolder", seed: int = 1, **dataset: object):
-    cfg = get_cfg_default()
-    trainers.extend_cfg(cfg)
-    cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.SEED, cfg.VERBOSE = str(root), name, seed, False
-    for key, value in dataset.items():
-        cfg.DATASET[key] = value
-    return cfg
 
 
 def fill(folder: Path, n: int = 10, ending: str = ".png") -> Path:
@@ -64,17 +55,17 @@ def test_one_folder_a_class(root: Path) -> None:
     (root / "notes.txt").write_text("not a class")
     (root / "sea_horse" / "Thumbs.db").write_text("not a picture")
     (root / ".git").mkdir()
-    dataset = build_dataset(config(root))
+    dataset = build(root, "image_folder")
     assert dataset.classnames == ["Crème brûlée", "a b", "sea horse"]
     parts = (dataset.train_x, dataset.val, dataset.test)
     assert [Counter(item.label for item in part) for part in parts] == [dict.fromkeys(range(3), n) for n in (5, 2, 3)]
     assert len(set().union(*map(files, parts))) == 30
     split = json.loads((root / SPLIT_FILE).read_text())
     assert sorted(split) == ["test", "train", "val"] and sorted(row[0] for row in split["val"])[0].count("/") == 1
-    again = build_dataset(config(root, seed=2, NUM_SHOTS=4))
+    again = build(root, "image_folder", seed=2, NUM_SHOTS=4)
     assert files(again.test) == files(dataset.test)  # whatever the seed
     assert len(again.train_x) == 12 and files(again.train_x) <= files(dataset.train_x)
-    assert build_dataset(config(root, seed=3)).classnames == dataset.classnames  # split_fewshot/ is no class
+    assert build(root, "image_folder", seed=3).classnames == dataset.classnames  # split_fewshot/ is no class
 
 
 def test_the_split_follows_the_seed_that_makes_it(root: Path) -> None:
@@ -82,7 +73,7 @@ def test_the_split_follows_the_seed_that_makes_it(root: Path) -> None:
     fill(root / "b", 30)
     tests = []
     for seed in (1, 2, 1):
-        tests.append(files(build_dataset(config(root, seed=seed)).test))
+        tests.append(files(build(root, "image_folder", seed=seed).test))
         (root / SPLIT_FILE).unlink()
     assert tests[0] == tests[2] != tests[1]
 
@@ -90,14 +81,14 @@ def test_the_split_follows_the_seed_that_makes_it(root: Path) -> None:
 @pytest.mark.parametrize(("n", "sizes"), [(2, (1, 0, 1)), (3, (2, 0, 1)), (4, (2, 1, 1)), (5, (2, 1, 2))])
 def test_small_classes_have_something_to_train_and_to_test_on(n: int, sizes: tuple[int, ...], root: Path) -> None:
     fill(root / "a", n)
-    dataset = build_dataset(config(root))
+    dataset = build(root, "image_folder")
     assert (len(dataset.train_x), len(dataset.val), len(dataset.test)) == sizes
 
 
 @pytest.mark.parametrize("ending", [".jpg", ".JPEG", ".Png", ".bmp", ".webp", ".gif", ".tif", ".TIFF"])
 def test_kinds_of_pictures(ending: str, root: Path) -> None:
     fill(root / "a", 4, ending)
-    data = DataManager(config(root)).train_loader_x.dataset
+    data = DataManager(config(root, "image_folder")).train_loader_x.dataset
     assert data[0]["img"].shape[0] == 3 and data[0]["impath"].endswith(ending)
 
 
@@ -105,14 +96,14 @@ def test_parts_of_your_own(root: Path) -> None:
     for part, n in (("train", 4), ("val", 2), ("test", 3)):
         fill(root / part / "sea_horse", n)
         fill(root / part / "crab", n)
-    dataset = build_dataset(config(root))
+    dataset = build(root, "image_folder")
     assert dataset.classnames == ["crab", "sea horse"]
     assert (len(dataset.train_x), len(dataset.val), len(dataset.test)) == (8, 4, 6)
     assert not list(root.glob("*.json"))
-    assert len(build_dataset(config(root, NUM_SHOTS=1)).train_x) == 2
+    assert len(build(root, "image_folder", NUM_SHOTS=1).train_x) == 2
     fill(root / "train" / "extra", 4)  # listed anew at each start: nothing is saved
-    assert build_dataset(config(root)).num_classes == 3
-    new = build_dataset(config(root, SUBSAMPLE_CLASSES="new"))
+    assert build(root, "image_folder").num_classes == 3
+    new = build(root, "image_folder", SUBSAMPLE_CLASSES="new")
     assert new.classnames == ["sea horse"]
 
 
@@ -120,7 +111,7 @@ def test_parts_of_your_own(root: Path) -> None:
 def test_parts_that_are_left_out(given: str, sizes: tuple[int, ...], root: Path) -> None:
     fill(root / "train" / "a", 4)
     fill(root / given / "a", 2)
-    manager = DataManager(config(root))
+    manager = DataManager(config(root, "image_folder"))
     dataset = manager.dataset
     assert (len(dataset.train_x), len(dataset.val), len(dataset.test)) == sizes
     assert (manager.val_loader is None) == (sizes[1] == 0)
@@ -129,15 +120,15 @@ def test_parts_that_are_left_out(given: str, sizes: tuple[int, ...], root: Path)
 def test_a_class_called_train(root: Path) -> None:
     for name in ("bus", "plane", "train"):
         fill(root / name)
-    assert build_dataset(config(root)).classnames == ["bus", "plane", "train"]
+    assert build(root, "image_folder").classnames == ["bus", "plane", "train"]
 
 
 def test_names_of_your_own(root: Path) -> None:
     fill(root / "n01")
     fill(root / "n02")
-    assert build_dataset(config(root, NUM_SHOTS=2)).classnames == ["n01", "n02"]
+    assert build(root, "image_folder", NUM_SHOTS=2).classnames == ["n01", "n02"]
     (root / "classnames.json").write_text('{"n02": "électric ray"}', encoding="utf-8")
-    first = build_dataset(config(root, NUM_SHOTS=2))
+    first = build(root, "image_folder", NUM_SHOTS=2)
     assert first.classnames == ["n01", "électric ray"]
 
 
@@ -156,13 +147,13 @@ def test_mistakes_in_the_names(names: str, says: str, root: Path) -> None:
     fill(root / "b_b")
     (root / "classnames.json").write_text(names)
     with pytest.raises(UserError, match=says):
-        build_dataset(config(root))
+        build(root, "image_folder")
 
 
 def test_mistakes_in_the_folders(root: Path) -> None:
     def fails(says: str) -> None:
         with pytest.raises(UserError, match=says) as error:
-            build_dataset(config(root))
+            build(root, "image_folder")
         assert "\n" not in str(error.value)
 
     fails("no data root for ImageFolder: looked for")
@@ -181,27 +172,27 @@ def test_mistakes_in_the_folders(root: Path) -> None:
 def test_mistakes_in_the_parts(root: Path) -> None:
     fill(root / "train" / "crab")
     with pytest.raises(UserError, match=r"has train/ but no test/ \(nor val/\) beside it"):
-        build_dataset(config(root))
+        build(root, "image_folder")
     fill(root / "test" / "crap")
     with pytest.raises(UserError, match="test/crap' is no class of train/: crab"):
-        build_dataset(config(root))
+        build(root, "image_folder")
     empty = fill(root / "test" / "crab", 0)
     with pytest.raises(UserError, match=f"class folder '{empty}' is empty"):
-        build_dataset(config(root))
+        build(root, "image_folder")
 
 
 def test_pictures_that_come_and_go(root: Path) -> None:
     fill(root / "crab")
-    build_dataset(config(root))
+    build(root, "image_folder")
     fill(root / "crab", 12)
     with pytest.raises(UserError, match=r"2 pictures have come to .*'crab/10.png' the first; remove 'split_zhou_Image"):
-        build_dataset(config(root))
+        build(root, "image_folder")
     for i in (3, 10, 11):
         (root / "crab" / f"{i}.png").unlink()
     with pytest.raises(UserError, match=r"1 of 10 files are not in .*'crab/3.png'"):
-        build_dataset(config(root))
+        build(root, "image_folder")
     (root / SPLIT_FILE).unlink()
-    assert len(build_dataset(config(root)).test) == 9 - 4 - 2
+    assert len(build(root, "image_folder").test) == 9 - 4 - 2
 
 
 @pytest.fixture
@@ -221,11 +212,11 @@ def read_only(root: Path) -> Iterator[Path]:
 
 
 def test_a_folder_that_cannot_be_written(read_only: Path, tmp_path: Path) -> None:
-    first = build_dataset(config(read_only, NUM_SHOTS=2))
+    first = build(read_only, "image_folder", NUM_SHOTS=2)
     assert sorted(os.listdir(read_only)) == ["crab", "sea horse"]
     (kept,) = (tmp_path / "cache").rglob(SPLIT_FILE)
     assert len(json.loads(kept.read_text())["train"]) == 10
-    second = build_dataset(config(read_only, NUM_SHOTS=2))
+    second = build(read_only, "image_folder", NUM_SHOTS=2)
     assert [files(first.train_x), files(first.test)] == [files(second.train_x), files(second.test)]
 
 
@@ -307,7 +298,7 @@ def test_a_dataset_in_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     fill(tmp_path / "birds" / "images" / "owl", ending=".jpg")
     monkeypatch.setattr(DATASET_REGISTRY, "_objects", dict(DATASET_REGISTRY._objects))
     exec(code, {"__name__": "birds"})
-    dataset = build_dataset(config(tmp_path, "Birds", NUM_SHOTS=2, SUBSAMPLE_CLASSES="new"))
+    dataset = build(tmp_path, "dtd", NAME="Birds", NUM_SHOTS=2, SUBSAMPLE_CLASSES="new")
     assert prepare.main(["birds", "--root", str(tmp_path), "--check", "--decode"]) == 0
     assert dataset.classnames == ["owl"] and (len(dataset.train_x), len(dataset.test)) == (2, 3)
     assert (tmp_path / "birds" / "split_zhou_Birds.json").is_file()

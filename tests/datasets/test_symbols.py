@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 
 import train
-import trainers
-from dassl.config import get_cfg_default
-from dassl.data.datasets import build_dataset
 from dassl.utils import UserError, read_image
 from datasets import glyphs
 
+from .trees import build
+
 pytestmark = pytest.mark.medium
 
-SHIFTED = ("SymbolsLayout", "SymbolsOutline", "SymbolsTexture", "SymbolsOcclusion")
+SHIFTED = ("symbols_layout", "symbols_outline", "symbols_texture", "symbols_occlusion")
 
 
 @pytest.fixture(scope="module")
@@ -22,21 +21,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(glyphs, "PER_CLASS", {"train": 2, "val": 1, "test": 1} | dict.fromkeys(glyphs.SHIFTS, 1))
-        build(root, "Symbols")
+        build(root, "symbols")
     return root
-
-
-def build(root: Path, name: str, **dataset: object):
-    cfg = get_cfg_default()
-    trainers.extend_cfg(cfg)
-    cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.SEED = str(root), name, 1
-    cfg.DATASET.update(dataset)
-    return build_dataset(cfg)
 
 
 def test_it_is_drawn_once_and_read_as_jpeg(root: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*.jpg")}
-    dataset = build(root, "Symbols", NUM_SHOTS=1)
+    dataset = build(root, "symbols", NUM_SHOTS=1)
     assert [len(dataset.train_x), len(dataset.val), len(dataset.test), dataset.num_classes] == [40, 40, 40, 40]
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*.jpg")} == before
     assert read_image(dataset.test[0].impath).size == (128, 128)
@@ -45,7 +36,7 @@ def test_it_is_drawn_once_and_read_as_jpeg(root: Path) -> None:
 
 @pytest.mark.parametrize("name", SHIFTED)
 def test_a_shifted_set_has_the_same_classes_and_other_pictures(root: Path, name: str) -> None:
-    plain, shifted = build(root, "Symbols"), build(root, name)
+    plain, shifted = build(root, "symbols"), build(root, name)
     assert shifted.classnames == plain.classnames
     assert not {d.impath for d in shifted.test} & {d.impath for d in plain.test}
     assert shifted.num_classes == build(root, name, SUBSAMPLE_CLASSES="base").num_classes * 2
@@ -63,4 +54,4 @@ def test_a_shifted_set_is_not_trained_on(
 def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "symbols").mkdir()
     with pytest.raises(UserError, match=r"has no 'split_zhou_Symbols.json'; remove the folder"):
-        build(tmp_path, "Symbols")
+        build(tmp_path, "symbols")

@@ -1,7 +1,7 @@
 """Small trees in each dataset's layout on disk, annotation files included: LAYOUTS[config name](root) lays one out.
 
 Each returns the dataset's folder, without a split file and with PER_CLASS images a class, or as many as said below.
-``build`` loads one; ``as_coop_draws`` is what its few-shot sets are held against.
+``build`` loads one; ``as_coop_draws`` gives the few-shot sets that are expected.
 """
 
 from __future__ import annotations
@@ -205,14 +205,19 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def build(root: Path, name: str, seed: int = 1, **dataset: object) -> Any:
-    """The dataset of configs/datasets/NAME.yaml, as a run builds it; ``dataset`` sets keys of cfg.DATASET."""
+def config(root: Path, name: str, seed: int = 1, **dataset: object) -> Any:
+    """The config of configs/datasets/NAME.yaml; ``dataset`` sets keys of cfg.DATASET."""
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
     cfg.merge_from_file(str(CONFIGS / f"{name}.yaml"))
-    cfg.DATASET.ROOT, cfg.SEED = str(root), seed
+    cfg.DATASET.ROOT, cfg.SEED, cfg.VERBOSE = str(root), seed, False
     cfg.DATASET.update(dataset)
-    return build_dataset(cfg)
+    return cfg
+
+
+def build(root: Path, name: str, seed: int = 1, **dataset: object) -> Any:
+    """The dataset of ``config``, as a run builds it."""
+    return build_dataset(config(root, name, seed, **dataset))
 
 
 def rows(data: Sequence[Any] | None, images: Path) -> list[list[Any]]:

@@ -22,20 +22,18 @@ from dassl.data.datasets import build_dataset
 REPEATS = 3
 
 
-def files(folder: Path, n: int, name: str) -> list[str]:
-    """Makes n empty files in a new folder."""
+def empty_files(folder: Path, names: list[str]) -> None:
     folder.mkdir(parents=True)
-    names = [name.format(i) for i in range(n)]
     for name in names:
         (folder / name).touch()
-    return names
 
 
 def sun397(root: Path, share: float) -> int:
     """Lays out a share of SUN397's 397 classes of 100 files, with a split file; the number of files."""
     split: dict[str, list[list[object]]] = {"train": [], "val": [], "test": []}
+    names = [f"sun_{i:020d}.jpg" for i in range(100)]
     for label in range(round(397 * share)):
-        names = files(root / f"sun397/SUN397/a/class_{label}", 100, "sun_{:020d}.jpg")
+        empty_files(root / f"sun397/SUN397/a/class_{label}", names)
         rows: list[list[object]] = [[f"a/class_{label}/{name}", label, f"class {label}"] for name in names]
         for part, some in zip(split, (rows[:40], rows[40:50], rows[50:]), strict=True):
             split[part] += some
@@ -48,7 +46,7 @@ def imagenet(root: Path, share: float) -> int:
     folder, wnids = root / "imagenet", [f"n{label:08d}" for label in range(round(1000 * share))]
     for wnid in wnids:
         for part, n in (("train", 1281), ("val", 50)):
-            files(folder / "images" / part / wnid, n, wnid + "_{}.JPEG")
+            empty_files(folder / "images" / part / wnid, [f"{wnid}_{i}.JPEG" for i in range(n)])
     (folder / "classnames.txt").write_text("".join(f"{wnid} name of {wnid}\n" for wnid in wnids))
     return 1331 * len(wnids)
 

@@ -20,7 +20,6 @@ from datasets.splits import PARTS
 
 from .layout import Source
 from .sources import SOURCES
-from .splits import PARTS
 
 SAMPLE = 8  # pictures of each part that are decoded without --decode
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,25 @@ import benchmarks.growth
 import benchmarks.sweep
 import benchmarks.turns
 import train
+from benchmarks.grid import Rate, makespan, run_seconds
 from benchmarks.sides import Setting
 from benchmarks.turns import CLOCKS, PARTS, make_step, take_turns
 from runs.result import peak_memory
 
+Run = Callable[[str], dict[str, Any]]
 
-def run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, *more: str) -> dict[str, Any]:
-    """The JSON of one program."""
-    file = tmp_path / "out.json"
-    monkeypatch.setattr(sys, "argv", [name, *command.split(), *more, "--json", str(file)])
-    import_module(f"benchmarks.{name}").main()
-    return json.loads(file.read_text())
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a program by its command line; the JSON that it writes."""
+
+    def run(command: str) -> dict[str, Any]:
+        name, *words = command.split()
+        monkeypatch.setattr(sys, "argv", [name, *words, "--json", str(tmp_path / "out.json")])
+        import_module(f"benchmarks.{name}").main()
+        return json.loads((tmp_path / "out.json").read_text())
+
+    return run
 
 
 @pytest.fixture
@@ -49,12 +58,12 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tiny_runs(weights: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def tiny_runs(weights: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """KEY VALUE pairs for runs on the tiny CLIP; each run is in this process."""
     monkeypatch.setattr(benchmarks.sweep, "start_train", lambda arguments: train.main(arguments) and sys.exit("failed"))
     monkeypatch.setenv("DATA", str(data_root))
-    pairs = "INPUT.SIZE (64,64) OPTIM.MAX_EPOCH 2 DATALOADER.TRAIN_X.BATCH_SIZE 4 DATALOADER.NUM_WORKERS 0"
-    return [*pairs.split(), "MODEL.BACKBONE.NAME", str(weights)]
+    small = "INPUT.SIZE (64,64) OPTIM.MAX_EPOCH 2 DATALOADER.TRAIN_X.BATCH_SIZE 4 DATALOADER.NUM_WORKERS 0"
+    return f"{small} MODEL.BACKBONE.NAME {weights}"
 
 
 @pytest.mark.parametrize("method", ["PLOT", "COOP", "COCOOP"])
@@ -74,9 +83,8 @@ def test_a_side_is_a_child_process() -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    command = "--tiny --trainers COOP --batch 1 --repeats 1 --threads 1 --parts"
-    found = run("step", tmp_path, monkeypatch, command)
+def test_step(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    found = run("step --tiny --trainers COOP --batch 1 --repeats 1 --threads 1 --parts")
     (row,), (parts,), (steps,) = found["rows"], found["parts"], found["steps"]
     assert row["times faster"] == pytest.approx(row["plain s"] / row["ours s"])
     assert min(parts["loading"], parts["text"], row["ours GB"], row["plain GB"]) > 0
@@ -85,9 +93,8 @@ def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_step_of_imagenets_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = "--tiny --trainers PLOT COCOOP --classes 20 --batch 2 --cocoop-batch 2 --threads 1 --repeats 1 --no-plain"
-    found = run("step", tmp_path, monkeypatch, command)
+def test_a_step_of_imagenets_classes(run: Run) -> None:
+    found = run("step --tiny --classes 20 --batch 2 --cocoop-batch 2 --threads 1 --repeats 1 --no-plain")
     for row, steps in zip(found["rows"], found["steps"], strict=True):
         assert row["ours/floor"] == pytest.approx(row["ours s"] / row["floor s"])
         assert {side: len(taken) for side, taken in steps.items()} == {"ours": 1, "floor": 1}
@@ -103,39 +110,36 @@ def test_a_step_of_imagenets_classes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_impossible_options(
-    options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: str, message: str, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="2"):
-        run("step", tmp_path, monkeypatch, options)
+        run(f"step {options}")
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("in_process")
-def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_growth(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmarks.growth, "POINTS", {"classes": (2, 4), "local": (49, 196)})
-    command = "--tiny --axes classes --batch 1 --threads 1 --repeats 1"
-    (axis,) = run("growth", tmp_path, monkeypatch, command)["axes"]
+    (axis,) = run("growth --tiny --axes classes --batch 1 --threads 1 --repeats 1")["axes"]
     assert [row["classes"] for row in axis["rows"]] == [2, 4]
     assert benchmarks.growth.at(Setting("PLOT", 1), "local", 196).side == 448
     assert benchmarks.growth.exponent([1, 10, 100], [5, 500, 50000]) == pytest.approx(2)
 
 
-def test_testing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = "--tiny --images 5 --threads 1 --trainers ZeroshotCLIP"
-    (row,) = run("testing", tmp_path, monkeypatch, command)["rows"]
+def test_testing(run: Run) -> None:
+    (row,) = run("testing --tiny --images 5 --threads 1 --trainers ZeroshotCLIP")["rows"]
     assert row["MB kept"] == pytest.approx((128 + 5 * 64 * 4 + 4) / 1e6)
     assert row["times faster"] == pytest.approx(row["first s"] / row["later s"])
 
 
-def test_image_loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (row,) = run("image_loading", tmp_path, monkeypatch, "--images 8 --batch 4 --workers 0")["rows"]
+def test_image_loading(run: Run) -> None:
+    (row,) = run("image_loading --images 8 --batch 4 --workers 0")["rows"]
     assert row["workers"] == 0 and row["images a second"] > 0
 
 
-def test_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_runs: list[str]) -> None:
-    command = "--dataset caltech101 --shots 1 --seeds 1 2 --trainers CoOp --views 1"
-    found = run("sweep", tmp_path, monkeypatch, " ".join(tiny_runs), *command.split())
+def test_sweep(run: Run, tiny_runs: str) -> None:
+    found = run(f"sweep {tiny_runs} --dataset caltech101 --shots 1 --seeds 1 2 --trainers CoOp --views 1")
     sides = ["off", "kept", "1 views", "1 again"]
     expected = [(trainer, side, 2) for trainer in ("CoOp", "all") for side in sides]
     assert [(row["trainer"], row["side"], row["runs"]) for row in found["rows"]] == expected
@@ -147,20 +151,20 @@ def test_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_runs: list[
     assert [[done["seed"] for done in found["runs"][side]] for side in sides] == [[1, 2]] * 4
 
 
-def test_a_sweep_whose_predictions_differ_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_whose_predictions_differ_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter(([1, 2], [1, 2], [1, 3]))
     monkeypatch.setattr(benchmarks.sweep, "timed_run", lambda *args: {"predictions": next(answers)})
     with pytest.raises(RuntimeError, match="CoOp, 1 shots, seed 1: cached features change a prediction"):
-        run("sweep", tmp_path, monkeypatch, "--shots 1 --seeds 1 --trainers CoOp")
+        run("sweep --shots 1 --seeds 1 --trainers CoOp")
 
 
-def test_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for the training run records its arguments, its OUT and how many processes run beside it."""
     log = tmp_path / "log"
     code = 'echo $0 $1 ${OMP_WAIT_POLICY-unset} $(ls -A "$OUT" | wc -l) $(cat /proc/$PPID/task/*/children | wc -w)'
     monkeypatch.setattr(benchmarks.busy, "COMMAND", ["bash", "-c", f"{code} >> {log}"])
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    found = run("busy", tmp_path, monkeypatch, "--repeats 2 --epochs 5")
+    found = run("busy --repeats 2 --epochs 5")
     uncounted, *lines = log.read_text().splitlines()
     start, _, alone = uncounted.rpartition(" ")
     assert start == "OPTIM.MAX_EPOCH 5 unset 0"
@@ -168,3 +172,22 @@ def test_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines == [f"OPTIM.MAX_EPOCH 5 {policy} 0 {int(alone) + count}" for policy, count in order] * 2
     assert [row["busy processes"] for row in found["rows"]] == [0, 1, 2] * 2
     assert [row["ratio"] for row in found["rows"][::3]] == [1, 1]
+
+
+def test_a_run_of_the_grid_by_hand() -> None:
+    """Caltech's 100 classes at 2 shots: PLOT in 100 epochs of one batch of 128, CoCoOp in 10 epochs of 200 images."""
+    rate = Rate(image=0.1, train_text=0.01, test_text=0.005)
+    assert run_seconds("PLOT", "caltech101", 2, rate) == pytest.approx(0.5 + 100 * (128 * 0.1 + 1))
+    assert run_seconds("CoCoOp", "caltech101", 2, rate) == pytest.approx(0.5 * 2465 + 10 * 200 * (0.1 + 1))
+    assert run_seconds("ZeroshotCLIP", "caltech101", 1, rate) == pytest.approx(0.5)
+
+
+def test_grid(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"batch": 8, "classes": 100, **dict.fromkeys(PARTS, 0.1)}
+    parts = [{"trainer": trainer, **row} for trainer in ("PLOT", "COOP", "COCOOP")]
+    (tmp_path / "step.json").write_text(json.dumps({"parts": parts}))
+    one, *_ = run(f"grid {tmp_path / 'step.json'}")["rows"]
+    assert one["hours"] == pytest.approx(one["ideal"])
+    assert "506 runs" in capsys.readouterr().out
+    # Each run goes to the device that is free first, the longest run first.
+    assert [makespan([1, 2, 3, 4, 5, 5], 2), makespan([1, 2, 3, 4, 5, 5], 1), makespan([9, 1, 1], 3)] == [10, 20, 9]

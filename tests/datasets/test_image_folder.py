@@ -25,9 +25,9 @@ from runs.command_line import build_parser
 from runs.config import setup_cfg
 from runs.execution import output_directory
 
-pytestmark = pytest.mark.medium
-
 from .trees import build, config
+
+pytestmark = pytest.mark.medium
 
 REPOSITORY = Path(datasets.__file__).resolve().parents[1]
 

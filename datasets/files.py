@@ -19,12 +19,7 @@ import dassl.utils
 # Hooks that upstream Dassl does not have. Beside it files are written plainly and nothing is locked.
 UserError: type[Exception] = getattr(dassl.utils, "UserError", ValueError)
 write_atomically = getattr(dassl.utils, "write_atomically", lambda path, text, replace: path.write_text(text, "utf-8"))
-try:
-    from dassl.extras.locks import locked
-except ImportError:
-
-    def locked(path: str | os.PathLike[str], refusal: str = "") -> Any:
-        return nullcontext(False)
+locked = getattr(dassl.utils, "locked", lambda path, refusal="": nullcontext(False))
 
 
 def places(folder: Path, name: str) -> tuple[Path, Path]:

@@ -36,6 +36,16 @@ from .tools import (
     write_json,
 )
 
+
+def __getattr__(name: str) -> object:
+    """`locked`, for datasets/, which may ask this package alone; its module imports ours."""
+    if name != "locked":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dassl.extras.locks import locked
+
+    return locked
+
+
 __all__ = [
     "AverageMeter",
     "ImageError",

@@ -14,10 +14,7 @@ import pytest
 import torch
 
 import benchmarks.busy
-import benchmarks.growth
-import benchmarks.sweep
 import benchmarks.turns
-import train
 from benchmarks.grid import Rate, makespan, run_seconds
 from benchmarks.sides import Setting
 from benchmarks.turns import CLOCKS, PARTS, make_step, take_turns
@@ -55,15 +52,6 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
     monkeypatch.setattr(benchmarks.turns, "Side", Here)
-
-
-@pytest.fixture
-def tiny_runs(weights: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """KEY VALUE pairs for runs on the tiny CLIP; each run is in this process."""
-    monkeypatch.setattr(benchmarks.sweep, "start_train", lambda arguments: train.main(arguments) and sys.exit("failed"))
-    monkeypatch.setenv("DATA", str(data_root))
-    small = "INPUT.SIZE (64,64) OPTIM.MAX_EPOCH 2 DATALOADER.TRAIN_X.BATCH_SIZE 4 DATALOADER.NUM_WORKERS 0"
-    return f"{small} MODEL.BACKBONE.NAME {weights}"
 
 
 @pytest.mark.parametrize("method", ["PLOT", "COOP", "COCOOP"])
@@ -118,15 +106,6 @@ def test_impossible_options(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("in_process")
-def test_growth(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmarks.growth, "POINTS", {"classes": (2, 4), "local": (49, 196)})
-    (axis,) = run("growth --tiny --axes classes --batch 1 --threads 1 --repeats 1")["axes"]
-    assert [row["classes"] for row in axis["rows"]] == [2, 4]
-    assert benchmarks.growth.at(Setting("PLOT", 1), "local", 196).side == 448
-    assert benchmarks.growth.exponent([1, 10, 100], [5, 500, 50000]) == pytest.approx(2)
-
-
 def test_testing(run: Run) -> None:
     (row,) = run("testing --tiny --images 5 --threads 1 --trainers ZeroshotCLIP")["rows"]
     assert row["MB kept"] == pytest.approx((128 + 5 * 64 * 4 + 4) / 1e6)
@@ -136,26 +115,6 @@ def test_testing(run: Run) -> None:
 def test_image_loading(run: Run) -> None:
     (row,) = run("image_loading --images 8 --batch 4 --workers 0")["rows"]
     assert row["workers"] == 0 and row["images a second"] > 0
-
-
-def test_sweep(run: Run, tiny_runs: str) -> None:
-    found = run(f"sweep {tiny_runs} --dataset caltech101 --shots 1 --seeds 1 2 --trainers CoOp --views 1")
-    sides = ["off", "kept", "1 views", "1 again"]
-    expected = [(trainer, side, 2) for trainer in ("CoOp", "all") for side in sides]
-    assert [(row["trainer"], row["side"], row["runs"]) for row in found["rows"]] == expected
-    off, kept, views, again = found["rows"][:4]
-    assert off["accuracy (%)"] == kept["accuracy (%)"] and off["difference"] == 0
-    assert views["difference"] == pytest.approx(views["accuracy (%)"] - off["accuracy (%)"])
-    assert views["accuracy (%)"] == again["accuracy (%)"]
-    assert 0 < off["train s"] + off["test s"] < off["total s"]
-    assert [[done["seed"] for done in found["runs"][side]] for side in sides] == [[1, 2]] * 4
-
-
-def test_a_sweep_whose_predictions_differ_fails(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter(([1, 2], [1, 2], [1, 3]))
-    monkeypatch.setattr(benchmarks.sweep, "timed_run", lambda *args: {"predictions": next(answers)})
-    with pytest.raises(RuntimeError, match="CoOp, 1 shots, seed 1: cached features change a prediction"):
-        run("sweep --shots 1 --seeds 1 --trainers CoOp")
 
 
 def test_busy(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,19 +141,22 @@ def test_a_childs_peak_memory_is_its_own(tmp_path: Path) -> None:
 
 
 KILLED_SERVER = """
-run = process.start(["pid"], "tests.runs.reports:sleep")
-while not Path("pid").exists():
-    time.sleep(0.01)
-os.kill(process.forkserver._forkserver._forkserver_pid, signal.SIGKILL)
-code = run.wait()
-while Path(f"/proc/{run.pid}").exists():
-    time.sleep(0.01)
-print(json.dumps([code, process.start(["report"], "tests.runs.reports:report").wait()]))
+codes, pids = [], []
+for seconds in (0, 1):  # as the child begins, and later
+    run = process.start([], "tests.runs.reports:sleep")
+    time.sleep(seconds)
+    os.kill(process.forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+    codes.append(run.wait())
+    pids.append(run.pid)
+codes.append(process.start(["report"], "tests.runs.reports:report").wait())
+print(json.dumps([codes, pids]))
 """
 
 
 def test_a_killed_server_ends_its_children_and_the_next_start_has_another(tmp_path: Path) -> None:
-    assert printed(run_program(KILLED_SERVER, tmp_path, []))[0] == [-signal.SIGKILL, 3]
+    (codes, pids), _ = printed(run_program(KILLED_SERVER, tmp_path, []))
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, 3]
+    children.wait_for(lambda: not any(map(children.alive, pids)), seconds=5)
 
 
 def test_a_killed_program_ends_its_run_and_the_loader_workers(run_args: list[str], tmp_path: Path) -> None:

@@ -1,11 +1,7 @@
-"""Where a run's child process begins. The server of ``process.py`` imports this in advance, and no one else does."""
+"""``train.py`` for a child process: all that a run imports is imported here, so that a server can do it in advance."""
 
-from . import process
+import torch.utils.tensorboard  # noqa: F401 -- a run imports it as it begins to train
 
-process.enter()  # before torch is imported
-
-import torch.utils.tensorboard  # noqa: E402, F401 -- a run imports it as it begins to train
-
-from .command_line import main  # noqa: E402
+from .command_line import main
 
 __all__ = ["main"]

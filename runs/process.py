@@ -23,7 +23,7 @@ from dassl import startup
 from dassl.extras.interrupts import SIGNALS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RUN = "runs.child:main"  # train.py, with its imports preloaded
+RUN = "runs.child:main"  # train.py
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 SERVER_DIED = 255  # multiprocessing's exit code for a child whose server has died
@@ -109,7 +109,7 @@ def _inherited(function: str) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         os.environ.update(variables)
         sys.modules["__main__"] = ModuleType("__main__")
-        multiprocessing.set_forkserver_preload([function.partition(":")[0]])
+        multiprocessing.set_forkserver_preload([f"{__package__}.server", function.partition(":")[0]])
         yield
     finally:
         sys.modules["__main__"] = main
@@ -136,7 +136,7 @@ def _child(
 ) -> None:
     enter()
     if METHOD == "forkserver" and _loaded_by not in (os.getpid(), os.getppid()):
-        sys.exit("the server died before the run began")
+        os._exit(1)  # the server died before this line, and with it who would see the code
     os.environ.clear()
     os.environ.update(environment)
     if cwd is not None:

@@ -84,13 +84,19 @@ def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
+def alive(pid: int | str) -> bool:
+    """Whether a process runs; one that is dead and not yet collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def processes_of(group: int) -> list[int]:
     """The living processes of a process group: one that ``start`` started, and its workers."""
     found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(entry.name)
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            if os.getpgid(pid) == group and state != "Z":
+    for pid in (int(entry.name) for entry in Path("/proc").glob("[0-9]*")):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(pid) == group and alive(pid):
                 found.append(pid)
     return found

@@ -1,4 +1,4 @@
-"""Has an engine run what a plan has to do: one line an event, lost runs tried again, failed ones kept for the end."""
+"""Runs a plan on an engine: prints one line per event, retries lost runs, and collects failed ones."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .task import Outcome
 from .times import Times
 
 TRIES = 3
-BUSY = 1.0  # seconds until it is asked again whether other processes have ended
+BUSY = 1.0  # seconds between two looks whether other processes have ended
 
 
 class Engine(Protocol):
-    """``wait`` gives those that have ended, after a moment at most; ``stop`` asks the others to save and leave."""
+    """``wait`` returns the runs that have ended, after a moment at most; ``stop`` asks the others to save and leave."""
 
     @property
     def slots(self) -> int: ...
@@ -41,7 +41,7 @@ class Engine(Protocol):
 
 @dataclass
 class Progress:
-    """What is to be known of a sweep while it runs and after it; ``slow``: how much longer runs took than expected."""
+    """The state of a sweep. ``slow`` holds seconds / expected seconds of each finished run."""
 
     plan: Plan
     times: Times
@@ -49,8 +49,8 @@ class Progress:
     slow: list[float] = field(default_factory=list)
 
     def ended(self, run: Run, outcome: Outcome) -> str:
-        """The run's event, for its line."""
-        result = read_result(run.directory)  # perhaps of another process, that took it as it started
+        """Returns the event for the run's line."""
+        result = read_result(run.directory)  # another process may have finished it
         if result is None:
             why = outcome.last or "no result.json was written"
             self.failed.append((run, Outcome(outcome.code, outcome.seconds, why)))
@@ -69,7 +69,7 @@ class Progress:
         print(f"[{done:{len(str(total))}}/{total}{failed}] {run.name}: {event}{to_go}", flush=True)
 
     def left(self, left: list[Run], slots: int) -> float | None:
-        """Seconds: the estimates shared among the slots, and not under that of the longest."""
+        """Seconds: the sum of the estimates by slots, and at least the longest; None if one is not known."""
         each = [self.times.estimate(run) for run in left]
         known = [seconds for seconds in each if seconds is not None]
         if len(known) < len(each):
@@ -79,7 +79,7 @@ class Progress:
 
 
 class Signals:
-    """Takes SIGINT and SIGTERM while it is entered; those that came, in order."""
+    """A scope in which SIGINT and SIGTERM are only recorded, in their order."""
 
     def __enter__(self) -> list[int]:
         came: list[int] = []
@@ -96,7 +96,7 @@ class Signals:
 
 
 def execute(engine: Engine, progress: Progress) -> int:
-    """Runs all that is to do; 0, or the signal that ended it. A second signal does not wait for the runs to leave."""
+    """Returns 0, or the signal that ended the sweep. After a second signal it does not wait for the runs to leave."""
     waiting, tries, busy = deque(progress.plan.todo), Counter[Path](), set[Path]()
     left = {run.directory: run for run in waiting}
     with Signals() as came:
@@ -106,9 +106,9 @@ def execute(engine: Engine, progress: Progress) -> int:
                     tries[run.directory] += 1
                     try:
                         engine.start(run)
-                    except OSError as error:  # of its log: a disk that is full
+                    except OSError as error:  # the log cannot be written, or the server has died
                         settle(run, Outcome(1, last=str(error)), progress, left, engine.slots)
-                if not engine.running:  # all that is left is another process's
+                if not engine.running:  # other processes have the rest
                     time.sleep(BUSY)
                     continue
                 for run, outcome in engine.wait():
@@ -129,7 +129,7 @@ def execute(engine: Engine, progress: Progress) -> int:
 
 
 def next_free(waiting: deque[Run], busy: set[Path]) -> Run | None:
-    """The next run that no other process is at, taken out; those that one is at go to the end, and are named once."""
+    """Takes out the next run that no other process has locked. Locked ones go to the end; each is named once."""
     for _ in range(len(waiting)):
         run = waiting.popleft()
         if is_free(run.directory / LOCK):
@@ -142,7 +142,7 @@ def next_free(waiting: deque[Run], busy: set[Path]) -> Run | None:
 
 
 def settle(run: Run, outcome: Outcome, progress: Progress, left: dict[Path, Run], slots: int) -> None:
-    """A run that has come to its end, well or not."""
+    """Records a run that has ended, and writes the files that came back with it."""
     for name, content in outcome.files.items():
         path = run.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +152,7 @@ def settle(run: Run, outcome: Outcome, progress: Progress, left: dict[Path, Run]
 
 
 def leave(engine: Engine, progress: Progress, left: dict[Path, Run], came: list[int]) -> None:
-    """Passes the signal on once, and waits until the runs have left in order."""
+    """Passes the signal on once, and waits until the runs have left."""
     if engine.running:
         print("interrupted: the runs save their state and leave; once more ends them at once", flush=True)
     engine.stop(came[0])

@@ -1,6 +1,6 @@
-"""The plan of a sweep: each run with its arguments and directory, which are finished, and what they should take.
+"""The plan of a sweep: each run with its arguments and directory, which runs are finished, and estimates.
 
-Every mistake in the arguments of any run is found here, before anything starts.
+A mistake in any run's arguments is found here, before anything starts.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """``cells`` are the places of the table, by dataset, method and shots; zero-shot CLIP's run stands in several."""
+    """``cells`` are the table's cells by dataset, method and shots; zero-shot CLIP's run is in several."""
 
     spec: Spec
     cells: dict[tuple[str, str, int], list[Run]]
 
     @property
     def runs(self) -> list[Run]:
-        """Each once; those of a dataset, which share its caches, one behind the other."""
+        """Each once. A dataset's runs, which share its caches, are neighbours."""
         return list({run.directory: run for cell in self.cells.values() for run in cell}.values())
 
     @property
@@ -71,7 +71,7 @@ class Plan:
         return [run for run in self.runs if not run.finished]
 
     def describe(self, times: Times) -> str:
-        """A row a method: runs finished, resumable, to do, and the time that they should take."""
+        """A row per method: runs finished, resumable, to do, and their estimated time."""
         rows: list[list[object]] = []
         for trainer in (*self.spec.trainers, ""):
             of = [run for run in self.runs if trainer in ("", run.trainer)]
@@ -98,7 +98,7 @@ class Plan:
 
 
 def plan_of(spec: Spec) -> Plan:
-    """Raises UserError: a mistake in a run's arguments, or a run's result or config that is damaged."""
+    """Raises UserError: a mistake in a run's arguments, or a damaged result or config."""
     cells: dict[tuple[str, str, int], list[Run]] = {}
     for dataset in spec.datasets:
         for shots in spec.shots:
@@ -143,5 +143,5 @@ def finished(directory: Path) -> Finished:
 
 
 def duration(seconds: float | None) -> str:
-    """Hours, minutes and seconds, with a tilde; what is not known is said."""
+    """Hours, minutes and seconds, with a tilde."""
     return "unknown until the first run ends" if seconds is None else f"~{timedelta(seconds=round(seconds))}"

@@ -63,7 +63,7 @@ class RayEngine:
 
     @property
     def slots(self) -> int:
-        """How many runs have room at once on the nodes that are there now."""
+        """The number of runs that fit at once on the present nodes."""
         names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         room = [min(int(has.get(names[key], 0) / need) for key, need in self.needs.items()) for has in alive]
@@ -76,12 +76,12 @@ class RayEngine:
         self.running[self.attempt.remote(run.task.within(environment), self.token)] = run
 
     def wait(self) -> list[tuple[Run, Outcome]]:
-        """Those that have ended; waits a moment if none has."""
+        """The runs that have ended; waits a moment if none has."""
         ready, _ = ray.wait(list(self.running), timeout=0.5)
         return [(self.running.pop(ref), result_of(ref)) for ref in ready]
 
     def stop(self, number: int) -> None:
-        """Interrupts the runs, which save their state and leave, and takes back those that wait."""
+        """Interrupts the runs, which save their state and leave, and cancels queued ones."""
         for ref in self.running:
             ray.cancel(ref)
 

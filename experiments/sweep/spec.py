@@ -1,4 +1,4 @@
-"""What a sweep consists of: by the command line, by a YAML file, or by a file and the flags that win over it."""
+"""What a sweep consists of, from the command line, a YAML file, or both; flags win over the file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Spec:
 
 
 def spec_of(args: argparse.Namespace) -> Spec:
-    """Raises UserError: a file that is no sweep, a name that is no method, a number that is none."""
+    """Raises UserError: a file that is not a sweep, an unknown method, a number that is not positive."""
     if len(args.opts) % 2:
         raise UserError(f"KEY VALUE pairs expected, '{args.opts[-1]}' has no value")
     asked = read_file(Path(args.file)) if args.file else {}
@@ -57,7 +57,7 @@ def spec_of(args: argparse.Namespace) -> Spec:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The lists of a sweep's file as the flags have them, "1 2 4", and its options as KEY VALUE pairs."""
+    """A sweep file's lists as the flags spell them ("1 2 4"), and its options as KEY VALUE pairs."""
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 def report(arguments: list[str]) -> int:
     """Writes to a file what the child is like; exit code 3."""
+    preloaded = "torch.utils.tensorboard" in sys.modules
     found = {
         "server": os.getppid(),
         "server_threads": len(os.listdir(f"/proc/{os.getppid()}/task")),
-        "preloaded": "torch.utils.tensorboard" in sys.modules,
+        "preloaded": preloaded,
         "cuda": "libcuda.so" in Path("/proc/self/maps").read_text(),
-        "threads": sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None,
+        "threads": sys.modules["torch"].get_num_threads() if preloaded else None,
         "environment": dict(os.environ),
         "folder": os.getcwd(),
         "leader": os.getsid(0) == os.getpid(),
@@ -27,8 +28,8 @@ def report(arguments: list[str]) -> int:
         "loaders": multiprocessing.get_start_method(),
     }
     Path(arguments[0]).write_text(json.dumps(found))
-    print("to be dropped")
-    print("to the log", file=sys.stderr)
+    print("output")
+    print("error", file=sys.stderr)
     return 3
 
 
@@ -40,6 +41,5 @@ def peak(arguments: list[str]) -> int:
 
 
 def sleep(arguments: list[str]) -> int:
-    Path(arguments[0]).write_text(str(os.getpid()))
     time.sleep(600)
     return 0

@@ -79,11 +79,3 @@ def drive(tmp_path: Path) -> Iterator[Driver]:
 
 def plan(*argv: str) -> Plan:
     return plan_of(spec_of(command.build_parser(None).parse_args(list(argv))))
-
-
-def alive(pid: int | str) -> bool:
-    """Whether a process runs; one that is dead and not yet collected does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

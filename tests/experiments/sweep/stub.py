@@ -13,10 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-from runs import process
-
-process.enter()
-
 SETTINGS = {"PLOT": "n4_nctx16_cscFalse_ctpend", "CoOp": "nctx16_cscFalse_ctpend", "ZeroshotCLIP": "default"}
 
 

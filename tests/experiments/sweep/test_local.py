@@ -19,8 +19,9 @@ from experiments.sweep.task import Outcome
 from experiments.sweep.times import Times
 from runs.directory import LOCK
 from runs.process import REPOSITORY
+from tests.children import alive
 from tests.children import wait_for as until
-from tests.experiments.sweep.conftest import Driver, Place, alive, plan
+from tests.experiments.sweep.conftest import Driver, Place, plan
 
 pytestmark = pytest.mark.medium
 

@@ -13,9 +13,10 @@ import pytest
 
 from experiments.sweep import command
 from runs.process import REPOSITORY
+from tests.children import alive
 from tests.children import wait_for as until
 from tests.experiments.sweep.cluster import Cluster, cluster
-from tests.experiments.sweep.conftest import Driver, Place, alive
+from tests.experiments.sweep.conftest import Driver, Place
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.ray

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import parser_of, save, show
-from experiments.recipes import METHODS, recipe
+from experiments.recipes import compared_methods, recipe
 from experiments.tables.suite import DATASETS, SHOTS
 from runs.config import read_yaml
 from runs.directory import REPOSITORY, defaults
 
+METHODS = compared_methods()
 SEEDS = 3
 # Classes and test images, as the split files list them (DATASETS.md).
 SIZES = {

@@ -13,16 +13,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import errno
 import json
-import os
+import shlex
 import shutil
 import sys
 import urllib.parse
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
+
+from dassl.extras.cli import Parser, complain, guarded
 
 from .files import UserError, locked
 from .get.archives import unpack
@@ -32,27 +32,12 @@ from .get.layout import File, Source
 from .get.sources import SOURCES
 
 WORK = ".prepare"  # in the dataset's folder: files that are not laid out yet
-THE_USERS_DISK = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UserError(f"{message}; see python -m datasets.prepare --help")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="python -m datasets.prepare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+def build_parser() -> Parser:
+    parser = Parser("datasets.prepare", __doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SOURCES))
-    parser.add_argument(
-        "--root",
-        default=os.environ.get("DATA") or "data",
-        help="the folder that holds the datasets (default: $DATA, else data)",
-    )
+    parser.add_argument("--root", default="", help="the folder that holds the datasets (default: $DATA, else data)")
     parser.add_argument("--check", action="store_true", help="download nothing")
     parser.add_argument("--decode", action="store_true", help="decode every picture, not only a few")
     parser.add_argument("--mirror", default="", metavar="URL", help="take every file from URL/<its name>")
@@ -60,29 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        return run(build_parser().parse_args(argv))
-    except UserError as error:
-        return fail(str(error))
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            return fail(f"the disk is full: {error.strerror}: '{error.filename}'; nothing half-written is left")
-        if error.errno not in THE_USERS_DISK:
-            raise
-        return fail(f"{error.strerror}: '{error.filename}'")
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from what was downloaded", file=sys.stderr)
-        return 130
-
-
-def fail(message: str) -> int:
-    one_line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)  # names may hold anything
-    print(f"error: {one_line}", file=sys.stderr)
-    return 2
+    argv = sys.argv[1:] if argv is None else argv
+    return guarded(lambda: run(build_parser().parse_args(argv)), f"python -m datasets.prepare {shlex.join(argv)}")
 
 
 def run(args: argparse.Namespace) -> int:
-    root = Path(args.root).expanduser().absolute()
+    root = Path(args.root or args.environment.DATA).expanduser().absolute()
     names = list(dict.fromkeys(args.names))
     for name in names:
         check_name(name, args.check)
@@ -97,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.check:
         for name in names:
             for refusal in prepare(name, SOURCES[name], root, args.mirror):
-                failed = fail(refusal)
+                complain(refusal)
+                failed = 2
     statuses = {name: check(name, root, args.decode) for name in names or SOURCES}
     print(f"\nData root: {root}" if root.is_dir() else f"\nData root: {root}, which does not exist")
     print(tabulate([(name, *status[:2]) for name, status in statuses.items()], headers=["dataset", "state", ""]))
@@ -141,6 +110,11 @@ def prepare(name: str, source: Source, root: Path, mirror: str = "") -> list[str
                 continue
             try:
                 fetch(name, file, folder, root, mirror)
+            except OSError as error:
+                if error.errno in DISK_FULL:
+                    full = f"the disk is full: {error.strerror}: '{error.filename}'; nothing half-written is left"
+                    raise UserError(full) from error
+                raise
             except UserError as error:  # the other files may still be fetched
                 if file.optional:
                     print(f"{name}: {file.name} cannot be had, nor is it needed: {error}")

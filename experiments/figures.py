@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
@@ -23,60 +23,35 @@ from matplotlib.figure import Figure
 
 from dassl.extras.cli import guarded
 from dassl.utils import write_atomically
-from experiments.tables.few_shot import Cells, cells_of, complete_mean
+from experiments.recipes import label, method_of
+from experiments.tables.by_shots import Cells, cells_of, complete_mean, mean_of_figures
 from experiments.tables.published import published
 from experiments.tables.render import Table
-from experiments.tables.request import Request, may_write, parser, request_of
-from experiments.tables.suite import DATASETS, METHODS, SHOTS, SHOWN
+from experiments.tables.request import Request, parser, request_of
+from experiments.tables.suite import DATASETS, SHOTS
 
-COLOURS = {"ZeroshotCLIP": "tab:gray", "CoOp": "tab:blue", "CoCoOp": "tab:green", "PLOT": "tab:red"}
-MARKERS = {"ZeroshotCLIP": "*", "CoOp": "s", "CoCoOp": "^", "PLOT": "o"}
 COLUMNS = 3
 
-# (mean, standard deviation) of ours and of the published figure; None where there is none.
-Point = tuple[float | None, float | None]
 
-
-def curves_of(request: Request, cells: Cells, dataset: str | None) -> dict[str, tuple[list[Point], list[Point]]]:
-    """By method: ours and published at each number of shots; of all datasets' average for None."""
-    found = {}
-    for method in METHODS:
-        ours: list[Point] = []
-        theirs: list[Point] = []
-        for shots in request.shots:
-            names = [dataset] if dataset else list(request.datasets)
+def draw_panel(axes: Any, title: str, request: Request, cells: Cells, names: Sequence[str]) -> None:
+    """The curves of a dataset, or of the average over several."""
+    for method, kind in ((name, method_of(name)) for name in request.methods if method_of(name).colour):
+        points = []
+        for shots in request.shots if kind.has_seeds else request.shots[:1]:
             row = [cells[name, method, shots] for name in names]
-            figures = [published("few-shot", name, method, shots) for name in names]
-            ours.append((complete_mean([cell.mean for cell in row]), row[0].std if dataset else None))
-            mean = complete_mean([None if figure is None else figure.mean for figure in figures])
-            theirs.append((mean, figures[0].std if dataset and figures[0] else None))
-        found[method] = ours, theirs
-    return found
-
-
-def draw_panel(axes: Any, title: str, shots: list[int], curves: dict[str, tuple[list[Point], list[Point]]]) -> None:
-    for method, (ours, theirs) in curves.items():
-        for points, published_ones in ((ours, False), (theirs, True)):
-            style: dict[str, Any] = {
-                "color": COLOURS[method],
-                "marker": MARKERS[method],
-                "markerfacecolor": "white" if published_ones else COLOURS[method],
-                "linestyle": ":" if published_ones else "-",
-                "alpha": 0.6 if published_ones else 1.0,
-                "markersize": 9 if method == "ZeroshotCLIP" else 5,
-                "label": SHOWN.get(method, method) + (", published" if published_ones else ""),
-            }
-            if method == "ZeroshotCLIP":  # it stands at 0 shots
-                kept = [(0, mean, std) for mean, std in points[:1] if mean is not None]
-            else:
-                kept = [(n, mean, std) for n, (mean, std) in zip(shots, points, strict=True) if mean is not None]
-            if not kept:
-                continue
-            x, y, spread = zip(*kept, strict=True)
-            bars = None if published_ones or None in spread else spread
-            axes.errorbar(x, y, yerr=bars, capsize=2, linewidth=1.3, **style)
+            ours, spread = complete_mean([cell.mean for cell in row]), row[0].std if len(names) == 1 else None
+            theirs = mean_of_figures([published("few-shot", name, method, shots) for name in names])
+            points.append((shots if kind.has_seeds else 0, ours, spread, theirs))
+        size = 5 if kind.has_seeds else 9
+        line = partial(axes.errorbar, color=kind.colour, marker=kind.marker, markersize=size, capsize=2, linewidth=1.3)
+        if kept := [point[:3] for point in points if point[1] is not None]:
+            x, y, bars = zip(*kept, strict=True)
+            line(x, y, yerr=None if None in bars else bars, label=label(method))
+        if dotted := [(point[0], point[3]) for point in points if point[3] is not None]:
+            x, y = zip(*dotted, strict=True)
+            line(x, y, linestyle=":", alpha=0.6, markerfacecolor="white", label=f"{label(method)}, published")
     axes.set_title(title, fontsize=10)
-    axes.set_xticks([0, *shots])
+    axes.set_xticks([0, *request.shots])
     axes.set_xlabel("training images a class", fontsize=8)
     axes.set_ylabel("accuracy (%)", fontsize=8)
     axes.tick_params(labelsize=8)
@@ -87,17 +62,18 @@ def draw(request: Request) -> Figure:
     """Raises UserError if the runs are mixed."""
     cells = cells_of(request)
     request.close(Table("", ""))
-    panels: list[str | None] = [*([None] if len(request.datasets) > 1 else []), *request.datasets]
+    panels = {dataset: [dataset] for dataset in request.datasets}
+    if len(panels) > 1:
+        panels = {f"average of {len(panels)} datasets": list(panels), **panels}
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.6), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     labels: dict[str, Any] = {}
-    for axes, dataset in zip(grid, panels, strict=False):
-        curves = curves_of(request, cells, dataset)
-        draw_panel(axes, dataset or f"average of {len(request.datasets)} datasets", list(request.shots), curves)
-        handles, names = axes.get_legend_handles_labels()
-        labels |= dict(zip(names, handles, strict=True))
+    for axes, (title, names) in zip(grid, panels.items(), strict=False):
+        draw_panel(axes, title, request, cells, names)
+        handles, methods = axes.get_legend_handles_labels()
+        labels |= dict(zip(methods, handles, strict=True))
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     if labels:
@@ -108,15 +84,14 @@ def draw(request: Request) -> Figure:
 def run(args: argparse.Namespace) -> None:
     request = request_of(args, DATASETS, SHOTS)
     figure = draw(request)
-    name = "few_shot_curves" + (f"_{request.datasets[0]}" if len(request.datasets) == 1 else "")
-    if not may_write(request.out):
-        print(f"Not written: there is no folder '{request.out.parent}' to make '{request.out.name}' in")
+    if not request.may_write():
         return
-    folder = Path(request.out) / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    for ending in ("png", "pdf"):
-        write_atomically(folder / f"{name}.{ending}", partial(figure.savefig, format=ending, dpi=150))
-    print(f"Written: {folder / name}.png, {folder / name}.pdf")
+    name = request.table("few_shot_curves", "").name
+    paths = [request.out / "tables" / f"{name}.{ending}" for ending in ("png", "pdf")]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        write_atomically(path, partial(figure.savefig, format=path.suffix[1:], dpi=150))
+    print("Written: " + ", ".join(map(str, paths)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,17 +1,20 @@
-"""Runs one method on one dataset and shot count over the seeds, then prints the table; behind scripts/*/main.sh.
+"""Runs one method on one dataset and shot count over the seeds, then prints the table.
 
-Each seed is a child process. A finished run is kept, an unfinished one resumed.
+    python -m experiments.jobs [--import FILE] TRAINER DATASET SHOTS [KEY VALUE]...
+
+Behind scripts/run.sh and scripts/*/main.sh. From the environment: DATA (data), OUT (output), SEEDS ("1 2 3"), CFG or
+BACKBONE (by the recipe), N (for a method with that option). A method without seeds may be asked without SHOTS. Each
+seed is a child process. A finished run is kept, an unfinished one resumed.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +25,16 @@ if __name__ == "__main__":
 
 from tabulate import tabulate
 
-import train
-from dassl.extras.cli import Parser, guarded
+from dassl.extras.cli import Environment, Parser, guarded
 from dassl.extras.interrupts import Interrupted, uninterrupted
 from dassl.utils import UserError
+from experiments.recipes import config_file, imported, method_of, named_methods, recipe
 from runs import process
 from runs.command_line import build_parser
 from runs.config import setup_cfg
-from runs.directory import check_config
+from runs.directory import REPOSITORY, check_config
 from runs.execution import output_directory
 from runs.result import finished_result, load_result
-
-REPOSITORY = Path(train.__file__).resolve().parent
 
 # Keys that tell apart the runs of one command, with what says them.
 OURS = {
@@ -52,6 +53,13 @@ def positive_integers(text: str, name: str) -> list[int]:
     return list(dict.fromkeys(int(word) for word in words))
 
 
+def positive_integer(text: str, name: str) -> int:
+    found = positive_integers(text, name)
+    if len(found) > 1:
+        raise UserError(f"{name} is '{text}'; it must be one positive integer")
+    return found[0]
+
+
 @dataclass(frozen=True)
 class Job:
     """One method on one dataset and shot count, by one config and recipe, with the user's KEY VALUE pairs."""
@@ -62,48 +70,47 @@ class Job:
     config: str
     recipe: str = ""
     opts: Sequence[str] = ()
+    environment: Environment = field(default_factory=Environment)
 
     @property
     def seeds(self) -> list[int]:
-        """Zero-shot CLIP has no seeds: one run."""
-        zero_shot = self.trainer == "ZeroshotCLIP"
-        return [1] if zero_shot else positive_integers(os.environ.get("SEEDS") or "1 2 3", "SEEDS")
+        """One run of a method that has no seeds."""
+        return positive_integers(self.environment.SEEDS, "SEEDS") if method_of(self.trainer).has_seeds else [1]
 
     def arguments(self, seed: int) -> list[str]:
         """The command line of ``train.py`` for one seed."""
-        configs = REPOSITORY / "configs"
-        prompts = positive_integers(os.environ.get("N") or "4", "N")
-        if len(prompts) > 1:
-            raise UserError(f"N is '{os.environ['N']}'; it must be one positive integer, the prompts a class")
+        method = method_of(self.trainer)
+        n = positive_integer(self.environment.N, "N") if self.environment.N else 0
+        takes_n = n and any(option.key == "N" for option in method.options)
         if taken := [key for key in self.opts[::2] if key in OURS]:
             raise UserError(f"{taken[0]} follows from {OURS[taken[0]]}: it cannot be a KEY VALUE pair as well")
-        shots = 0 if self.trainer == "ZeroshotCLIP" else self.shots
         return [
+            *imported(self.trainer),
             *("--seed", str(seed)),
             *("--trainer", self.trainer),
-            *("--dataset-config-file", str(configs / "datasets" / f"{self.dataset}.yaml")),
-            *("--config-file", str(configs / "trainers" / self.trainer / f"{self.config}.yaml")),
+            *("--dataset-config-file", str(REPOSITORY / "configs/datasets" / f"{self.dataset}.yaml")),
+            *("--config-file", str(config_file(self.trainer, self.config))),
             *(("--recipe", self.recipe) if self.recipe else ()),
-            *("DATASET.NUM_SHOTS", str(shots)),
-            *(("TRAINER.PLOT.N", str(prompts[0])) if self.trainer == "PLOT" else ()),
+            *("DATASET.NUM_SHOTS", str(self.shots if method.has_seeds else 0)),
+            *((f"TRAINER.{method.node}.N", str(n)) if takes_n else ()),
             *self.opts,
         ]
 
     def directories(self) -> list[Path]:
-        """By seed; every mistake in the arguments, and a damaged result, is found here, before anything runs."""
-        directories = [directory_of(self.arguments(seed)) for seed in self.seeds]
+        """By seed. UserError: a mistake in the arguments, or a damaged result."""
+        directories = [resolve(self.arguments(seed))[2] for seed in self.seeds]
         for directory in directories:
             finished_result(directory)
         return directories
 
 
-def directory_of(arguments: list[str]) -> Path:
-    """The run's directory; every mistake in the arguments is found here, before anything runs."""
+def resolve(arguments: list[str]) -> tuple[argparse.Namespace, Any, Path]:
+    """A run's parsed arguments, config and directory. UserError: any mistake in them."""
     parsed = build_parser().parse_args(arguments)
     cfg, base = setup_cfg(parsed)
     directory = output_directory(parsed, cfg, base)
     check_config(directory, cfg)
-    return directory
+    return parsed, cfg, directory
 
 
 def table(directories: list[Path]) -> str:
@@ -157,19 +164,27 @@ def run_train(arguments: list[str]) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    job = Job(**vars(args))
+    trainer, *more = named_methods(args.trainer, "TRAINER")
+    if more:
+        raise UserError(f"TRAINER is '{args.trainer}'; it must be one method")
+    method, words, env = method_of(trainer), args.rest, args.environment
+    if not method.has_seeds and not (words and words[0].isdigit()):
+        words = ["1", *words]
+    if not words:
+        raise UserError(f"SHOTS is missing: bash scripts/run.sh {args.trainer} {args.dataset} SHOTS [KEY VALUE]...")
+    shots = positive_integer(words[0], "SHOTS")
+    config, pairs = recipe(trainer, args.dataset, shots, env.CFG, env.BACKBONE)
+    job = Job(trainer, args.dataset, shots, config, pairs, words[1:], env)
     directories = finish(job)
-    what = "" if job.trainer == "ZeroshotCLIP" else f", {job.shots} shots"
+    what = f", {job.shots} shots" if method.has_seeds else ""
     print(f"\n{job.trainer} on {job.dataset}{what}, config {job.config}\n\n{table(directories)}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(prog="experiments.jobs", allow_abbrev=False)
-    for name in ("trainer", "dataset", "config"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--shots", type=int, required=True)
-    parser.add_argument("--recipe", default="")
-    parser.add_argument("opts", nargs=argparse.REMAINDER)
+    parser = Parser("experiments.jobs", __doc__, imports=True)
+    parser.add_argument("trainer", metavar="TRAINER", help="a registered name or its file's: PLOT, plot")
+    parser.add_argument("dataset", metavar="DATASET")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="SHOTS [KEY VALUE]...")
     return guarded(lambda: run(parser.parse_args(argv)))
 
 

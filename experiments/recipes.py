@@ -1,70 +1,128 @@
-"""What the papers prescribe, for Python: ``recipe.sh`` asked for one method, dataset and shot count."""
+"""What the papers prescribe, from the methods' own ``recipe``; and how commands name methods."""
 
 from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import os
-import subprocess
+import shlex
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
 
-import yaml
-
+from dassl.config import flatten, get_cfg_default
+from dassl.extras.cli import IMPORTED
 from dassl.utils import UserError
+from runs.config import read_yaml
 from runs.directory import REPOSITORY
-
-METHODS = ("ZeroshotCLIP", "CoOp", "CoCoOp", "PLOT")
-ENTRY = {"ZeroshotCLIP": "zsclip", "CoOp": "coop", "CoCoOp": "cocoop", "PLOT": "plot"}
+from trainers.method import Method, methods
 
 # OpenAI's names, as the configs' names begin.
 BACKBONES = {"rn50": "RN50", "rn101": "RN101", "vit_b16": "ViT-B/16", "vit_b32": "ViT-B/32"}
+COMMON = "rn50"  # where methods are compared and nothing says on which
 
 
-@functools.cache
+def method_of(trainer: str) -> type[Method]:
+    return methods()[trainer]
+
+
+def label(trainer: str) -> str:
+    """The method's name in tables."""
+    return method_of(trainer).label or trainer
+
+
+def imported(trainer: str) -> list[str]:
+    """The --import option of a method outside the tree; empty for one of ours."""
+    file = IMPORTED.get(method_of(trainer).__module__)
+    return ["--import", str(file)] if file else []
+
+
+def stem(trainer: str) -> str:
+    """The name of the method's file."""
+    module = method_of(trainer).__module__
+    return IMPORTED[module].stem if module in IMPORTED else module.rpartition(".")[2]
+
+
+def script_of(trainer: str) -> list[str]:
+    """The words of the script that runs a method, before DATASET."""
+    script = f"scripts/{stem(trainer)}/main.sh"
+    own = (REPOSITORY / script).is_file() and not imported(trainer)
+    return [script] if own else ["scripts/run.sh", *imported(trainer), trainer]
+
+
+def compared_methods() -> list[str]:
+    """The methods that commands take if none is named: those with a colour, and the imported ones."""
+    return [name for name, kind in methods().items() if kind.colour or imported(name)]
+
+
+def named_methods(text: str, source: str = "TRAINERS") -> list[str]:
+    """ "PLOT,coop" or "PLOT CoOp" -> the registered names; a method has the name of its file too. "" means the default.
+
+    Raises:
+        UserError: one of them is no method, or none is named.
+    """
+    if not text:
+        return compared_methods()
+    known = {stem(name).lower(): name for name in methods()} | {name.lower(): name for name in methods()}
+    chosen = []
+    for word in text.replace(",", " ").split():
+        if word.lower() not in known:
+            nearest = known[difflib.get_close_matches(word.lower(), known, n=1, cutoff=0)[0]]
+            raise UserError(f"{source}: '{word}' is none of {', '.join(methods())}; the nearest is '{nearest}'")
+        chosen.append(known[word.lower()])
+    if not chosen:
+        raise UserError(f"{source} is '{text}'; it must name some of {', '.join(methods())}")
+    return list(dict.fromkeys(chosen))
+
+
 def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str = "") -> tuple[str, str]:
-    """(config's name, KEY VALUE pairs in one string).
+    """(config's path as in ``Recipe``, KEY VALUE pairs in one string).
 
     Args:
-        cfg, backbone: what CFG and BACKBONE set for the shell scripts; empty for the recipe's own.
+        cfg, backbone: what CFG and BACKBONE set; empty for the recipe's own.
     """
-    code = 'source "$1"; recipe "$2" "$3" "$4"; printf "%s\\n%s" "$CFG" "$RECIPE"'
-    command = ["bash", "-euc", code, "bash", str(REPOSITORY / "scripts" / "recipe.sh"), trainer, dataset, str(shots)]
-    env = {**os.environ, "CFG": cfg, "BACKBONE": backbone}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    config, _, pairs = done.stdout.partition("\n")
-    return config, pairs
+    kind = method_of(trainer)
+    config, options = kind.recipe(dataset, shots)
+    config = config.replace("{backbone}", backbone or kind.backbone)
+    if config.endswith(".yaml"):
+        config = str(Path(inspect.getfile(kind)).parent / config.removesuffix(".yaml"))
+    folder = PurePath(config).parent
+    own = [name for name in (dataset, dataset.partition("_")[0]) if config_file(trainer, str(folder / name)).is_file()]
+    if cfg or own:
+        config = str(folder / (cfg or own[0]))
+    if (REPOSITORY / "configs/datasets" / f"{PurePath(config).name}.yaml").is_file():  # it says all of it itself
+        options = {}
+    return config, shlex.join(str(word) for pair in options.items() for word in pair)
+
+
+def config_file(trainer: str, config: str) -> Path:
+    return Path(os.path.normpath(REPOSITORY / "configs/trainers" / trainer / f"{config}.yaml"))
 
 
 @functools.cache
 def prescribed_epochs(trainer: str, dataset: str, shots: int) -> int:
     """The epochs that the recipe and its config prescribe."""
-    config, pairs = recipe(trainer, dataset, shots, backbone="rn50")
-    words = pairs.split()
-    if "OPTIM.MAX_EPOCH" in words:
-        return int(words[words.index("OPTIM.MAX_EPOCH") + 1])
-    path = REPOSITORY / "configs" / "trainers" / trainer / f"{config}.yaml"
-    return int(yaml.safe_load(path.read_text(encoding="utf-8")).get("OPTIM", {}).get("MAX_EPOCH", 0))
+    if not method_of(trainer).learns:
+        return 0
+    config, pairs = recipe(trainer, dataset, shots)
+    words = shlex.split(pairs)
+    values = dict(flatten(get_cfg_default())) | read_yaml(config_file(trainer, config))
+    return int((values | dict(zip(words[::2], words[1::2], strict=True)))["OPTIM.MAX_EPOCH"])
 
 
-def methods(text: str) -> list[str]:
-    """TRAINERS as the user wrote it, "PLOT,coop" or "PLOT CoOp" -> the registered names.
-
-    Raises:
-        UserError: one of them is no method.
-    """
-    known = {name.lower(): name for name in METHODS} | {short: name for name, short in ENTRY.items()}
-    chosen = []
-    for word in text.replace(",", " ").split():
-        if word.lower() not in known:
-            nearest = known[difflib.get_close_matches(word.lower(), known, n=1, cutoff=0)[0]]
-            raise UserError(f"TRAINERS: '{word}' is none of {', '.join(METHODS)}; the nearest is '{nearest}'")
-        chosen.append(known[word.lower()])
-    return list(dict.fromkeys(chosen))
+def pairs_of(trainer: str, options: Mapping[str, Any]) -> list[str]:
+    """The method's own options as KEY VALUE pairs."""
+    node = method_of(trainer).node
+    return [word for key, value in options.items() for word in (f"TRAINER.{node}.{key}", str(value))]
 
 
 def own_options(trainer: str, opts: list[str]) -> list[str]:
-    """KEY VALUE pairs without those that mean nothing to a method: TRAINER.PLOT.N to CoOp, epochs to zero-shot CLIP."""
-    others = tuple(f"TRAINER.{name.upper()}." for name in METHODS if name != trainer)
-    if trainer == "ZeroshotCLIP":
+    """KEY VALUE pairs without other methods' options and, for a method that learns nothing, those of training."""
+    own = method_of(trainer)
+    nodes = {kind.node for kind in methods().values()} - {own.node, ""}
+    others = tuple(f"TRAINER.{node}." for node in nodes)
+    if not own.learns:
         others += ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.")
-    pairs = [opts[i : i + 2] for i in range(0, len(opts), 2)]
+    pairs = zip(opts[::2], opts[1::2], strict=True)
     return [word for pair in pairs if not pair[0].startswith(others) for word in pair]

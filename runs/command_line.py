@@ -21,12 +21,7 @@ from .execution import run
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="train.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("train.py", __doc__, imports=True)
     add = parser.add_argument
     add("--root", default="", help="folder that holds the datasets (default: $DATA, else data)")
     add("--output-dir", default="", help="the run's directory (default: derived from the config, under $OUT)")
@@ -43,11 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--clip-root", default="", help="where OpenAI's weights are kept (default: ~/.cache/clip)")
     add("--eval-only", action="store_true", help="test only")
     add("--model-dir", default="", help="a trained run's directory to test, for --eval-only")
-    add(
-        "--load-epoch",
-        type=int,
-        help="the epoch whose checkpoint is tested (default: the best, else the last)",
-    )
+    add("--load-epoch", type=int, help="the epoch whose checkpoint is tested (default: the best, else the last)")
     add("--no-train", action="store_true", help="build everything, train nothing")
     add("--print-config", action="store_true", help="print the merged config for upstream Dassl, and exit")
     add("--recipe", default="", help="KEY VALUE pairs of the scripts' recipe; the user's own win over them")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import ast
 import difflib
-import os
 import shlex
 from collections.abc import Iterable
 from contextlib import suppress
@@ -59,7 +58,7 @@ def setup_cfg(args: argparse.Namespace) -> tuple[Any, Any]:
         merge_file(trained, (f"TRAINER.{method_options(cfg)[0]}.", "MODEL.BACKBONE.NAME"))
     base = cfg.clone()
     flags = {
-        "DATASET.ROOT": args.root or os.environ.get("DATA", "data"),
+        "DATASET.ROOT": args.root or args.environment.DATA,
         "RESUME": args.resume,
         "SEED": args.seed,
         "DATASET.SOURCE_DOMAINS": args.source_domains,

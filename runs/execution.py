@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -47,7 +46,7 @@ def output_directory(args: argparse.Namespace, cfg: Any, base: Any) -> Path:
         name += "" if args.load_epoch is None else f"_epoch{args.load_epoch}"
         return Path(args.model_dir) / "eval" / shorten(name)
     config = Path(args.config_file).stem or "default"
-    return run_directory(cfg, base, config, os.environ.get("OUT") or "output")
+    return run_directory(cfg, base, config, args.environment.OUT)
 
 
 def run(args: argparse.Namespace) -> None:

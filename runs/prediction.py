@@ -8,7 +8,6 @@ names. A picture that cannot be read is named and left out; the others are predi
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import io
@@ -68,15 +67,14 @@ class OpenRun:
         return self.trainer.model_inference(images.to(self.trainer.device)).float()
 
 
-def open_run(run: str | Path, classes: Sequence[str] | None = None, trainers: Sequence[str] = ()) -> OpenRun:
+def open_run(run: str | Path, classes: Sequence[str] | None = None) -> OpenRun:
     """Loads a finished run, without its dataset.
 
     Args:
         run: its directory.
         classes: other class names, for the learned context.
-        trainers: the trainers that will do; all if empty.
     Raises:
-        UserError: it is no run, unfinished or damaged, of another trainer, or its weights have changed since.
+        UserError: it is no run, unfinished or damaged, or its weights have changed since.
     """
     directory = Path(run)
     path = directory / "result.json"
@@ -84,8 +82,6 @@ def open_run(run: str | Path, classes: Sequence[str] | None = None, trainers: Se
         what = "is unfinished" if (directory / "config.yaml").is_file() else "is no run"
         raise UserError(f"'{directory}' {what}: looked for '{path}'; a run's own command finishes it")
     result = load_result(path)
-    if trainers and result["trainer"] not in trainers:
-        raise UserError(f"'{directory}' is a run of {result['trainer']}; this takes one of {', '.join(trainers)}")
     cfg = read_cfg(directory)
     names = check_classes(classes) if classes is not None else result.get("classnames")
     if not names:
@@ -240,12 +236,7 @@ def open_output() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0 done, 1 a picture could not be read, 2 the user's mistake."""
-    parser = Parser(
-        prog="predict.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("predict.py", __doc__, imports=True)
     add = parser.add_argument
     add("--run", required=True, help="a finished run's directory")
     add("--classes", help="other class names, separated by commas, for the learned context")

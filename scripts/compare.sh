@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # The methods side by side: bash scripts/compare.sh DATASET SHOTS [KEY VALUE]...
-# Environment as for main.sh, and TRAINERS ("zsclip coop cocoop plot"). CFG may be a backbone's name (rn50, vit_b16):
+# Environment as for main.sh, and TRAINERS (all). CFG may be a backbone's name (rn50, vit_b16):
 # each method then takes its own config on it. Finished runs are kept.
 exec bash "$(dirname "${BASH_SOURCE[0]}")/python.sh" -m experiments.compare "$@"

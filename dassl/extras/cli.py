@@ -1,14 +1,20 @@
-"""What every program shares: its parser, its exit codes, and one line on stderr for each mistake of the user."""
+"""What every program shares: parser, environment, exit codes, and one line on stderr for each mistake of the user."""
 
 from __future__ import annotations
 
 import argparse
 import errno
+import hashlib
 import os
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,16 +31,87 @@ THE_USERS_DISK = {
 }
 
 
-NEED_LESS = "smaller DATALOADER batches, fewer prompts (TRAINER.PLOT.N) or a smaller backbone need less"
+NEED_LESS = "smaller DATALOADER batches, fewer prompts a class (N) or a smaller backbone need less"
 
 
-# What the scripts and train.py take from the environment.
+# The variables that a command needs to go on as it began.
 VARIABLES = ("DATA", "OUT", "SEEDS", "CFG", "BACKBONE", "N", "TRAINERS", "TARGETS", "PYTHON")
 
 
+@dataclass(frozen=True)
+class Environment:
+    """The environment variables that programs read, each under its name; an unset or empty one has its default."""
+
+    DATA: str = "data"
+    OUT: str = "output"
+    SEEDS: str = "1 2 3"
+    N: str = ""
+    CFG: str = ""
+    BACKBONE: str = ""
+    TRAINERS: str = ""
+    TARGETS: str = ""
+    PLOT_COMMAND: str = ""
+
+    @classmethod
+    def read(cls) -> Environment:
+        return cls(**{field.name: os.environ[field.name] for field in fields(cls) if os.environ.get(field.name)})
+
+
 class Parser(argparse.ArgumentParser):
+    """Raises UserError for a mistake. The parsed arguments hold the ``environment`` as well.
+
+    Args:
+        program: a module, or a file's name.
+        imports: takes --import.
+    """
+
+    def __init__(self, program: str, description: str | None = None, imports: bool = False) -> None:
+        prog = f"python {program}" if program.endswith(".py") else f"python -m {program}"
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=prog, description=description, formatter_class=form, allow_abbrev=False)
+        self.set_defaults(environment=Environment.read())
+        if imports:
+            about = "a Python file that registers a method; may come several times"
+            self.add_argument("--import", action=_Import, default=argparse.SUPPRESS, metavar="FILE", help=about)
+
     def error(self, message: str) -> Any:
-        raise UserError(f"{message}; see python {self.prog} --help")
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+class _Import(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        import_method(values)
+
+
+IMPORTED: dict[str, Path] = {}  # the files that --import has named, by their modules' names
+
+
+def import_method(file: str) -> None:
+    """Imports a method's file from outside the tree, once.
+
+    Raises:
+        UserError: there is no such file, it fails, or it registers no trainer.
+    """
+    from dassl.engine import TRAINER_REGISTRY
+
+    path = Path(file).expanduser().resolve()
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in IMPORTED:
+        return
+    if not path.is_file():
+        raise UserError(f"--import: there is no file '{file}'")
+    before, loader = TRAINER_REGISTRY.registered_names(), SourceFileLoader(name, str(path))
+    sys.modules[name] = module_from_spec(spec_from_loader(name, loader))  # type: ignore[arg-type]
+    try:
+        loader.exec_module(sys.modules[name])
+        if TRAINER_REGISTRY.registered_names() == before:
+            raise UserError("it registers no trainer; @TRAINER_REGISTRY.register() does")
+        IMPORTED[name] = path
+    except Exception as error:
+        del sys.modules[name]
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        what = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        raise UserError(f"--import '{file}'{f', line {lines[-1]}' if lines else ''}: {what}{error}") from error
 
 
 def guarded(program: Callable[[], int | None], command: str = "") -> int:
@@ -70,7 +147,7 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
             complain(f"out of memory; {NEED_LESS} ({str(error).partition(chr(10))[0]})")
             return 2
         except KeyboardInterrupt as error:
-            command = os.environ.get("PLOT_COMMAND", "").strip() or command
+            command = Environment.read().PLOT_COMMAND.strip() or command
             goes_on = f"; what is saved of it goes on with:\n{resuming(command)}" if command else ""
             print(f"\ninterrupted by {error or 'Ctrl-C'}{goes_on}", file=sys.stderr)
             return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)

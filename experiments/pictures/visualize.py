@@ -1,4 +1,4 @@
-"""Draws what PLOT's plans look at: for each picture one PNG, as in the paper's figure.
+"""Draws what transport plans look at: for each picture one PNG, as in PLOT's figure.
 
     python -m experiments.pictures.visualize RUN IMAGE|FOLDER... [--class NAME] [--to FOLDER] [--html]
 
@@ -13,7 +13,7 @@ import html
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,9 @@ if __name__ == "__main__":
 
     before_imports()
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn import functional as F
 
 from dassl.extras.cli import Parser, complain, guarded
 from dassl.utils import UserError, write_atomically
@@ -53,13 +51,20 @@ class KeepPlans(HeadMeter):
 
 
 def look(run: OpenRun, image: Tensor) -> tuple[Tensor, Tensor]:
-    """image [3, h, w] -> probabilities [n_cls] and plans [n_cls, N, g, g], g x g being the grid of local features."""
-    model = run.trainer.model
-    model.meter = meter = KeepPlans()
+    """image [3, h, w] -> probabilities [n_cls] and plans [n_cls, N, g, g], g x g being the grid of local features.
+
+    Raises:
+        UserError: the head computes no plans.
+    """
+    model, meter = run.trainer.model, KeepPlans()
+    if hasattr(model, "meter"):
+        model.meter = meter
     try:
         probabilities = run.logits(image[None])[0].softmax(dim=0)
     finally:
         model.meter = None
+    if not meter.plans:
+        raise UserError(f"this run of {run.result['trainer']} computes no transport plans: there is nothing to draw")
     plan = torch.cat(meter.plans)[0].float().cpu()  # [n_cls, M, N]
     side = math.isqrt(plan.shape[1])
     return probabilities.cpu(), plan.mT.unflatten(2, (side, side))
@@ -80,73 +85,66 @@ def draw(run: OpenRun, image: Tensor, name: str, label: int | None) -> tuple[Fig
         label: the class whose plans are drawn; None for the predicted one.
     """
     probabilities, plans = look(run, image)
-    shown = int(probabilities.argmax()) if label is None else label
     best = probabilities.topk(min(TOP, len(run.classnames)))
     top = [(run.classnames[k], p) for p, k in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-    N, side = plans.shape[1], plans.shape[2]
-    picture = unnormalized(run, image).numpy()
+    shown = int(best.indices[0]) if label is None else label
+    weights = plans[shown].numpy()  # [N, g, g]
+    N, picture = len(weights), unnormalized(run, image).numpy()
     figure = Figure(figsize=(2.3 * (N + 1) + 3.6, 3.1), layout="constrained")
     axes = figure.subplots(1, N + 2, width_ratios=[*[1.0] * (N + 1), 1.1])
     axes[0].imshow(picture)
     name = printable(name)
     axes[0].set_title(name if len(name) < 34 else f"…{name[-32:]}", fontsize=8, parse_math=False)
-    weights = plans[shown].numpy()
-    bounds = {"vmin": float(weights.min()), "vmax": float(weights.max())}
-    if bounds["vmax"] - bounds["vmin"] < 1e-12:  # a single prompt: its plan is uniform
-        bounds = {"vmin": 0.0, "vmax": 2 * bounds["vmax"]}
-    # Bilinear between the grid's centres, as the colours of neighbouring cells; the picture shows through.
-    size = picture.shape[:2]
-    smooth = F.interpolate(plans[shown][:, None], size=size, mode="bilinear", align_corners=False)[:, 0].numpy()
-    drawn: Any = None
+    least, most = float(weights.min()), float(weights.max())
+    if most - least < 1e-12:  # a single prompt: its plan is uniform
+        least, most = 0.0, 2 * most
+    overlay: dict[str, Any] = {"cmap": "jet", "alpha": 0.5, "interpolation": "bilinear", "vmin": least, "vmax": most}
     for n in range(N):
-        axes[n + 1].imshow(np.asarray(picture).mean(axis=2), cmap="gray", vmin=0, vmax=1)
-        drawn = axes[n + 1].imshow(smooth[n], cmap="jet", alpha=0.5, **bounds)
+        below = axes[n + 1].imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+        drawn = axes[n + 1].imshow(weights[n], extent=below.get_extent(), **overlay)
         axes[n + 1].set_title(f"prompt {n + 1}", fontsize=8)
     for a in axes[: N + 1]:
         a.set_axis_off()
     bar = figure.colorbar(drawn, ax=list(axes[1 : N + 1]), shrink=0.8, pad=0.01)
-    bar.set_label(f"plan's weight (uniform: {1 / (side * side * N):.4f})", fontsize=7)
+    bar.set_label(f"plan's weight (uniform: {1 / weights.size:.4f})", fontsize=7)
     bar.ax.tick_params(labelsize=6)
     if bar.solids is not None:  # the bar shows the colours as they are, without the picture under them
         bar.solids.set_alpha(1)
-    names = [printable(k.replace("_", " ")) for k, _ in top][::-1]
-    axes[-1].barh(range(len(top)), [100 * p for _, p in top][::-1], color="tab:gray")
-    axes[-1].set_yticks(range(len(top)), names, fontsize=7, parse_math=False)
+    axes[-1].barh(range(len(top)), [100 * p for _, p in top], color="tab:gray")
+    axes[-1].set_yticks(range(len(top)), [spelled(k) for k, _ in top], fontsize=7, parse_math=False)
+    axes[-1].invert_yaxis()
     axes[-1].set_xlim(0, 100)
     axes[-1].set_xlabel("probability (%)", fontsize=7)
     axes[-1].tick_params(axis="x", labelsize=6)
     what = "predicted" if label is None else "named"
-    title = f"plans of the {what} class: {printable(run.classnames[shown].replace('_', ' '))}"
+    title = f"plans of the {what} class: {spelled(run.classnames[shown])}"
     figure.suptitle(title, fontsize=9, parse_math=False)
     return figure, top
 
 
+def spelled(classname: str) -> str:
+    return printable(classname.replace("_", " "))
+
+
 def label_of(run: OpenRun, name: str) -> int | None:
     """Raises UserError if the run has no such class."""
-    if not name:
-        return None
-    plain = [k.replace("_", " ").lower() for k in run.classnames]
-    if name.replace("_", " ").lower() not in plain:
+    labels = {k.replace("_", " ").lower(): i for i, k in enumerate(run.classnames)}
+    label = labels.get(name.replace("_", " ").lower())
+    if name and label is None:
         raise UserError(f"--class '{name}' is none of the run's classes: {', '.join(run.classnames)}")
-    return plain.index(name.replace("_", " ").lower())
+    return label
 
 
-def page(entries: Sequence[tuple[str, str, list[tuple[str, float]]]], title: str) -> str:
-    """An HTML page of (picture's path, its PNG's name, the most probable classes)."""
-    parts = []
-    for path, file, top in entries:
-        text = printable(", ".join(f"{name.replace('_', ' ')} {100 * p:.1f}%" for name, p in top))
-        path = html.escape(printable(path), quote=True)
-        caption = f"{path}<br>{html.escape(text)}"
-        parts.append(f'<figure><img src="{quote(os.fsencode(file))}" alt="{path}">')
-        parts.append(f"<figcaption>{caption}</figcaption></figure>")
-    style = "body{font:14px sans-serif;margin:1em}img{max-width:100%}figure{margin:0 0 2em}"
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{style}</style>'
-    return (
-        f"<!doctype html>\n<html><head>{head}</head><body>\n<h1>{html.escape(title)}</h1>\n"
-        + "\n".join(parts)
-        + ("\n</body></html>\n")
-    )
+def page(entries: Mapping[str, tuple[str, list[tuple[str, float]]]], title: str) -> str:
+    """An HTML page of PNG files, each with its picture's path and the most probable classes."""
+    title = html.escape(title)
+    lines = [f'<!doctype html><meta charset="utf-8"><title>{title}</title>', f"<h1>{title}</h1>"]
+    for file, (path, top) in entries.items():
+        text = html.escape(", ".join(f"{spelled(name)} {100 * p:.1f}%" for name, p in top))
+        path = html.escape(printable(path))
+        lines.append(f'<figure><img src="{quote(os.fsencode(file))}" alt="{path}" style="max-width: 100%">')
+        lines.append(f"<figcaption>{path}<br>{text}</figcaption></figure>")
+    return "\n".join(lines) + "\n"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -154,13 +152,10 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.to or Path(args.run) / "pictures")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"'{folder}' is no folder; name one with --to")
-    opened = open_run(args.run, trainers=["PLOT"])
-    if (kind := opened.trainer.method_cfg.MATCH) != "ot":
-        raise UserError(f"'{args.run}' was trained with MATCH {kind}: it has no transport plans to draw")
+    opened = open_run(args.run)
     label = label_of(opened, args.name)
     images = pictures(args.images)
-    folder.mkdir(parents=True, exist_ok=True)
-    entries: list[tuple[str, str, list[tuple[str, float]]]] = []
+    entries: dict[str, tuple[str, list[tuple[str, float]]]] = {}
     failures = 0
     for path in images:
         try:
@@ -170,9 +165,12 @@ def run(args: argparse.Namespace) -> int:
             complain(str(error))
             continue
         figure, top = draw(opened, image, Path(path).name, label)
-        file = _unused(f"{Path(path).parent.name}_{Path(path).stem}".lstrip("_"), {name for _, name, _ in entries})
+        stem = f"{Path(path).parent.name}_{Path(path).stem}".lstrip("_")
+        names = (f"{stem}{end}.png" for end in ("", *(f"_{i}" for i in range(2, len(images) + 1))))
+        file = next(name for name in names if name not in entries)
+        folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / file, partial(figure.savefig, format="png", dpi=150))
-        entries.append((path, file, top))
+        entries[file] = path, top
         print(f"{folder / file}: {top[0][0]} {100 * top[0][1]:.1f}%", flush=True)
     if args.html:
         write_atomically(folder / "index.html", page(entries, printable(f"Transport plans, {args.run}")))
@@ -180,22 +178,9 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def _unused(stem: str, used: set[str]) -> str:
-    """A file's name that is not among those used."""
-    file, i = f"{stem}.png", 2
-    while file in used:
-        file, i = f"{stem}_{i}.png", i + 1
-    return file
-
-
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        prog="experiments.pictures.visualize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", metavar="RUN", help="a finished run of PLOT")
+    parser = Parser("experiments.pictures.visualize", __doc__, imports=True)
+    parser.add_argument("run", metavar="RUN", help="a finished run of a method with transport plans")
     parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
     parser.add_argument("--class", dest="name", default="", help="draw this class's plans (default: the predicted)")
     parser.add_argument("--to", default="", help="the folder for the pictures (default: RUN/pictures)")

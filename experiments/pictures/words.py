@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 if __name__ == "__main__":
     from dassl.startup import before_imports
@@ -29,18 +28,19 @@ from trainers.clip.weights import load_clip
 
 _tokenizer = SimpleTokenizer()
 
-LEARNED = ("PLOT", "CoOp", "CoCoOp")
-
 
 def contexts(run: OpenRun, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """(title, context [n_ctx, d]) of each prompt and, with class-specific contexts, of each class.
 
     Raises:
-        UserError: no such class, or the contexts belong to no class.
+        UserError: the run has learned no contexts, there is no such class, or the contexts belong to no class.
     """
-    ctx = run.trainer.model.prompt_learner.ctx.detach().float().cpu()
+    learned = getattr(getattr(run.trainer.model, "prompt_learner", None), "ctx", None)
+    if learned is None:
+        raise UserError(f"a run of {run.result['trainer']} has no learned context")
+    ctx = learned.detach().float().cpu()
     specific = bool(run.trainer.method_cfg.get("CSC"))
-    if run.result["trainer"] != "PLOT":
+    if ctx.dim() == 2 + specific:  # a method of one prompt
         ctx = ctx[None]
     if name and not specific:
         raise UserError("--class chooses among class-specific contexts; this run has common ones (CSC False)")
@@ -74,7 +74,7 @@ def word(token: int) -> str:
 
 
 def markdown(text: str) -> str:
-    """For a cell of a table."""
+    """Text for a cell of a table."""
     return text.replace("|", r"\|")
 
 
@@ -82,9 +82,8 @@ def run(args: argparse.Namespace) -> None:
     open_output()
     if args.top < 1:
         raise UserError(f"--top is {args.top}; it must be 1 or more")
-    opened = open_run(args.run, trainers=LEARNED)
-    clip_model: Any = load_clip(opened.trainer.cfg)
-    embedding = clip_model.token_embedding.weight.detach().float()
+    opened = open_run(args.run)
+    embedding = load_clip(opened.trainer.cfg).token_embedding.weight.detach().float()
     for title, context in contexts(opened, args.name):
         rows = [
             [str(i + 1), *(f"{markdown(text)} ({distance:.3f})" for text, distance in words)]
@@ -95,13 +94,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser(
-        prog="experiments.pictures.words",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("run", metavar="RUN", help=f"a finished run of {', '.join(LEARNED)}")
+    parser = Parser("experiments.pictures.words", __doc__, imports=True)
+    parser.add_argument("run", metavar="RUN", help="a finished run of a method that learns contexts")
     parser.add_argument("--top", type=int, default=3, help="words a vector")
     parser.add_argument("--class", dest="name", default="", help="one class only, of class-specific contexts")
     return guarded(lambda: run(parser.parse_args(argv)))

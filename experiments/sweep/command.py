@@ -23,15 +23,10 @@ LEAST = 0.001  # of a core; Ray counts in 0.0001
 
 
 def build_parser(description: str | None) -> Parser:
-    parser = Parser(
-        prog="sweep.py",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("sweep.py", description, imports=True)
     add = parser.add_argument
     add("--file", default="", help="a sweep in YAML, such as configs/sweeps/paper.yaml; flags win over it")
-    add("--trainers", default="", help="PLOT,CoOp (default: all four)")
+    add("--trainers", default="", help="PLOT,CoOp (default: all)")
     add("--datasets", default="", help="caltech101,dtd")
     add("--shots", default="", help="default: 1,2,4,8,16")
     add("--seeds", default="", help="default: $SEEDS, else 1,2,3")
@@ -101,9 +96,8 @@ def run(args: argparse.Namespace, command: str) -> int:
 def finish(plan: Plan, progress: Progress) -> None:
     """The table and, last, what failed."""
     if len(progress.failed) < len(plan.runs):
-        table = plan.table()
-        print(f"\n{table.markdown()}")
-        print("Written: " + ", ".join(str(path) for path in table.write(plan.spec.out)))
+        print()
+        plan.table().show(plan.spec.out)
     if progress.failed:
         print(f"\n{len(progress.failed)} of {len(plan.runs)} runs failed:", file=sys.stderr)
     for failed, outcome in progress.failed:

@@ -26,7 +26,7 @@ class LocalEngine:
 
     def start(self, run: Run) -> None:
         slot = min(set(range(self.slots)) - set(self.running))
-        child = run.task.within(share(slot, self.slots, self.environment)).start()
+        child = run.task.within(resources(slot, self.slots, self.environment)).start()
         self.running[slot] = (run, child, time.monotonic())
 
     def wait(self) -> list[tuple[Run, Outcome]]:
@@ -51,7 +51,7 @@ class LocalEngine:
             child.wait()
 
 
-def share(slot: int, slots: int, environment: Mapping[str, str]) -> dict[str, str]:
+def resources(slot: int, slots: int, environment: Mapping[str, str]) -> dict[str, str]:
     """One run's cores and GPU when several run at once; the user's own variables win."""
     if slots == 1:
         return {}

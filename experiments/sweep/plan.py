@@ -5,7 +5,6 @@ A mistake in any run's arguments is found here, before anything starts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,17 +12,13 @@ from pathlib import Path
 from tabulate import tabulate
 
 from experiments.compare import jobs_of
-from experiments.jobs import Job
-from experiments.tables import few_shot
+from experiments.jobs import Job, resolve
+from experiments.recipes import method_of
+from experiments.tables import by_shots
 from experiments.tables.render import Table
 from experiments.tables.request import Request
-from experiments.tables.results import Cell, check_unmixed
-from experiments.tables.results import Run as Finished
-from runs.command_line import build_parser
-from runs.config import setup_cfg
-from runs.directory import check_config
-from runs.execution import output_directory
-from runs.result import load_result
+from experiments.tables.results import Cell, check_unmixed, finished
+from runs.result import finished_result
 
 from .spec import Spec
 from .task import Task
@@ -56,7 +51,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """``cells`` are the table's cells by dataset, method and shots; zero-shot CLIP's run is in several."""
+    """``cells`` are the table's cells by dataset, method and shots; a run without seeds is in several."""
 
     spec: Spec
     cells: dict[tuple[str, str, int], list[Run]]
@@ -90,7 +85,7 @@ class Plan:
         }
         spec = self.spec
         request = Request(spec.out, [], spec.datasets, spec.shots, spec.seeds, methods=spec.trainers)
-        table = few_shot.build(request, cells)
+        table = by_shots.build(request, cells)
         table.name = f"sweep_{spec.name}"
         used = list({run.path: run for cell in cells.values() for run in cell.runs}.values())
         table.notes += [f"Mixed: {text}." for text in check_unmixed(used, mixed=True)]
@@ -102,8 +97,8 @@ def plan_of(spec: Spec) -> Plan:
     cells: dict[tuple[str, str, int], list[Run]] = {}
     for dataset in spec.datasets:
         for shots in spec.shots:
-            for job in jobs_of(spec.trainers, dataset, shots, spec.opts):
-                if job.trainer != "ZeroshotCLIP":
+            for job in jobs_of(spec.trainers, dataset, shots, spec.opts, spec.environment):
+                if method_of(job.trainer).has_seeds:
                     runs_of = [run_of(job, seed, spec) for seed in spec.seeds]
                 else:  # one run, the same at every number of shots
                     runs_of = cells.get((dataset, job.trainer, spec.shots[0])) or [run_of(job, 1, spec)]
@@ -115,31 +110,19 @@ def plan_of(spec: Spec) -> Plan:
 
 def run_of(job: Job, seed: int, spec: Spec) -> Run:
     arguments = job.arguments(seed)
-    parsed = build_parser().parse_args(arguments)
-    cfg, base = setup_cfg(parsed)
-    directory = output_directory(parsed, cfg, base).absolute()
-    check_config(directory, cfg)
+    _, cfg, directory = resolve(arguments)
+    finished_result(directory)
+    directory, method = directory.absolute(), method_of(job.trainer)
+    place = (f"{job.shots} shots", f"seed {seed}") if method.has_seeds else ()
     log = (spec.out / "sweeps" / directory.relative_to(spec.out)).with_suffix(".txt")
-    run = Run(
-        name=", ".join((job.trainer, job.dataset, *_place(job, seed))),
+    return Run(
+        name=", ".join((job.trainer, job.dataset, *place)),
         trainer=job.trainer,
         dataset=job.dataset,
         shots=job.shots,
-        epochs=0 if job.trainer == "ZeroshotCLIP" else cfg.OPTIM.MAX_EPOCH,
+        epochs=cfg.OPTIM.MAX_EPOCH if method.learns else 0,
         task=Task(tuple(arguments), directory, log, {"DATA": str(spec.data), "OUT": str(spec.out)}),
     )
-    if run.finished:
-        load_result(directory / "result.json")
-    return run
-
-
-def _place(job: Job, seed: int) -> Sequence[str]:
-    return () if job.trainer == "ZeroshotCLIP" else (f"{job.shots} shots", f"seed {seed}")
-
-
-def finished(directory: Path) -> Finished:
-    path = directory / "result.json"
-    return Finished(path, load_result(path))
 
 
 def duration(seconds: float | None) -> str:

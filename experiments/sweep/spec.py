@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from dassl.extras.cli import Environment
 from dassl.utils import UserError
 from experiments.jobs import positive_integers
-from experiments.recipes import METHODS, methods
+from experiments.recipes import named_methods
 from experiments.tables.suite import SHOTS
 from runs.directory import shorten
 
@@ -31,6 +31,7 @@ class Spec:
     shots: list[int]
     seeds: list[int]
     opts: list[str]
+    environment: Environment
     out: Path
     data: Path
 
@@ -44,15 +45,17 @@ def spec_of(args: argparse.Namespace) -> Spec:
     datasets = list(dict.fromkeys(asked.get("datasets", "").replace(",", " ").split()))
     if not datasets:
         raise UserError("no datasets: name them with --datasets, or a sweep with --file; see python sweep.py --help")
+    environment = args.environment
     return Spec(
         name=Path(args.file).stem if args.file else shorten("_".join(datasets)),
-        trainers=methods(asked.get("trainers", " ".join(METHODS))),
+        trainers=named_methods(asked.get("trainers", "")),
         datasets=datasets,
         shots=positive_integers(asked.get("shots", " ".join(map(str, SHOTS))), "--shots"),
-        seeds=positive_integers(asked.get("seeds") or os.environ.get("SEEDS") or "1 2 3", "--seeds"),
+        seeds=positive_integers(asked.get("seeds") or environment.SEEDS, "--seeds"),
         opts=[*asked.get("options", []), *args.opts],
-        out=Path(os.environ.get("OUT") or "output").absolute(),
-        data=Path(os.environ.get("DATA", "data")).expanduser().absolute(),
+        environment=environment,
+        out=Path(environment.OUT).absolute(),
+        data=Path(environment.DATA).expanduser().absolute(),
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 if __name__ == "__main__":
     from dassl.startup import before_imports
@@ -22,16 +22,15 @@ if __name__ == "__main__":
 from dassl.extras.cli import guarded
 from dassl.utils import UserError
 
-from . import cost, domain, few_shot, variants
+from . import by_shots, cost, domain, variants
 from .render import Table
-from .request import Request, may_write, parser, request_of
+from .request import Request, parser, request_of
 from .suite import DATASETS, SHIFTED, SHOTS
 
 TABLES: dict[str, Callable[[Request], Table]] = {
-    "few-shot": few_shot.build,
+    "few-shot": by_shots.build,
     "domain": domain.build,
-    "prompts": variants.prompts,
-    "match": variants.match,
+    **{name: partial(variants.build, name=name) for name in variants.TITLES},
     "cost": cost.build,
     "diagnostics": variants.diagnostics,
 }
@@ -39,22 +38,17 @@ TABLES: dict[str, Callable[[Request], Table]] = {
 
 def run(args: argparse.Namespace) -> None:
     if args.table == "domain":
-        sources = list(dict.fromkeys(args.dataset)) or ["imagenet"]
-        if len(sources) > 1 or sources[0] not in SHIFTED:
+        args.dataset = list(dict.fromkeys(args.dataset)) or ["imagenet"]
+        if len(args.dataset) > 1 or args.dataset[0] not in SHIFTED:
             raise UserError(f"domain takes one --dataset, a source with shifted sets: one of {', '.join(SHIFTED)}")
-        args.dataset = sources
     request = request_of(args, DATASETS, SHOTS if args.table == "few-shot" else (16,))
     if args.table == "domain" and len(request.shots) > 1:
         raise UserError("domain takes one number of --shots")
-    show(TABLES[args.table](request), request.out)
-
-
-def show(table: Table, out: Path) -> None:
-    print(table.markdown())
-    if may_write(out):
-        print("Written: " + ", ".join(str(path) for path in table.write(out)))
+    table = TABLES[args.table](request)
+    if request.may_write():
+        table.show(request.out)
     else:
-        print(f"Not written: there is no folder '{out.parent}' to make '{out.name}' in")
+        print(table.markdown())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,6 +6,7 @@ import csv
 import functools
 from dataclasses import dataclass
 
+from experiments.recipes import method_of
 from runs.directory import REPOSITORY
 
 PATH = REPOSITORY / "published" / "results.csv"
@@ -25,7 +26,7 @@ class Figure:
 
 @functools.cache
 def figures() -> dict[tuple[str, str, str, int], Figure]:
-    """By table ('few-shot', 'domain generalization'), dataset, method and shots (0 for zero-shot)."""
+    """By table ('few-shot', 'domain generalization'), dataset, method and shots (0 for a method without seeds)."""
     with PATH.open(encoding="utf-8", newline="") as file:
         return {
             (row["table"], row["dataset"], row["method"], int(row["shots"])): Figure(
@@ -36,4 +37,4 @@ def figures() -> dict[tuple[str, str, str, int], Figure]:
 
 
 def published(table: str, dataset: str, method: str, shots: int) -> Figure | None:
-    return figures().get((table, dataset, method, 0 if method == "ZeroshotCLIP" else shots))
+    return figures().get((table, dataset, method, shots if method_of(method).has_seeds else 0))

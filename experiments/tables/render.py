@@ -1,35 +1,24 @@
-"""A table as Markdown, CSV and LaTeX: sections with rows of text for the eye, records in long form for the CSV."""
+"""A table as Markdown, CSV and LaTeX: sections with rows of text for readers, records in long form for the CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
+from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from dassl.utils import write_atomically
 
 DASH = "–"
-PAGE = 80  # characters a line of LaTeX's page
+PAGE = 100  # characters of a row of LaTeX that fits on a page
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_PLAIN = {sign: digit for digit, sign in zip("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)}
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{sign: "\\" + sign for sign in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "<": "$<$",
-    ">": "$>$",
-    "|": r"\textbar{}",
-    **{sign: f"$^{digit}$" for sign, digit in _PLAIN.items()},
-}
+# The signs here for which tabulate has no LaTeX.
+_SIGNS = {"±": r"$\pm$", "–": "--", "|": r"\textbar{}"}
+_SIGNS |= {sign: f"$^{digit}$" for digit, sign in zip("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True)}
 
 
 def number(value: float | None, digits: int = 2, signed: bool = False) -> str:
@@ -57,11 +46,18 @@ class Section:
     headers: list[str]
     rows: list[list[str]]
 
+    def render(self, form: str) -> str:
+        return tabulate(self.rows, headers=self.headers, tablefmt=form, disable_numparse=True, stralign="left")
+
 
 @dataclass
 class Table:
-    """``records`` are the numbers behind the rows, one mapping a number's place; ``missing`` the commands that would
-    fill what is blank."""
+    """A table, its notes, and the commands that fill its blank cells.
+
+    Attributes:
+        records: the numbers behind the rows, one mapping a line of the CSV.
+        missing: the commands.
+    """
 
     name: str
     title: str
@@ -80,15 +76,17 @@ class Table:
     def p_value(self, p: float | None, why: str) -> str:
         return self.dash(why) if p is None else probability(p)
 
+    def remarks(self) -> list[str]:
+        """Footnotes and notes."""
+        footnotes = [f"{str(i + 1).translate(_SUPERSCRIPT)} {text}." for i, text in enumerate(self.footnotes)]
+        return footnotes + self.notes
+
     def markdown(self) -> str:
         parts = [f"# {self.title}"]
         for section in self.sections:
-            body = tabulate(
-                section.rows, headers=section.headers, tablefmt="github", disable_numparse=True, stralign="left"
-            )
-            parts.append(f"{section.caption}\n\n{body}" if section.caption else body)
-        parts += [f"{str(i + 1).translate(_SUPERSCRIPT)} {text}." for i, text in enumerate(self.footnotes)]
-        parts += self.notes
+            parts += [section.caption] if section.caption else []
+            parts.append(section.render("github"))
+        parts += self.remarks()
         if self.missing:
             commands = "\n".join(self.missing)
             parts.append(f"Blank cells, and the commands that fill them:\n\n```bash\n{commands}\n```")
@@ -97,43 +95,33 @@ class Table:
     def csv(self) -> str:
         keys = list(dict.fromkeys(key for record in self.records for key in record))
         text = io.StringIO()
-        writer = csv.DictWriter(text, keys, lineterminator="\n")
+        writer = csv.DictWriter(text, keys, lineterminator="\n")  # None becomes an empty field
         writer.writeheader()
-        writer.writerows({k: "" if v is None else v for k, v in record.items()} for record in self.records)
+        writer.writerows(self.records)
         return text.getvalue()
 
     def latex(self) -> str:
-        """A ``table`` a section, for the packages booktabs and graphicx: one wider than a page is made as wide."""
+        """A ``table`` a section, for the packages booktabs and graphicx; one wider than a page is scaled to it."""
         parts = []
         for section in self.sections:
-            rule = "l" * len(section.headers)
-            columns = itertools.zip_longest(section.headers, *section.rows, fillvalue="")
-            wide = sum(2 + max(map(len, column)) for column in columns) > PAGE
-            lines = [
-                *(r"\begin{table}", r"\centering"),
-                (r"\resizebox{\textwidth}{!}{" if wide else "") + rf"\begin{{tabular}}{{{rule}}}",
-                *(r"\toprule", _latex_row(section.headers), r"\midrule"),
-                *(*map(_latex_row, section.rows), r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")),
-                *(rf"\caption{{{_latex(section.caption or self.title)}}}", r"\end{table}"),
-            ]
-            parts.append("\n".join(lines))
-        footnotes = [f"{str(i + 1).translate(_SUPERSCRIPT)} {text}." for i, text in enumerate(self.footnotes)]
-        parts += [_latex(text) for text in (*footnotes, *self.notes)]
-        return "\n\n".join(parts) + "\n"
+            body = section.render("latex_booktabs")
+            if max(map(len, body.splitlines())) > PAGE:
+                body = rf"\resizebox{{\textwidth}}{{!}}{{{body}}}"
+            caption = rf"\caption{{{_escaped(section.caption or self.title)}}}"
+            parts.append("\n".join([r"\begin{table}", r"\centering", body, caption, r"\end{table}"]))
+        text = "\n\n".join([*parts, *map(_escaped, self.remarks())]) + "\n"
+        text = "".join(_SIGNS.get(sign, sign) for sign in text)
+        return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", text)  # a minus, not a hyphen
 
-    def write(self, out: Path) -> list[Path]:
-        """OUT/tables/<name>.md, .csv and .tex."""
+    def show(self, out: Path) -> None:
+        """Prints the table, and writes it as OUT/tables/<name>.md, .csv and .tex."""
+        print(self.markdown())
         paths = [out / "tables" / f"{self.name}.{ending}" for ending in ("md", "csv", "tex")]
         paths[0].parent.mkdir(parents=True, exist_ok=True)
         for path, text in zip(paths, (self.markdown(), self.csv(), self.latex()), strict=True):
             write_atomically(path, text)
-        return paths
+        print("Written: " + ", ".join(map(str, paths)))
 
 
-def _latex_row(cells: list[str]) -> str:
-    return " & ".join(map(_latex, cells)) + r" \\"
-
-
-def _latex(text: str) -> str:
-    escaped = "".join(_LATEX.get(sign, sign) for sign in text)
-    return re.sub(r"(?<![\w.-])-(?=\d)", "$-$", escaped)  # a minus, not a hyphen
+def _escaped(text: str) -> str:
+    return "".join(LATEX_ESCAPE_RULES.get(sign, sign) for sign in text)

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from dassl.extras.cli import Parser
 from dassl.utils import UserError
 from experiments.jobs import positive_integers
-from experiments.recipes import BACKBONES, ENTRY, own_options
+from experiments.recipes import BACKBONES, COMMON, compared_methods, method_of, own_options, pairs_of, recipe, script_of
 from runs.directory import REPOSITORY
 from trainers.clip.weights import OPENAI_URLS
+from trainers.method import methods
 
 from .published import Figure
 from .render import Table, mean_std, number
-from .results import Cell, Run, check_unique, check_unmixed, of_backbone, read_runs, shared_settings
-from .suite import DATASETS, METHODS
+from .results import Cell, FinishedRun, check_unique, check_unmixed, of_backbone, read_runs, select, shared_settings
 
 
-def command(script: str, *arguments: str, **environment: str) -> str:
-    """A shell command; of the environment, what is not empty."""
-    given = [f"{key}={shlex.quote(value)}" for key, value in environment.items() if value]
-    return " ".join([*given, "bash", script, *map(shlex.quote, arguments)])
+class Filled(NamedTuple):
+    """A cell, and the words and the environment of the command that fills it."""
+
+    cell: Cell
+    trainer: str
+    dataset: str
+    words: list[str]
+    environment: dict[str, str]
 
 
 @dataclass
@@ -33,34 +37,55 @@ class Request:
     """``found`` are the finished runs under ``out``, on one backbone if ``backbone`` (a config's prefix) is given."""
 
     out: Path
-    found: Sequence[Run]
+    found: Sequence[FinishedRun]
     datasets: Sequence[str]
     shots: Sequence[int]
     seeds: Sequence[int] = (1, 2, 3)
     backbone: str = ""
     mixed: bool = False
-    methods: Sequence[str] = METHODS
-    cells: list[tuple[Cell, str, str, list[str], dict[str, str]]] = field(default_factory=list)
+    methods: Sequence[str] = field(default_factory=compared_methods)
+    cells: list[Filled] = field(default_factory=list)
 
-    def cell(
-        self, cell: Cell, trainer: str, script: str, arguments: list[str], environment: dict[str, str] | None = None
-    ) -> Cell:
+    @property
+    def places(self) -> list[tuple[str, int]]:
+        return [(dataset, shots) for dataset in self.datasets for shots in self.shots]
+
+    @property
+    def of(self) -> str:
+        """The dataset, for a title; empty where there are several."""
+        return f", {self.datasets[0]}" if len(self.datasets) == 1 else ""
+
+    def table(self, stem: str, title: str) -> Table:
+        """An empty table, whose name has the dataset if it is the only one."""
+        return Table(f"{stem}_{self.datasets[0]}" if len(self.datasets) == 1 else stem, title)
+
+    def may_write(self) -> bool:
+        """Whether OUT is there or would be made in a folder that is; a mistyped path makes no folders."""
+        may = self.out.is_dir() or self.out.parent.is_dir()
+        if not may:
+            print(f"Not written: there is no folder '{self.out.parent}' to make '{self.out.name}' in")
+        return may
+
+    def cell(self, trainer: str, dataset: str, shots: int, **options: Any) -> Cell:
+        """The cell of the recipe's runs, but for the method's ``options``; the method's own script fills it."""
+        method = method_of(trainer)
+        cell = select(self.found, trainer, dataset, shots, **options)
+        defaults = {option.key: option.default for option in method.options}
+        changed = {key: str(value) for key, value in options.items() if value != defaults[key]}
+        environment = {"N": changed.pop("N", "")}
+        words = [*script_of(trainer), dataset, *([str(shots)] if method.has_seeds else [])]
+        words += pairs_of(trainer, changed)
+        return self.filled(cell, trainer, dataset, words, environment)
+
+    def filled(self, cell: Cell, trainer: str, dataset: str, words: list[str], environment: dict[str, str]) -> Cell:
         """A cell of the table, with the command that fills it (its seeds, OUT and backbone are added)."""
         check_unique(cell, self.mixed)
-        self.cells.append((cell, trainer, script, arguments, environment or {}))
+        self.cells.append(Filled(cell, trainer, dataset, words, environment))
         return cell
 
-    def main_sh(
-        self, cell: Cell, trainer: str, dataset: str, shots: int, opts: Sequence[str] = (), n: int | None = None
-    ) -> Cell:
-        """A cell that one method's own script fills."""
-        arguments = [dataset, *([] if trainer == "ZeroshotCLIP" else [str(shots)]), *opts]
-        environment = {"N": str(n)} if n is not None else {}
-        return self.cell(cell, trainer, f"scripts/{ENTRY[trainer]}/main.sh", arguments, environment)
-
     def wanted(self, trainer: str) -> Sequence[int]:
-        """The seeds asked for; zero-shot CLIP has none: one run."""
-        return [1] if trainer == "ZeroshotCLIP" else self.seeds
+        """The seeds asked for; a method without seeds has one run."""
+        return self.seeds if method_of(trainer).has_seeds else [1]
 
     def is_partial(self, cell: Cell) -> bool:
         return bool(cell.runs) and len(cell.by_seed) < len(self.wanted(cell.runs[0].trainer))
@@ -82,32 +107,30 @@ class Request:
         Raises:
             UserError: the runs are mixed.
         """
-        used = list({run.path: run for cell, *_ in self.cells for run in cell.runs}.values())
+        used = list({run.path: run for filled in self.cells for run in filled.cell.runs}.values())
         table.notes += [f"Mixed, as asked for: {text}." for text in check_unmixed(used, self.mixed)]
-        if any(self.is_partial(cell) for cell, *_ in self.cells):
+        if any(self.is_partial(filled.cell) for filled in self.cells):
             table.notes.append("(n) behind a figure: it is of n runs, fewer than the seeds asked for.")
         settings = shared_settings(used)
-        commands: dict[str, None] = {}
-        for cell, trainer, script, arguments, environment in self.cells:
+        for cell, trainer, dataset, words, environment in self.cells:
             absent = [seed for seed in self.wanted(trainer) if seed not in cell.by_seed]
-            if absent:
-                seeds = "" if absent == [1, 2, 3] or trainer == "ZeroshotCLIP" else " ".join(map(str, absent))
-                out = "" if str(self.out) == "output" else str(self.out)
-                place = {"OUT": out, "SEEDS": seeds, "BACKBONE": self._backbone(trainer, arguments[0])}
-                commands[command(script, *arguments, *own_options(trainer, settings), **place, **environment)] = None
-        table.missing = list(commands)
+            usual = absent == [1, 2, 3] or not method_of(trainer).has_seeds
+            place = {
+                "OUT": "" if str(self.out) == "output" else str(self.out),
+                "SEEDS": "" if usual else " ".join(map(str, absent)),
+                "BACKBONE": self._backbone(trainer, dataset),
+            }
+            given = [f"{k}={shlex.quote(v)}" for k, v in {**place, **environment}.items() if v]
+            command = " ".join([*given, "bash", *map(shlex.quote, [*words, *own_options(trainer, settings)])])
+            if absent and command not in table.missing:
+                table.missing.append(command)
         return table
 
     def _backbone(self, trainer: str, dataset: str) -> str:
-        """The papers' CoCoOp is on another backbone than their PLOT; a table is on one."""
-        if dataset.startswith("symbols") or (trainer != "CoCoOp" and self.backbone in ("", "rn50")):
-            return ""
-        return self.backbone or "rn50"
-
-
-def may_write(out: Path) -> bool:
-    """Whether OUT is there or would be made in a folder that is; a mistyped path makes no folders."""
-    return out.is_dir() or out.parent.is_dir()
+        """What BACKBONE has to be, so that the table is on one backbone; papers differ in theirs."""
+        asked = self.backbone or COMMON
+        fixed = recipe(trainer, dataset, 1, backbone="a") == recipe(trainer, dataset, 1, backbone="b")
+        return "" if fixed or asked == COMMON == method_of(trainer).backbone else asked
 
 
 def difference(cell: Cell, figure: Figure | None) -> float | None:
@@ -118,11 +141,9 @@ def difference(cell: Cell, figure: Figure | None) -> float | None:
     return None if names & set(OPENAI_URLS) - {figure.backbone} else cell.mean - figure.mean
 
 
-def parser(prog: str, description: str | None) -> Parser:
+def parser(program: str, description: str | None) -> Parser:
     """The options that tables and figures share."""
-    parsed = Parser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parsed = Parser(program, description, imports=True)
     add = parsed.add_argument
     add("--dataset", nargs="+", default=[], help="the datasets (default: the eleven of the paper)")
     add("--shots", nargs="+", default=[], help="the numbers of shots")
@@ -134,11 +155,11 @@ def parser(prog: str, description: str | None) -> Parser:
 
 def request_of(args: argparse.Namespace, datasets: tuple[str, ...], shots: tuple[int, ...]) -> Request:
     """Raises UserError: no such folder, dataset or backbone, or a damaged result.json."""
-    out = Path(args.out or os.environ.get("OUT") or "output")
+    out = Path(args.out or args.environment.OUT)
     if args.out and not out.is_dir():
         raise UserError(f"no folder of runs at '{out}'; name it with --out")
     for name in args.dataset:
-        if name not in DATASETS and not (REPOSITORY / "configs/datasets" / f"{name}.yaml").is_file():
+        if not (REPOSITORY / "configs/datasets" / f"{name}.yaml").is_file():
             raise UserError(f"no dataset '{name}': looked for 'configs/datasets/{name}.yaml'")
     found = read_runs(out)
     if args.backbone:
@@ -147,12 +168,15 @@ def request_of(args: argparse.Namespace, datasets: tuple[str, ...], shots: tuple
             known = ", ".join(BACKBONES)
             raise UserError(f"--backbone '{args.backbone}': no run under '{out}' is on it, and it is none of {known}")
     prefix = {name: short for short, name in BACKBONES.items()}.get(args.backbone, args.backbone)
+    datasets = tuple(dict.fromkeys(args.dataset)) or datasets
+    with_rows = {*compared_methods(), *(run.trainer for run in found if run.dataset in datasets)}
     return Request(
         out=out,
         found=found,
-        datasets=tuple(dict.fromkeys(args.dataset)) or datasets,
+        datasets=datasets,
         shots=positive_integers(" ".join(args.shots), "--shots") if args.shots else shots,
-        seeds=positive_integers(os.environ.get("SEEDS") or "1 2 3", "SEEDS"),
+        seeds=positive_integers(args.environment.SEEDS, "SEEDS"),
         backbone=prefix if prefix in BACKBONES else "",
         mixed=args.mixed,
+        methods=[name for name in methods() if name in with_rows],
     )

@@ -1,24 +1,23 @@
-"""Finished runs as the tables see them: read from ``result.json`` files, sorted into cells, refused where mixed."""
+"""Finished runs as the tables see them: read from ``result.json`` files, sorted into cells, refused if mixed."""
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from dassl.utils import UserError
-from experiments.recipes import BACKBONES, prescribed_epochs, recipe
+from experiments.recipes import BACKBONES, method_of, prescribed_epochs, recipe
 from runs.result import hash_of_checkpoints, load_result
 
 from . import significance
 
-# Overrides that a table's other rules look after (epochs, backbone), or that change nothing a table shows.
-LOOKED_AFTER = {
+# Overrides that a table's other rules check (epochs, backbone), or that change nothing a table shows.
+CHECKED_ELSEWHERE = {
     "OPTIM.MAX_EPOCH",
     "INPUT.SIZE",
     "MODEL.BACKBONE.NAME",
@@ -30,66 +29,44 @@ LOOKED_AFTER = {
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run, or the test of one (``trained``) on other data; ``path`` is its result.json's."""
+class FinishedRun:
+    """A finished run, or the test of one (``trained``) on other data.
+
+    Attributes:
+        path: of its result.json.
+        dataset, accuracy, backbone: as tested; the others as trained.
+        backbone: the weights' hash, else the name.
+    """
 
     path: Path
     result: dict[str, Any]
-    trained: Run | None = None
+    trained: FinishedRun | None
+    dataset: str
+    accuracy: float
+    backbone: str
+    backbone_name: str
+    trainer: str
+    seed: int
+    shots: int
+    epochs: int
+    overrides: dict[str, Any]
 
     @property
-    def source(self) -> Run:
-        """The run whose prompt it is."""
+    def source(self) -> FinishedRun:
+        """The run that learned the prompt."""
         return self.trained or self
 
     @property
-    def dataset(self) -> str:
-        return self.result["dataset"]
-
-    @property
-    def trainer(self) -> str:
-        return self.source.result["trainer"]
-
-    @property
-    def seed(self) -> int:
-        return self.source.result["seed"]
-
-    @property
-    def shots(self) -> int:
-        return self.source.result["shots"]
-
-    @property
-    def epochs(self) -> int:
-        return self.source.result["epochs"]
-
-    @property
-    def accuracy(self) -> float:
-        return float(self.result["accuracy"])
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        return self.source.result.get("overrides") or {}
+    def prescribed(self) -> int:
+        """The recipe's epochs."""
+        return prescribed_epochs(self.trainer, self.source.dataset, max(1, self.shots))
 
     def option(self, key: str, default: Any = None) -> Any:
-        """One of the method's own options, as tested."""
+        """One of the method's options, as tested."""
         return (self.result.get("options") or {}).get(key, default)
 
-    @property
-    def backbone(self) -> str:
-        """What tells backbones apart: the weights' hash, else the name."""
-        return self.result["backbone"].get("sha256") or self.backbone_name
-
-    @property
-    def backbone_name(self) -> str:
-        return str(self.result["backbone"].get("name"))
-
-    @functools.cached_property
-    def as_prescribed(self) -> bool:
-        """Whether it was trained for the epochs that the recipe prescribes."""
-        return self.epochs == prescribed_epochs(self.trainer, self.source.dataset, max(1, self.shots))
-
     def predictions(self) -> dict[str, tuple[int, int]] | None:
-        """Image to (label, prediction); None for a run that has kept none.
+        """{image: (label, prediction)}; None if the run has kept none.
 
         Raises:
             UserError: the file is damaged.
@@ -105,29 +82,44 @@ class Run:
             raise UserError(f"'{path}' is damaged ({' '.join(str(error).split())}); test the run again") from error
 
 
-def read_runs(out: Path) -> list[Run]:
-    """Every finished run under a folder, and every test of one.
+def finished(directory: Path, trained: FinishedRun | None = None) -> FinishedRun:
+    """Reads the result.json in a directory. UserError: it is damaged."""
+    path = directory / "result.json"
+    result = load_result(path)
+    source = trained.result if trained else result
+    name = str(result["backbone"].get("name"))
+    return FinishedRun(
+        path=path,
+        result=result,
+        trained=trained,
+        dataset=result["dataset"],
+        accuracy=float(result["accuracy"]),
+        backbone=result["backbone"].get("sha256") or name,
+        backbone_name=name,
+        **{key: source[key] for key in ("trainer", "seed", "shots", "epochs")},
+        overrides=source.get("overrides") or {},
+    )
+
+
+def read_runs(out: Path) -> list[FinishedRun]:
+    """The finished runs under a folder, then the tests of those whose checkpoints are still the same.
 
     Raises:
         UserError: a result.json is damaged.
     """
-    found = {path.parent: Run(path, load_result(path)) for path in sorted(out.rglob("result.json"))}
-    tested = []
-    for directory, run in found.items():
-        inside = directory.parent.name == "eval"
-        if inside and directory.parent.parent not in found:
-            continue  # the test of a run that is itself not finished
-        if inside and run.result.get("tested") not in (None, hash_of_checkpoints(directory.parent.parent)):
-            continue  # the test of checkpoints that are no more
-        tested.append(Run(run.path, run.result, found[directory.parent.parent]) if inside else run)
-    return tested
+    folders = [path.parent for path in sorted(out.rglob("result.json"))]
+    runs = {folder: finished(folder) for folder in folders if folder.parent.name != "eval"}
+    evals = [folder for folder in folders if folder not in runs and folder.parents[1] in runs]
+    tests = [finished(folder, runs[folder.parents[1]]) for folder in evals]
+    fresh = [test for test in tests if test.result.get("tested") in (None, hash_of_checkpoints(test.path.parents[2]))]
+    return [*runs.values(), *fresh]
 
 
 @dataclass(frozen=True)
 class Cell:
     """The runs behind one number: one a seed."""
 
-    runs: tuple[Run, ...] = ()
+    runs: tuple[FinishedRun, ...] = ()
 
     @property
     def by_seed(self) -> dict[int, float]:
@@ -145,43 +137,41 @@ class Cell:
     def std(self) -> float | None:
         return significance.deviation(list(self.by_seed.values()))
 
-    def paired(self, other: Cell) -> tuple[list[float], list[float]]:
-        """The accuracies of the seeds that both have."""
-        ours, theirs = self.by_seed, other.by_seed
-        common = [seed for seed in ours if seed in theirs]
-        return [ours[seed] for seed in common], [theirs[seed] for seed in common]
+
+def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> tuple[list[float], list[float]]:
+    """The values of the keys that both have."""
+    common = [key for key in ours if key in theirs]
+    return [ours[key] for key in common], [theirs[key] for key in common]
 
 
-def select(
-    candidates: Iterable[Run], trainer: str, dataset: str, shots: int, varied: Collection[str] = (), **options: Any
-) -> Cell:
-    """The runs of a cell: as the recipe has them, but for what ``varied`` names (override keys).
+def select(candidates: Iterable[FinishedRun], trainer: str, dataset: str, shots: int, **options: Any) -> Cell:
+    """The runs of a cell: as the recipe has them, but for the options.
 
     Args:
-        options: the method's options that are asked for, such as MATCH="uniform".
+        options: values of the method's own options; those in its ``variants`` have their defaults otherwise.
     """
-    shots = 0 if trainer == "ZeroshotCLIP" else shots
+    method = method_of(trainer)
+    shots = shots if method.has_seeds else 0
+    varied = {variant[0] for variant in method.variants.values()}
+    wanted = {option.key: option.default for option in method.options if option.key in varied} | options
+    allowed = CHECKED_ELSEWHERE | {f"TRAINER.{method.node}.{key}" for key in options}
     chosen = [
         run
         for run in candidates
         if (run.trainer, run.dataset, run.shots) == (trainer, dataset, shots)
         and run.result.get("subsample_classes", "all") == run.source.result.get("subsample_classes", "all") == "all"
-        and usual(run, varied)
-        and all(run.option(key, value) == value for key, value in options.items())
+        and {*run.overrides, *(run.result.get("overrides") or ())} <= allowed
+        and of_recipe(run)
+        and all(run.option(key, value) == value for key, value in wanted.items())
     ]
     return Cell(tuple(chosen))
 
 
-def usual(run: Run, varied: Collection[str] = ()) -> bool:
-    """Whether a run follows the recipe, but for epochs, backbone and the overrides in ``varied``."""
-    allowed = LOOKED_AFTER | set(varied)
-    if set(run.overrides) - allowed or set(run.result.get("overrides") or ()) - allowed:
-        return False
+def of_recipe(run: FinishedRun) -> bool:
+    """Whether a run's config is the recipe's, on any backbone and for any epochs."""
     config = run.source.result.get("config")
-    if config is None:
-        return True
-    prescribed, _ = recipe(run.trainer, run.source.dataset, max(1, run.shots), backbone="rn50")
-    return _family(config) == _family(prescribed)
+    prescribed, _ = recipe(run.trainer, run.source.dataset, max(1, run.shots))
+    return config is None or _family(config) == _family(PurePath(prescribed).name)
 
 
 def _family(config: str) -> str:
@@ -189,13 +179,13 @@ def _family(config: str) -> str:
     return re.sub(r"_ep\d+(?=$|_ctx)", "", re.sub(rf"^({'|'.join(BACKBONES)})(?=_|$)", "", config))
 
 
-def of_backbone(found: Sequence[Run], backbone: str) -> list[Run]:
+def of_backbone(found: Sequence[FinishedRun], backbone: str) -> list[FinishedRun]:
     """The runs on one backbone, by its name, its config's name or the start of its weights' hash."""
     name = BACKBONES.get(backbone, backbone)
     return [run for run in found if run.backbone_name == name or run.backbone.startswith(name)]
 
 
-def check_unmixed(used: Sequence[Run], mixed: bool) -> list[str]:
+def check_unmixed(used: Sequence[FinishedRun], mixed: bool) -> list[str]:
     """Notes on what is mixed, for a table that was asked for so.
 
     Raises:
@@ -211,12 +201,11 @@ def check_unmixed(used: Sequence[Run], mixed: bool) -> list[str]:
         )
         problems.append(f"mixed backbones: {named}")
     learned = [run for run in used if run.epochs > 0]
-    other = [run for run in learned if not run.as_prescribed]
+    other = [run for run in learned if run.epochs != run.prescribed]
     if other and len({run.epochs for run in learned}) > 1:
-        expected = prescribed_epochs(other[0].trainer, other[0].source.dataset, max(1, other[0].shots))
         problems.append(
             f"mixed epochs: {len(other)} of {len(learned)} runs have others than the recipe's, such as "
-            f"{other[0].epochs} (prescribed: {expected}) in '{other[0].path.parent}'"
+            f"{other[0].epochs} (prescribed: {other[0].prescribed}) in '{other[0].path.parent}'"
         )
     if problems and not mixed:
         raise UserError("; ".join(problems) + "; choose with --backbone or another --out, or allow it with --mixed")
@@ -225,7 +214,7 @@ def check_unmixed(used: Sequence[Run], mixed: bool) -> list[str]:
 
 def check_unique(cell: Cell, mixed: bool) -> None:
     """Raises UserError if a seed has two runs and ``mixed`` is off."""
-    seen: dict[int, Run] = {}
+    seen: dict[int, FinishedRun] = {}
     for run in cell.runs:
         if run.seed in seen and not mixed:
             raise UserError(
@@ -235,7 +224,7 @@ def check_unique(cell: Cell, mixed: bool) -> None:
         seen[run.seed] = run
 
 
-def discordant(first: Run, second: Run) -> tuple[int, int] | None:
+def discordant(first: FinishedRun, second: FinishedRun) -> tuple[int, int] | None:
     """Images that only the first run has right, and only the second; None unless both kept the same images."""
     a, b = first.predictions(), second.predictions()
     if a is None or b is None or {k: v[0] for k, v in a.items()} != {k: v[0] for k, v in b.items()}:
@@ -244,7 +233,7 @@ def discordant(first: Run, second: Run) -> tuple[int, int] | None:
     return sum(x and not y for x, y in right), sum(y and not x for x, y in right)
 
 
-def shared_settings(used: Sequence[Run]) -> list[str]:
+def shared_settings(used: Sequence[FinishedRun]) -> list[str]:
     """KEY VALUE pairs, on epochs and backbone, that the runs of a table have in common, for its commands."""
     common: list[str] = []
     for key in ("INPUT.SIZE", "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.ALLOW_TORCHSCRIPT", "OPTIM.MAX_EPOCH"):

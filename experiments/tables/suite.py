@@ -1,9 +1,7 @@
-"""What the papers' tables are made of: methods, datasets, shots, and which sets are shifted versions of which."""
+"""What the papers' tables are made of: datasets, shots, shifted sets, and which methods are set against which."""
 
-from __future__ import annotations
-
-from experiments.recipes import METHODS
-
+SUBJECT = "PLOT"  # tables test it against each other method
+BASELINE = "CoOp"  # comparisons show each method's difference to it
 DATASETS = (
     "caltech101",
     "dtd",
@@ -18,12 +16,7 @@ DATASETS = (
     "ucf101",
 )
 SHOTS = (1, 2, 4, 8, 16)
-PROMPTS = (1, 2, 4, 8)
-MATCHES = ("ot", "uniform", "mean", "max")
 SHIFTED = {
     "imagenet": ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"),
     "symbols": ("symbols_layout", "symbols_outline", "symbols_occlusion", "symbols_texture"),
 }
-SHOWN = {"ZeroshotCLIP": "zero-shot CLIP"}  # the others are shown by their names
-
-__all__ = ["DATASETS", "MATCHES", "METHODS", "PROMPTS", "SHIFTED", "SHOTS", "SHOWN"]

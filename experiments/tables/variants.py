@@ -1,55 +1,53 @@
-"""PLOT against variants of itself: the number of prompts N, and the way of matching (``MATCH``)."""
+"""Methods against variants of themselves (``Method.variants``): the number of prompts, the way of matching."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+from experiments.recipes import label, method_of
+
 from . import significance
-from .few_shot import record
+from .by_shots import record
 from .render import DASH, Section, Table, mean_std, number, probability
 from .request import Request
-from .results import Cell, discordant, select
-from .suite import MATCHES, PROMPTS
+from .results import Cell, FinishedRun, discordant, paired, select
 
 ONE_SEED = "fewer than two seeds that both have: no test"
 NO_VARIANCE = "the differences between the seeds do not vary: no test"
 NO_PAIRS = "no paired predictions: one of the runs has kept none, or of other images"
+TITLES = {"prompts": "number of prompts N", "match": "variants of matching"}
 
 
-def prompts(request: Request) -> Table:
-    """N in 1, 2, 4, 8, each tested against N = 1."""
-    table = Table(_name("prompts", request), "PLOT, number of prompts N: accuracy in percent")
-    rows = []
-    for dataset, shots in _places(request):
-        cells = {
-            n: request.main_sh(
-                select(request.found, "PLOT", dataset, shots, varied=("TRAINER.PLOT.N",), N=n, MATCH="ot"),
-                *("PLOT", dataset, shots),
-                n=None if n == 4 else n,
-            )
-            for n in PROMPTS
-        }
-        rows += [_row(table, request, dataset, shots, str(n), cells[n], None if n == 1 else cells[1]) for n in PROMPTS]
-    table.sections.append(Section("", _headers("N", "N = 1"), rows))
-    table.notes.append(_NOTE)
-    return request.close(table)
-
-
-def match(request: Request) -> Table:
-    """ot, uniform, mean and max, each tested against ot; the plan's entropy and effect beside."""
-    table = Table(_name("match", request), "PLOT, variants of matching: accuracy in percent")
-    rows, plans = [], []
-    for dataset, shots in _places(request):
-        cells = {}
-        for kind in MATCHES:
-            opts = [] if kind == "ot" else ["TRAINER.PLOT.MATCH", kind]
-            cell = select(request.found, "PLOT", dataset, shots, varied=("TRAINER.PLOT.MATCH",), N=4, MATCH=kind)
-            cells[kind] = request.main_sh(cell, "PLOT", dataset, shots, opts)
-        rows += [_row(table, request, dataset, shots, k, cells[k], None if k == "ot" else cells["ot"]) for k in MATCHES]
-        plans.append([dataset, str(shots), *diagnostics_row(table, cells["ot"], PLAN)])
-    table.sections.append(Section("", _headers("MATCH", "ot"), rows))
-    table.sections.append(Section("The plans of ot, on the test set", ["dataset", "shots", *PLAN.values()], plans))
-    table.notes += [_NOTE, _PLAN_NOTE]
+def build(request: Request, name: str) -> Table:
+    """Each variant tested against the base one, of every method that declares such variants."""
+    methods = [method for method in request.methods if name in method_of(method).variants]
+    title = f"{', '.join(map(label, methods))}, {TITLES[name]}: accuracy in percent"
+    table = request.table(name, title)
+    for method in methods:
+        option, values, base = method_of(method).variants[name]
+        rows, plans = [], []
+        for dataset, shots in request.places:
+            cells = {value: request.cell(method, dataset, shots, **{option: value}) for value in values}
+            for value, cell in cells.items():
+                interval = significance.half_width(list(cell.by_seed.values()))
+                row = [dataset, str(shots), str(value), request.ours(cell)]
+                row.append("" if interval is None else f"± {interval:.2f}")
+                tests, numbers = [DASH if value == base else ""] * 3, dict[str, Any]()
+                if value != base and cell.runs and cells[base].runs:
+                    tests, numbers = compare_cells(table, cell, cells[base])
+                rows.append([*row, *tests])
+                more = {"variant": str(value), "interval": interval, **numbers}
+                table.records.append(record(table.name, dataset, method, shots, cell, **more))
+            plans.append([dataset, str(shots), *diagnostics_row(table, cells[base], PLAN)])
+        against = f"diff. to {base if isinstance(base, str) else f'{option} = {base}'}"
+        headers = ["dataset", "shots", option, "accuracy (%)", "95% interval", against, "paired t-test p"]
+        caption = label(method) if len(methods) > 1 else ""
+        table.sections.append(Section(caption, [*headers, "McNemar p, by seed"], rows))
+        if name == "match":
+            caption = f"The plans of {base}, on the test set"
+            table.sections.append(Section(caption, ["dataset", "shots", *PLAN.values()], plans))
+    table.notes += [_NOTE, *([_PLAN_NOTE] if name == "match" else [])]
     return request.close(table)
 
 
@@ -69,68 +67,45 @@ ALL = {
 
 
 def diagnostics(request: Request) -> Table:
-    """What each PLOT run says of its plans and prompts, for every N and MATCH that there is."""
-    table = Table(_name("diagnostics", request), "PLOT: its plans and its prompts, on the test set")
-    varied = ("TRAINER.PLOT.N", "TRAINER.PLOT.MATCH")
-    rows = []
-    for dataset, shots in _places(request):
-        for n in PROMPTS:
-            for kind in MATCHES:
-                cell = select(request.found, "PLOT", dataset, shots, varied=varied, N=n, MATCH=kind)
-                if cell.runs or (n, kind) == (4, "ot"):
-                    opts = [] if kind == "ot" else ["TRAINER.PLOT.MATCH", kind]
-                    request.main_sh(cell, "PLOT", dataset, shots, opts, None if n == 4 else n)
-                    rows.append(
-                        [dataset, str(shots), str(n), kind, request.ours(cell), *diagnostics_row(table, cell, ALL)]
-                    )
-                    means = {key: mean for key, (mean, _) in _diagnostics(cell).items()}
-                    table.records.append(
-                        record("diagnostics", dataset, "PLOT", shots, cell, None, N=n, MATCH=kind, **means)
-                    )
-    table.sections.append(Section("", ["dataset", "shots", "N", "MATCH", "accuracy (%)", *ALL.values()], rows))
+    """What the runs of methods with variants say of their plans and prompts, for every variant that there is."""
+    methods = [method for method in request.methods if method_of(method).variants]
+    title = f"{', '.join(map(label, methods))}: its plans and its prompts, on the test set"
+    table = request.table("diagnostics", title)
+    for method in methods:
+        kinds = {option: values for option, values, _ in method_of(method).variants.values()}
+        usual = {option.key: option.default for option in method_of(method).options if option.key in kinds}
+        rows = []
+        for (dataset, shots), values in itertools.product(request.places, itertools.product(*kinds.values())):
+            options = dict(zip(kinds, values, strict=True))
+            if options == usual or select(request.found, method, dataset, shots, **options).runs:
+                cell = request.cell(method, dataset, shots, **options)
+                place = [dataset, str(shots), *map(str, values), request.ours(cell)]
+                rows.append([*place, *diagnostics_row(table, cell, ALL)])
+                more = {**options, **{key: mean for key, (mean, _) in _diagnostics(cell).items()}}
+                table.records.append(record("diagnostics", dataset, method, shots, cell, **more))
+        caption = label(method) if len(methods) > 1 else ""
+        headers = ["dataset", "shots", *kinds, "accuracy (%)", *ALL.values()]
+        table.sections.append(Section(caption, headers, rows))
     table.notes += [_PLAN_NOTE, _PROMPT_NOTE]
     return request.close(table)
 
 
 def diagnostics_row(table: Table, cell: Cell, names: dict[str, str]) -> list[str]:
     """Means over the seeds; a dash where there is nothing to measure, blank where there is no run."""
-    found = _diagnostics(cell)
     row = []
-    for name in names:
-        mean, why = found[name]
+    for name, (mean, why) in _diagnostics(cell).items():
         digits = {"plan_entropy": 4, "plan_distance": 4, "shift_spread": 3, "text_cosine": 3}.get(name, 2)
-        row.append(number(mean, digits) if mean is not None or not cell.runs else table.dash(why))
+        if name in names:
+            row.append(number(mean, digits) if mean is not None or not cell.runs else table.dash(why))
     return row
 
 
 def _diagnostics(cell: Cell) -> dict[str, tuple[float | None, str]]:
-    found: dict[str, tuple[float | None, str]] = {}
-    for name in ALL:
-        kept = [run.result.get("diagnostics") for run in cell.runs]
-        values = [d[name] for d in kept if d and d.get(name) is not None]
-        why = "nothing to measure: no plan, or a single prompt" if all(kept) else "the run has kept no diagnostics"
-        whole = len(values) == len(cell.runs)
-        found[name] = (significance.mean(values) if whole else None), why
-    return found
-
-
-def _row(
-    table: Table, request: Request, dataset: str, shots: int, variant: str, cell: Cell, base: Cell | None
-) -> list[str]:
-    """One variant, and its tests against the base variant (None for the base itself)."""
-    interval = significance.half_width(list(cell.by_seed.values()))
-    row = [dataset, str(shots), variant, request.ours(cell), "" if interval is None else f"± {interval:.2f}"]
-    more: dict[str, Any] = {"variant": variant, "interval": interval}
-    if base is None:
-        row += [DASH, DASH, DASH]
-    elif not cell.runs or not base.runs:
-        row += ["", "", ""]
-    else:
-        text, numbers = compare_cells(table, cell, base)
-        row += text
-        more |= numbers
-    table.records.append(record(table.name, dataset, "PLOT", shots, cell, None, **more))
-    return row
+    """By name: the mean over the seeds, None if a run lacks it, and then why."""
+    kept = [run.result.get("diagnostics") or {} for run in cell.runs]
+    why = "nothing to measure: no plan, or a single prompt" if all(kept) else "the run has kept no diagnostics"
+    values = {name: [d[name] for d in kept if d.get(name) is not None] for name in ALL}
+    return {name: (significance.mean(v) if len(v) == len(kept) else None, why) for name, v in values.items()}
 
 
 def compare_cells(table: Table, cell: Cell, base: Cell, why: str = "") -> tuple[list[str], dict[str, Any]]:
@@ -139,7 +114,7 @@ def compare_cells(table: Table, cell: Cell, base: Cell, why: str = "") -> tuple[
     Args:
         why: there is nothing to pair over the seeds.
     """
-    a, b = ([], []) if why else cell.paired(base)
+    a, b = ([], []) if why else paired(cell.by_seed, base.by_seed)
     differences = [x - y for x, y in zip(a, b, strict=True)]
     p = significance.paired_t(a, b)
     tests = mcnemar_by_seed(cell, base)
@@ -161,15 +136,11 @@ def compare_cells(table: Table, cell: Cell, base: Cell, why: str = "") -> tuple[
 
 
 def mcnemar_by_seed(cell: Cell, base: Cell) -> list[tuple[int, int, float] | None]:
-    """(only the first right, only the second, p) by common seed; of zero-shot CLIP, its one run against each seed.
+    """(only the first right, only the second, p) by common seed; None where predictions are missing.
 
-    The seeds share their test images, so that they cannot be pooled into one test.
+    The seeds share their test images, so they cannot be pooled into one test.
     """
-    first, second = ({run.seed: run for run in c.runs} for c in (cell, base))
-    if base.runs and base.runs[0].trainer == "ZeroshotCLIP":
-        second = dict.fromkeys(first, base.runs[0])
-    elif cell.runs and cell.runs[0].trainer == "ZeroshotCLIP":
-        first = dict.fromkeys(second, cell.runs[0])
+    first, second = _seeds(cell, base), _seeds(base, cell)
     found: list[tuple[int, int, float] | None] = []
     for seed in sorted(set(first) & set(second)):
         counts = discordant(first[seed], second[seed])
@@ -178,17 +149,11 @@ def mcnemar_by_seed(cell: Cell, base: Cell) -> list[tuple[int, int, float] | Non
     return found
 
 
-def _places(request: Request) -> list[tuple[str, int]]:
-    return [(dataset, shots) for dataset in request.datasets for shots in request.shots]
-
-
-def _headers(variant: str, base: str) -> list[str]:
-    test = [f"diff. to {base}", "paired t-test p", "McNemar p, by seed"]
-    return ["dataset", "shots", variant, "accuracy (%)", "95% interval", *test]
-
-
-def _name(stem: str, request: Request) -> str:
-    return f"{stem}_{request.datasets[0]}" if len(request.datasets) == 1 else stem
+def _seeds(cell: Cell, other: Cell) -> dict[int, FinishedRun]:
+    """The runs by seed; the one run of a method without seeds stands beside each seed of the other."""
+    if cell.runs and not method_of(cell.runs[0].trainer).has_seeds:
+        return dict.fromkeys((run.seed for run in other.runs), cell.runs[0])
+    return {run.seed: run for run in cell.runs}
 
 
 _NOTE = (

@@ -1,8 +1,4 @@
 #!/usr/bin/env bash
 # Zero-shot CLIP, tested: bash scripts/zsclip/main.sh DATASET [SHOTS] [KEY VALUE]...; nothing is learned, so that
 # SHOTS, taken for the sake of one command line for all methods, and SEEDS do not matter.
-case ${2:-1} in
-    *[!0-9]*) set -- "$1" 1 "${@:2}" ;;
-    *) [ $# -ge 2 ] || set -- "$@" 1 ;;
-esac
 exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" ZeroshotCLIP "$@"

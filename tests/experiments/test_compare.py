@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from dassl.extras.cli import Environment
 from experiments import compare
 from experiments.recipes import own_options, recipe
 from experiments.tables import significance
@@ -78,13 +79,12 @@ def test_methods_of_different_backbones_are_refused_before_anything_runs(
     assert not in_process and not list(tmp_path.iterdir())
 
 
-def test_by_the_recipe_all_methods_are_on_one_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_by_the_recipe_all_methods_are_on_one_backbone() -> None:
     for cfg, expected in (
         ("", {"rn50", "rn50_ep50", "rn50_c4_ep10_batch1_ctxv1"}),
         ("vit_b16", {"vit_b16", "vit_b16_ep50", "vit_b16_c4_ep10_batch1_ctxv1"}),
     ):
-        monkeypatch.setenv("CFG", cfg)
-        jobs = compare.jobs_of(["ZeroshotCLIP", "CoOp", "CoCoOp", "PLOT"], "dtd", 1, [])
+        jobs = compare.jobs_of(["ZeroshotCLIP", "CoOp", "CoCoOp", "PLOT"], "dtd", 1, [], Environment(CFG=cfg))
         assert {job.config for job in jobs} == expected
 
 

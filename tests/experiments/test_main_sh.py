@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments import jobs
+from experiments.recipes import recipe
 from runs.directory import REPOSITORY
 from runs.result import read_result
 
@@ -22,14 +24,6 @@ def bash(script: str, *arguments: str, **environment: str) -> subprocess.Complet
     env = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", **environment}
     command = ["bash", str(REPOSITORY / "scripts" / script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=env)
-
-
-def recipe(trainer: str, dataset: str, shots: int, cfg: str = "") -> tuple[str, str]:
-    call = f"CFG={cfg}; recipe {trainer} {dataset} {shots}"
-    code = f'source {REPOSITORY}/scripts/recipe.sh; {call}; echo "$CFG|$RECIPE"'
-    done = subprocess.run(["bash", "-euc", code], capture_output=True, text=True, check=True)
-    name, _, pairs = done.stdout.strip().partition("|")
-    return name, pairs
 
 
 @pytest.mark.parametrize(("shots", "epochs"), [(1, 50), (2, 100), (4, 100), (8, 200), (16, 200)])
@@ -53,7 +47,8 @@ def test_what_the_recipe_knows_of_datasets_and_configs() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["caltech101"], "usage: "),
+        (["caltech101"], "SHOTS is missing"),
+        ([], "DATASET"),
         (["caltech101", "sixteen"], "SHOTS is 'sixteen'"),
         (["caltech101", "0"], "SHOTS is '0'"),
         (["caltech102", "1"], "no config 'caltech102': .*'caltech101'"),
@@ -83,11 +78,12 @@ def test_seeds_to_a_table(data_root: Path, weights: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("shots", [[], ["16"]])
-def test_zero_shot_may_be_asked_without_shots(shots: list[str], tmp_path: Path) -> None:
-    stub = tmp_path / "python"
-    stub.write_text('#!/bin/sh\necho "$@"\n')
-    stub.chmod(0o755)
-    done = bash("zsclip/main.sh", "caltech101", *shots, "TEST.FEATURE_CACHE", "False", PYTHON=str(stub))
-    assert done.returncode == 0, done.stderr
-    asked = f"--trainer ZeroshotCLIP --dataset caltech101 --shots {shots[0] if shots else 1} --config "
-    assert asked in done.stdout and done.stdout.endswith(" TEST.FEATURE_CACHE False\n")
+def test_zero_shot_may_be_asked_without_shots(
+    shots: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setattr(jobs, "run_train", started.append)
+    assert jobs.main(["zsclip", "caltech101", *shots, "TEST.FEATURE_CACHE", "False"]) == 2  # nothing has run
+    assert "result.json' is damaged" in capsys.readouterr().err
+    assert started[0][-4:] == ["DATASET.NUM_SHOTS", "0", "TEST.FEATURE_CACHE", "False"]

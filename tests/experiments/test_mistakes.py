@@ -15,13 +15,12 @@ from runs.directory import REPOSITORY
 
 PROGRAMS = {
     "compare": compare.main,
-    "few_shot": jobs.main,
+    "jobs": jobs.main,
     "figures": figures.main,
     "protocols": protocols.main,
     "sweep": sweep.main,
     "tables": tables.main,
 }
-PLOT = "few_shot --trainer PLOT --dataset caltech101 --shots 1 --config"
 DTD = "sweep --datasets dtd"
 NO_SWEEP = REPOSITORY / "configs/datasets/dtd.yaml"
 
@@ -29,11 +28,14 @@ NO_SWEEP = REPOSITORY / "configs/datasets/dtd.yaml"
 @pytest.mark.parametrize(
     ("line", "environment", "says"),
     [
-        (f"{PLOT} rn50", {"SEEDS": "1 two"}, "SEEDS is '1 two'"),
-        (f"{PLOT} rn50", {"SEEDS": "0"}, "SEEDS is '0'"),
-        (f"{PLOT} rn50", {"N": "-1"}, "N is '-1'"),
-        (f"{PLOT} rn50", {"N": "2 3"}, "N is '2 3'; it must be one"),
-        (f"{PLOT} rn55", {}, "no config 'rn55': .*'rn50'"),
+        ("jobs plot caltech101 1", {"SEEDS": "1 two"}, "SEEDS is '1 two'"),
+        ("jobs plot caltech101 1", {"SEEDS": "0"}, "SEEDS is '0'"),
+        ("jobs plot caltech101 1", {"N": "-1"}, "N is '-1'"),
+        ("jobs plot caltech101 1", {"N": "2 3"}, "N is '2 3'; it must be one"),
+        ("jobs plot caltech101 1", {"CFG": "rn55"}, "no config 'rn55': .*'rn50'"),
+        ("jobs Plott caltech101 1", {}, "TRAINER: 'Plott' is none of .*; the nearest is 'PLOT'"),
+        ("jobs plot,coop caltech101 1", {}, "TRAINER is 'plot,coop'; it must be one method"),
+        ("jobs --import nowhere.py plot caltech101 1", {}, "--import: there is no file 'nowhere.py'"),
         ("compare caltech101", {}, "SHOTS"),
         ("compare caltech101 many", {}, "SHOTS is 'many'"),
         ("compare caltech101 '1 2'", {}, "one positive integer"),

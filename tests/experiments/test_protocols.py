@@ -129,8 +129,7 @@ def test_a_damaged_result_is_named_before_anything_runs(
     argv = ["few_shot", "caltech101", "1", *tiny]
     assert protocols.main(argv) == 0 and len(in_process) == 1
     (path,) = (tmp_path / "out").rglob("result.json")
-    method = ["--trainer", "ZeroshotCLIP", "--dataset", "caltech101", "--config", "rn50", "--shots", "1"]
-    method += own_options("ZeroshotCLIP", tiny)
+    method = ["zsclip", "caltech101", *own_options("ZeroshotCLIP", tiny)]
     capsys.readouterr()
     for content in ("{", '{"accuracy": 3}', ""):
         path.write_text(content)

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.recipes import prescribed_epochs, recipe
-from experiments.tables.suite import METHODS
+from experiments.recipes import compared_methods, method_of, prescribed_epochs, recipe
 
 OPTIONS = {"N": 4, "MATCH": "ot", "GLOBAL_LOGITS": False}
 DIAGNOSTICS = {
@@ -36,7 +35,7 @@ def write_run(
     **fields: Any,
 ) -> Path:
     """A finished run's directory; ``fields`` replace those of its result."""
-    zero_shot = trainer == "ZeroshotCLIP"
+    zero_shot = not method_of(trainer).has_seeds
     shots = 0 if zero_shot else shots
     own = {**OPTIONS, **(options or {})} if trainer == "PLOT" else dict(options or {})
     settings = folder or "_".join(f"{k}{v}" for k, v in (overrides or {}).items()) or "default"
@@ -82,9 +81,9 @@ def write_table(
 ) -> None:
     """All methods: accuracies that differ by method, dataset, shots and seed."""
     for d, dataset in enumerate(datasets):
-        for m, method in enumerate(METHODS):
+        for m, method in enumerate(compared_methods()):
             for n in shots:
-                for seed in (1,) if method == "ZeroshotCLIP" else seeds:
+                for seed in seeds if method_of(method).has_seeds else (1,):
                     write_run(
                         out,
                         method,

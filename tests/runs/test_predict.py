@@ -172,8 +172,6 @@ def test_what_is_no_finished_run(
         assert predict_main(argv) == 2
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.count("\n") == 1 and says in captured.err, captured.err
-    with pytest.raises(UserError, match="is a run of CoOp; this takes one of PLOT"):
-        open_run(run_of["CoOp"], trainers=["PLOT"])
 
 
 def test_other_weights_than_the_runs_are_refused(run_of: dict[str, Path], weights: Path, tmp_path: Path) -> None:

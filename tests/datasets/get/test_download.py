@@ -60,7 +60,7 @@ def test_an_interrupted_command_goes_on(
     time.sleep(0.5)  # the bytes are on their way
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
+    assert process.returncode == 130 and f"\npython -m datasets.prepare {arguments[0]} " in err
     part = work / f"{archive.name}.part"
     assert part.read_bytes() == archive.read_bytes()[: size // 3]
     assert prepare.main([*arguments[:-2], "--check"]) == 1

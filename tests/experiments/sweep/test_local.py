@@ -126,10 +126,10 @@ def test_several_at_once_share_the_cores(place: Place) -> None:
     cores = len(os.sched_getaffinity(0))
     assert command.main([*SIX, "--jobs", "2"]) == 0
     assert {start[4] for start in place.starts} == {str(max(1, cores // 2))}
-    assert local.share(0, 1, {}) == {}
+    assert local.resources(0, 1, {}) == {}
     given = {"OMP_NUM_THREADS": "7", "CUDA_VISIBLE_DEVICES": "4,6"}
-    assert [local.share(slot, 3, given) for slot in range(3)] == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "464"]
-    assert local.share(1, 3, given | {"CUDA_VISIBLE_DEVICES": ""}) == {}
+    assert [local.resources(slot, 3, given) for slot in range(3)] == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "464"]
+    assert local.resources(1, 3, given | {"CUDA_VISIBLE_DEVICES": ""}) == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

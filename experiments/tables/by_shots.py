@@ -1,0 +1,156 @@
+"""The few-shot table: datasets x shots x methods, with the average, and one method tested against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.recipes import label, method_of
+from trainers.method import methods
+
+from . import significance
+from .published import NOTE, Figure, published
+from .render import Section, Table, mean_std, number
+from .request import Request, difference
+from .results import Cell, paired
+from .suite import SUBJECT
+
+Cells = dict[tuple[str, str, int], Cell]
+
+
+def cells_of(request: Request) -> Cells:
+    """By dataset, method and shots."""
+    return {
+        (dataset, method, shots): request.cell(method, dataset, shots)
+        for dataset in request.datasets
+        for method in request.methods
+        for shots in request.shots
+    }
+
+
+def build(request: Request, cells: Cells | None = None) -> Table:
+    """Of all runs that follow the recipe, or of the cells that are given."""
+    cells = cells_of(request) if cells is None else cells
+    table = request.table("few_shot", f"Few-shot: accuracy in percent{request.of}")
+    shown = any(published("few-shot", dataset, SUBJECT, 16) for dataset in request.datasets)
+    beside = ["published", "diff."] if shown else []
+    heads = [text for shots in request.shots for text in (f"{shots}-shot", *beside)]
+    rows = []
+    for dataset in request.datasets:
+        for method in request.methods:
+            row = [dataset, label(method)]
+            for shots in request.shots:
+                cell, figure = cells[dataset, method, shots], published("few-shot", dataset, method, shots)
+                row += request.against(cell, figure, shown)
+                table.records.append(record("few-shot", dataset, method, shots, cell, figure))
+            rows.append(row)
+    if len(request.datasets) > 1:
+        rows += _averages(request, cells, table, shown)
+    table.sections.append(Section("", ["dataset", "method", *heads], rows))
+    if SUBJECT in request.methods and len(request.methods) > 1:
+        table.sections.append(_tests(request, cells, table))
+    table.notes += [
+        f"Mean and standard deviation (n - 1) over the seeds; {one_run()}, the same at every number of shots. Averages "
+        "are over all datasets, blank until all are there.",
+        *([NOTE] if shown else []),
+    ]
+    return request.close(table)
+
+
+def one_run() -> str:
+    """For a note: the methods without seeds."""
+    return f"{' or '.join(label(name) for name, kind in methods().items() if not kind.has_seeds)} is one run"
+
+
+def no_seeds(trainer: str) -> str:
+    """The beginning of a footnote."""
+    return f"{label(trainer)} has no seeds"
+
+
+def record(
+    table: str, dataset: str, method: str, shots: int, cell: Cell, figure: Figure | None = None, **more: Any
+) -> dict[str, Any]:
+    """One line of the CSV."""
+    return {
+        "table": table,
+        "dataset": dataset,
+        "method": method,
+        "shots": shots,
+        **more,
+        "mean": cell.mean,
+        "std": cell.std,
+        "runs": len(cell.runs),
+        "published_mean": figure and figure.mean,
+        "published_std": figure and figure.std,
+        "difference": difference(cell, figure),
+    }
+
+
+def complete_mean(values: Sequence[float | None]) -> float | None:
+    """The mean, None if one is missing."""
+    whole = [value for value in values if value is not None]
+    return significance.mean(whole) if len(whole) == len(values) else None
+
+
+def mean_of_figures(figures: Sequence[Figure | None]) -> float | None:
+    return complete_mean([figure.mean if figure else None for figure in figures])
+
+
+def _averages(request: Request, cells: Cells, table: Table, shown: bool) -> list[list[str]]:
+    rows = []
+    for method in request.methods:
+        row = ["average", label(method)]
+        for shots in request.shots:
+            own = [cells[dataset, method, shots] for dataset in request.datasets]
+            figures = [published("few-shot", dataset, method, shots) for dataset in request.datasets]
+            numbers = {
+                "mean": complete_mean([cell.mean for cell in own]),
+                "published_mean": mean_of_figures(figures),
+                "difference": complete_mean([difference(*pair) for pair in zip(own, figures, strict=True)]),
+            }
+            mean, theirs, diff = numbers.values()
+            row += [number(mean), *([number(theirs), number(diff, signed=True)] if shown else [])]
+            place = {"table": "few-shot", "dataset": "average", "method": method, "shots": shots}
+            table.records.append({**place, **numbers})
+        rows.append(row)
+    return rows
+
+
+def _tests(request: Request, cells: Cells, table: Table) -> Section:
+    """Paired over the datasets; if there is but one, over its seeds."""
+    single = len(request.datasets) == 1
+    unit = "seeds" if single else "datasets"
+    headers = [f"{SUBJECT} against", "shots", "figures", unit, "mean diff.", "paired t-test p", "Wilcoxon p"]
+    rows = []
+    for baseline in (method for method in request.methods if method != SUBJECT):
+        for shots in request.shots:
+            for whose in ("ours",) if single else ("ours", "published"):
+                a, b = paired(*(_means(request, cells, whose, method, shots) for method in (SUBJECT, baseline)))
+                if whose == "published" and not a:
+                    continue
+                why = f"fewer than two {unit} with both methods" if len(a) < 2 else "the differences do not vary"
+                why = f"{why}: no test"
+                if single and not method_of(baseline).has_seeds:
+                    why = f"{no_seeds(baseline)}: no test over seeds"
+                differences = [x - y for x, y in zip(a, b, strict=True)]
+                mean, std = significance.mean(differences), significance.deviation(differences)
+                tests = {"t_test_p": significance.paired_t(a, b), "wilcoxon_p": significance.wilcoxon(a, b)}
+                shown = [table.p_value(p, why) for p in tests.values()]
+                start = [label(baseline), str(shots), whose, str(len(a))]
+                rows.append([*start, mean_std(mean, std, signed=True), *shown])
+                place = {"dataset": request.datasets[0] if single else "all", "method": SUBJECT, "shots": shots}
+                name = f"{SUBJECT} against {baseline} ({whose})"
+                table.records.append({"table": name, **place, "runs": len(a), "difference": mean, **tests})
+    return Section(f"{SUBJECT} against each baseline, paired over the {unit}, two-sided", headers, rows)
+
+
+def _means(request: Request, cells: Cells, whose: str, method: str, shots: int) -> dict[Any, float]:
+    """A method's accuracies by dataset; of our runs on a single one, by seed."""
+    if len(request.datasets) == 1:
+        return cells[request.datasets[0], method, shots].by_seed if method_of(method).has_seeds else {}
+    means: dict[Any, float] = {}
+    for dataset in request.datasets:
+        found = cells[dataset, method, shots] if whose == "ours" else published("few-shot", dataset, method, shots)
+        if found is not None and found.mean is not None:
+            means[dataset] = found.mean
+    return means

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from experiments.compare import jobs_of
+from experiments.compare import finished, jobs_of
 from experiments.jobs import Job
 from experiments.tables import few_shot
 from experiments.tables.render import Table
 from experiments.tables.request import Request
 from experiments.tables.results import Cell, check_unmixed
-from experiments.tables.results import Run as Finished
 from runs.command_line import build_parser
 from runs.config import setup_cfg
 from runs.directory import check_config
@@ -135,11 +134,6 @@ def run_of(job: Job, seed: int, spec: Spec) -> Run:
 
 def _place(job: Job, seed: int) -> Sequence[str]:
     return () if job.trainer == "ZeroshotCLIP" else (f"{job.shots} shots", f"seed {seed}")
-
-
-def finished(directory: Path) -> Finished:
-    path = directory / "result.json"
-    return Finished(path, load_result(path))
 
 
 def duration(seconds: float | None) -> str:

@@ -8,7 +8,6 @@ from collections import Counter, deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 from dassl.extras.locks import is_free
@@ -17,7 +16,7 @@ from runs.directory import LOCK
 from runs.result import read_result
 
 from .plan import Plan, Run, duration
-from .task import Outcome
+from .task import Outcome, recorded
 from .times import Times
 
 TRIES = 3
@@ -78,28 +77,11 @@ class Progress:
         return slow * max(sum(known) / max(1, slots), max(known, default=0.0))
 
 
-class Signals:
-    """A scope in which SIGINT and SIGTERM are only recorded, in their order."""
-
-    def __enter__(self) -> list[int]:
-        came: list[int] = []
-
-        def take(number: int, frame: FrameType | None) -> None:
-            came.append(number)
-
-        self.before = {number: signal.signal(number, take) for number in (signal.SIGINT, signal.SIGTERM)}
-        return came
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
 def execute(engine: Engine, progress: Progress) -> int:
     """Returns 0, or the signal that ended the sweep. After a second signal it does not wait for the runs to leave."""
     waiting, tries, busy = deque(progress.plan.todo), Counter[Path](), set[Path]()
     left = {run.directory: run for run in waiting}
-    with Signals() as came:
+    with recorded(signal.SIGINT, signal.SIGTERM) as came:
         try:
             while left and not came:
                 while engine.free and not came and (run := next_free(waiting, busy)) is not None:

@@ -10,8 +10,8 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -82,15 +82,25 @@ class Outcome:
         return self.code < 0 or self.code in (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
+@contextmanager
+def recorded(*numbers: int) -> Iterator[list[int]]:
+    """A scope in which these signals are only recorded, in their order."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in numbers}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 def run(task: Task, token: Path) -> Outcome:
     """The whole of a task, in a Ray worker.
 
     Args:
         token: a file of the driver's. Where it does not exist, the run's files are returned with the outcome.
     """
-    came: list[int] = []  # Ray's interrupts, which may come at any line
-    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    try:
+    with recorded(signal.SIGINT) as came:  # Ray's interrupts, which may come at any line
         begin = time.monotonic()
         child = task.start()
         while (code := child.poll()) is None and not came:
@@ -99,8 +109,6 @@ def run(task: Task, token: Path) -> Outcome:
             child.send_signal(signal.SIGINT)
             child.wait()
             raise KeyboardInterrupt
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
     ended = task.outcome(code, time.monotonic() - begin)
     files = {} if token.exists() or ended.code else small_files(task.directory)
     return replace(ended, files=files)

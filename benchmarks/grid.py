@@ -119,7 +119,7 @@ def main() -> None:
         return sum(s for key, s in seconds.items() if key[: len(run)] == run) / 3600
 
     rows = [{"method": m, "hours": hours_of(m), "of these on ImageNet": hours_of(m, "imagenet")} for m in METHODS]
-    show(f"{len(seconds)} runs, {hours:,.0f} device hours", rows)
+    show(f"{len(seconds)} runs, {hours:,.0f} device hours", rows, ",.1f")
     (method, dataset, shots, _), longest = max(seconds.items(), key=lambda item: item[1])
     rows = []
     for devices in options.devices:
@@ -127,7 +127,7 @@ def main() -> None:
         rows.append(
             {"devices": devices, "hours": took, "ideal": hours / devices, "busy (%)": 100 * hours / devices / took}
         )
-    show(f"The longest run: {method} on {dataset}, {shots} shots, {longest / 3600:,.1f} hours", rows)
+    show(f"The longest run: {method} on {dataset}, {shots} shots, {longest / 3600:,.1f} hours", rows, ",.1f")
     save(options, rows=rows)
 
 

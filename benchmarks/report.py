@@ -19,9 +19,9 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def show(heading: str, rows: Sequence[dict[str, Any]]) -> None:
+def show(heading: str, rows: Sequence[dict[str, Any]], floatfmt: str = ".4g") -> None:
     """Prints a Markdown table below its heading."""
-    print(f"\n{heading}\n\n{tabulate(rows, 'keys', 'pipe', floatfmt='.4g')}", flush=True)
+    print(f"\n{heading}\n\n{tabulate(rows, 'keys', 'pipe', floatfmt=floatfmt)}", flush=True)
 
 
 def save(options: argparse.Namespace, **results: Any) -> None:

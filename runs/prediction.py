@@ -19,11 +19,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-if __name__ == "__main__":
-    from dassl.startup import before_imports
-
-    before_imports()
-
 import torch
 
 from dassl.data.datasets import DATASET_REGISTRY
@@ -257,7 +252,3 @@ def main(argv: list[str] | None = None) -> int:
         return 1 if write(found, args.format) else 0
 
     return guarded(program)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

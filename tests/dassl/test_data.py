@@ -97,14 +97,17 @@ def test_a_worker_uses_one_thread(make_cfg: MakeCfg) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("damage", ["missing", "truncated"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "text"])
 def test_unreadable_image_is_one_line(
     workers: int, damage: str, make_cfg: MakeCfg, image_root: Path, tmp_path: Path
 ) -> None:
     root = shutil.copytree(image_root, tmp_path / "copy")
     dm = DataManager(make_cfg(DATASET__ROOT=str(root), DATALOADER__NUM_WORKERS=workers))
     bad = Path(dm.dataset.test[5].impath)
-    bad.write_bytes(bad.read_bytes()[:400]) if damage == "truncated" else bad.unlink()
+    whole = bad.read_bytes()
+    bad.unlink()
+    if damage != "missing":
+        bad.write_bytes(whole[:400] if damage == "truncated" else b"no picture")
     with pytest.raises(UserError) as error:
         list(dm.test_loader)
     message = str(error.value)

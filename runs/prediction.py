@@ -114,7 +114,7 @@ def _trainer_of(cfg: Any, classnames: Sequence[str]) -> Any:
         def build_data_loader(self) -> None:
             template = getattr(DATASET_REGISTRY.get(cfg.DATASET.NAME), "template", "a photo of a {}.")
             self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(classnames), template=template))
-            self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
+            self.train_loader_x = self.val_loader = self.test_loader = None
             self.lab2cname = dict(enumerate(classnames))
 
     return WithoutData(cfg)

@@ -49,7 +49,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with caltech-101 in it, in CoOp's layout; each class has a colour of its own."""
+    """A folder with caltech-101 in it, in CoOp's layout; each class has a colour, each picture a black corner."""
     root = tmp_path_factory.mktemp("data")
     rng = random.Random(0)
     split: dict[str, list[list[object]]] = {part: [] for part in SIZES}
@@ -60,7 +60,9 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for i in range(size):
                 file = f"{part}_{i:04d}.jpg"
                 colour = (label * 50, 255 - label * 50, rng.randrange(256))
-                Image.new("RGB", (72, 80), colour).save(folder / file)
+                picture = Image.new("RGB", (72, 80), colour)
+                picture.paste((0, 0, 0), (0, 0, 24, 24))  # so that crops of it differ
+                picture.save(folder / file)
                 split[part].append([f"{name}/{file}", label, name])
     for items in split.values():
         rng.shuffle(items)

@@ -46,10 +46,6 @@ class CLIPTrainer(Method, TrainerX):
     def find_faults(cls, cfg: CfgNode) -> list[str]:
         """Values of the config that do not suit the method, or keep it from its pictures or from CLIP."""
         faults = super().find_faults(cfg)
-        if cfg.INPUT.NO_TRANSFORM:
-            faults.append("INPUT.NO_TRANSFORM is True; CLIP takes tensors, not pictures")
-        if cfg.DATALOADER.K_TRANSFORMS != 1:
-            faults.append(f"DATALOADER.K_TRANSFORMS is {cfg.DATALOADER.K_TRANSFORMS}; it must be 1 for this trainer")
         try:
             weights_path(cfg)
         except UserError as error:

@@ -133,8 +133,6 @@ class PromptTrainer(CLIPTrainer):
             tokenize_texts(options.get("CTX_INIT", ""), options.get("N", 1))
         except UserError as error:
             faults.append(f"TRAINER.{cls.node}.{error}")
-        if cfg.OPTIM.STAGED_LR:
-            faults.append("OPTIM.STAGED_LR is True; a prompt learner has no layers to learn at different rates")
         return faults
 
     def build_model(self) -> None:

@@ -1,4 +1,4 @@
-"""A dataset's loaders: batches `{label, domain, impath, index, img}`.
+"""The loaders of a dataset. A batch is `{label, domain, impath, index, img}`.
 
 A training image's augmentation is a function of (seed, epoch, index), so it is the same with any number of
 workers, in any order of access, and after an interruption.
@@ -11,29 +11,27 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms as T
 from yacs.config import CfgNode
 
 from dassl.extras.distributed import BatchShare, broadcast, check_shares, launched, share
 from dassl.extras.interrupts import follow_parent, kept_from_children
-from dassl.utils import UserError, read_image, seeded
+from dassl.utils import UserError, check_availability, read_image, seeded
 
 from .datasets import build_dataset
-from .samplers import build_sampler
-from .transforms import INTERPOLATION_MODES, build_transform
+from .samplers import SAMPLERS
+from .transforms import build_transform
 
 
 def base_seed(cfg: CfgNode) -> int:
-    """cfg.SEED, or, when that is negative, a number drawn from Python's generator."""
+    """Returns cfg.SEED, or a number drawn from Python's generator if cfg.SEED is negative."""
     return cfg.SEED if cfg.SEED >= 0 else broadcast(random.getrandbits(62))
 
 
 class Loader(DataLoader):
-    """A DataLoader in which a worker's UserError arrives as that, without the worker's traceback.
+    """A DataLoader that raises a worker's UserError without the worker's traceback.
 
-    In training its workers live from the first epoch until `close()`.
+    The workers of training live from the first epoch until `close()`.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -42,7 +40,7 @@ class Loader(DataLoader):
             with kept_from_children():
                 iterator = super().__iter__()
             yield from iterator
-        except UserError as e:  # torch puts a worker's whole traceback into the message; its end is ours
+        except UserError as e:  # torch puts the worker's traceback in front of the message
             self.close()
             raise type(e)(str(e).rstrip().rpartition(f"{type(e).__name__}: ")[2]) from None
         finally:
@@ -56,13 +54,13 @@ class Loader(DataLoader):
 
 
 def _end_workers(iterator: Any) -> None:
-    """Left to the garbage collector, which may break their queues first, torch waits 5 s for each worker."""
+    """Ends the workers now. The garbage collector may break their queues first, and torch then waits 5 s for each."""
     if hasattr(iterator, "_shutdown_workers"):  # not where the data is loaded in this process
         iterator._shutdown_workers()
 
 
 def order_of(loader: Any) -> Any:
-    """The sampler that says in which order a loader goes through its data, whatever makes batches of it."""
+    """Returns the sampler that decides the order of a loader's data, below its batch sampler if it has one."""
     return getattr(getattr(loader, "batch_sampler", None), "sampler", None) or getattr(loader, "sampler", None)
 
 
@@ -74,32 +72,33 @@ def available_cpus() -> int:
 
 def build_data_loader(
     cfg: CfgNode,
-    sampler_type: str = "SequentialSampler",
-    data_source: Sequence[Any] | None = None,
-    batch_size: int = 64,
-    n_domain: int = 0,
-    n_ins: int = 2,
+    sampler_type: str,
+    data_source: Sequence[Any],
+    batch_size: int,
     tfm: Any = None,
     is_train: bool = True,
     dataset_wrapper: Callable[..., Dataset[Any]] | None = None,
 ) -> Loader:
-    """A loader of `data_source`. In training the last short batch is dropped, unless it is the only one.
+    """Returns a loader of `data_source`. Training drops a short last batch, unless it is the only one.
 
-    Not more workers than CPUs are started (torch warns of those); each runs torch on one thread.
-    UserError: no data, or a batch size under 1.
+    Each process starts at most as many workers as it has CPUs. A worker runs torch on one thread.
+
+    Raises:
+        UserError: there are no data, or the batch size is less than 1.
     """
     if not data_source:
         raise UserError(f"dataset {cfg.DATASET.NAME!r} has no {'training' if is_train else 'test'} images")
     if batch_size < 1:
         raise UserError(f"the batch size is {batch_size}; expected a positive number")
-    workers = min(cfg.DATALOADER.NUM_WORKERS, available_cpus())  # of each process
-    # Python 3.14 forks workers off a server; with torch imported there, each need not import it again.
+    check_availability(sampler_type, SAMPLERS, "sampler (DATALOADER.*.SAMPLER)")
+    workers = min(cfg.DATALOADER.NUM_WORKERS, available_cpus())
+    # Python 3.14 forks workers from a server. Preloading torch there saves its import in each worker.
     multiprocessing.set_forkserver_preload(["__main__", "dassl.data"])
     if not is_train:  # each process of a run tests its share
         check_shares(len(data_source), "images to test")
         data_source = data_source[share(len(data_source)).start : share(len(data_source)).stop]
     dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
-    sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins, seed=base_seed(cfg))
+    sampler = SAMPLERS[sampler_type](data_source, base_seed(cfg))
     drop_last = is_train and len(data_source) >= batch_size
     order: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
     if is_train and launched():
@@ -117,9 +116,9 @@ def build_data_loader(
 
 
 class DataManager:
-    """Builds the dataset cfg names, with `train_loader_x`, `train_loader_u`, `val_loader`, `test_loader`.
+    """Builds the dataset DATASET.NAME and its loaders `train_loader_x`, `val_loader` and `test_loader`.
 
-    `train_loader_u` and `val_loader` are None where the dataset has no such data.
+    `val_loader` is None if the dataset has no validation data.
     """
 
     def __init__(
@@ -130,108 +129,40 @@ class DataManager:
         dataset_wrapper: Callable[..., Dataset[Any]] | None = None,
     ) -> None:
         dataset = build_dataset(cfg)
-        if custom_tfm_train is not None:
-            print("* Using custom transform for training")
-        if custom_tfm_test is not None:
-            print("* Using custom transform for testing")
-        tfm_train = build_transform(cfg) if custom_tfm_train is None else custom_tfm_train
-        tfm_test = build_transform(cfg, is_train=False) if custom_tfm_test is None else custom_tfm_test
 
-        def train_loader(data_source: Sequence[Any], c: CfgNode) -> Loader:
-            return build_data_loader(
-                cfg,
-                c.SAMPLER,
-                data_source,
-                c.BATCH_SIZE,
-                c.N_DOMAIN,
-                c.N_INS,
-                tfm_train,
-                True,
-                dataset_wrapper,
-            )
-
-        def test_loader(data_source: Sequence[Any]) -> Loader:
-            c = cfg.DATALOADER.TEST
-            return build_data_loader(
-                cfg,
-                c.SAMPLER,
-                data_source,
-                c.BATCH_SIZE,
-                tfm=tfm_test,
-                is_train=False,
-                dataset_wrapper=dataset_wrapper,
-            )
+        def loader(data: Sequence[Any], c: CfgNode, tfm: Any, is_train: bool) -> Loader:
+            return build_data_loader(cfg, c.SAMPLER, data, c.BATCH_SIZE, tfm, is_train, dataset_wrapper)
 
         c = cfg.DATALOADER
-        self.train_loader_x = train_loader(dataset.train_x, c.TRAIN_X)
-        self.train_loader_u = None
-        if dataset.train_u:
-            self.train_loader_u = train_loader(dataset.train_u, c.TRAIN_X if c.TRAIN_U.SAME_AS_X else c.TRAIN_U)
-        self.val_loader = test_loader(dataset.val) if dataset.val else None
-        self.test_loader = test_loader(dataset.test)
+        self.train_loader_x = loader(dataset.train_x, c.TRAIN_X, custom_tfm_train or build_transform(cfg), True)
+        tfm_test = custom_tfm_test or build_transform(cfg, is_train=False)
+        self.val_loader = loader(dataset.val, c.TEST, tfm_test, False) if dataset.val else None
+        self.test_loader = loader(dataset.test, c.TEST, tfm_test, False)
 
         self.dataset = dataset
         self.num_classes: int = dataset.num_classes
-        self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
         self.lab2cname: dict[int, str] = dataset.lab2cname
         if cfg.VERBOSE:
-            self.show_dataset_summary(cfg)
-
-    def show_dataset_summary(self, cfg: CfgNode) -> None:
-        rows = [("Dataset", cfg.DATASET.NAME)]
-        rows += [("Source", str(cfg.DATASET.SOURCE_DOMAINS))] if cfg.DATASET.SOURCE_DOMAINS else []
-        rows += [("Target", str(cfg.DATASET.TARGET_DOMAINS))] if cfg.DATASET.TARGET_DOMAINS else []
-        rows.append(("# classes", f"{self.num_classes:,}"))
-        for split in ("train_x", "train_u", "val", "test"):
-            if data_source := getattr(self.dataset, split):
-                rows.append((f"# {split}", f"{len(data_source):,}"))
-        rule = "-" * 9 + "  " + "-" * max(len(value) for _, value in rows)
-        print("\n".join([rule, *(f"{name:9}  {value}" for name, value in rows), rule]))
+            print(f"{cfg.DATASET.NAME}: {self.num_classes:,} classes")
+            for split in ("train_x", "val", "test"):
+                print(f"# {split:8} {len(getattr(dataset, split) or ()):,}")
 
 
 class DatasetWrapper(Dataset[dict[str, Any]]):
-    """Reads and transforms images. `transform` may be a list: its results are `img`, `img2`, ...
-
-    In training each transform is applied K_TRANSFORMS times (more than once gives a list), and RETURN_IMG0
-    adds `img0`, the image resized only.
-    """
+    """Reads and transforms images."""
 
     def __init__(self, cfg: CfgNode, data_source: Sequence[Any], transform: Any = None, is_train: bool = False) -> None:
-        self.cfg = cfg
         self.data_source = data_source
         self.transform = transform
-        self.is_train = is_train
         self.seed = base_seed(cfg)
-        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
-        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
-        if self.k_tfm > 1 and transform is None:
-            raise UserError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
-        if self.return_img0:
-            mode = INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
-            steps = [T.Resize(cfg.INPUT.SIZE, interpolation=mode), T.ToTensor()]
-            if "normalize" in cfg.INPUT.TRANSFORMS:
-                steps.append(T.Normalize(mean=cfg.INPUT.PIXEL_MEAN, std=cfg.INPUT.PIXEL_STD))
-            self.to_tensor = T.Compose(steps)
 
     def __len__(self) -> int:
         return len(self.data_source)
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
-        """UserError: the image is missing or cannot be decoded."""
+        """Returns the image and its description. UserError: the image is missing or cannot be decoded."""
         item = self.data_source[idx]
-        output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": int(idx)}
-        img0 = read_image(item.impath)
+        image = read_image(item.impath)
         with seeded(self.seed, getattr(idx, "epoch", 0), int(idx)):
-            if self.transform is None:
-                output["img"] = img0
-            else:
-                tfms = self.transform if isinstance(self.transform, (list, tuple)) else [self.transform]
-                for i, tfm in enumerate(tfms):
-                    output[f"img{i + 1}" if i else "img"] = self._apply(tfm, img0)
-        if self.return_img0:
-            output["img0"] = self.to_tensor(img0)
-        return output
-
-    def _apply(self, tfm: Callable[[Image.Image], Any], img0: Image.Image) -> Any:
-        images = [tfm(img0) for _ in range(self.k_tfm)]
-        return images[0] if len(images) == 1 else images
+            img = image if self.transform is None else self.transform(image)
+        return {"label": item.label, "domain": item.domain, "impath": item.impath, "index": int(idx), "img": img}

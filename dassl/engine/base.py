@@ -23,7 +23,6 @@ from dassl.utils import (
     restore,
     save_checkpoint,
     save_interrupted,
-    tolist_if_not,
 )
 
 
@@ -58,7 +57,7 @@ class TrainerBase:
         """All registered names, or `names` after a check that they are registered."""
         if names is None:
             return list(self._models)
-        names = tolist_if_not(names)
+        names = [names] if isinstance(names, str) else names
         for name in names:
             if name not in self._models:
                 raise ValueError(f"no model called {name!r} is registered, only {list(self._models)}")

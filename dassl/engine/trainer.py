@@ -76,11 +76,9 @@ class SimpleTrainer(ParallelTrainer):
         """Make the loaders; a replacement sets the same attributes (`dm` is optional)."""
         self.dm = DataManager(self.cfg)
         self.train_loader_x = self.dm.train_loader_x
-        self.train_loader_u: Any = self.dm.train_loader_u
         self.val_loader: Any = self.dm.val_loader
         self.test_loader: Any = self.dm.test_loader
         self.num_classes = self.dm.num_classes
-        self.num_source_domains = self.dm.num_source_domains
         self.lab2cname = self.dm.lab2cname
 
     def build_model(self) -> None:
@@ -119,8 +117,8 @@ class SimpleTrainer(ParallelTrainer):
             self._random = state.get("random", {})
 
     def _seeded_loaders(self) -> list[Any]:
-        loaders = (self.train_loader_x, self.train_loader_u)
-        return [x for x in loaders if hasattr(getattr(x, "dataset", None), "seed") and hasattr(order_of(x), "seed")]
+        x = self.train_loader_x
+        return [x] if hasattr(getattr(x, "dataset", None), "seed") and hasattr(order_of(x), "seed") else []
 
     def train(self) -> None:  # type: ignore[override]
         try:
@@ -130,19 +128,15 @@ class SimpleTrainer(ParallelTrainer):
                 self.save_within_epoch(self.output_dir)
             raise
         finally:
-            for loader in (self.train_loader_x, self.train_loader_u):
-                if hasattr(loader, "close"):
-                    loader.close()
+            if hasattr(self.train_loader_x, "close"):
+                self.train_loader_x.close()
             self.close_writer()
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch's order and augmentation, and, with a seed, what the model itself draws (dropout)."""
-        for loader in (self.train_loader_x, self.train_loader_u):
-            if hasattr(order_of(loader), "set_epoch"):
-                order_of(loader).set_epoch(epoch)
-        if self.start_batch:
-            skip = self.start_batch * self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE
-            order_of(self.train_loader_x).set_epoch(epoch, skip=skip)
+        order = order_of(self.train_loader_x)
+        if hasattr(order, "set_epoch"):
+            order.set_epoch(epoch, skip=self.start_batch * self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE)
         if self.cfg.SEED >= 0:
             set_random_seed(derive_seed(self.cfg.SEED, epoch))
         if state := self._random:  # resumed, in an epoch's middle or without a seed

@@ -7,13 +7,9 @@ import torch
 
 
 class AverageMeter:
-    """Last value, sum, count and average; with `ema`, an exponential moving average (0.9)."""
+    """The last value, the sum, the count and the average."""
 
-    def __init__(self, ema: bool = False) -> None:
-        self.ema = ema
-        self.reset()
-
-    def reset(self) -> None:
+    def __init__(self) -> None:
         self.val = self.avg = self.sum = 0.0
         self.count = 0
 
@@ -21,11 +17,11 @@ class AverageMeter:
         self.val = float(val)
         self.sum += self.val * n
         self.count += n
-        self.avg = self.avg * 0.9 + self.val * 0.1 if self.ema else self.sum / self.count
+        self.avg = self.sum / self.count
 
 
 class MetricMeter:
-    """An AverageMeter per name; as text, `name last (average)` for each."""
+    """One AverageMeter per name. Its text is `name last (average)` for each."""
 
     def __init__(self, delimiter: str = " ") -> None:
         self.meters: defaultdict[str, AverageMeter] = defaultdict(AverageMeter)

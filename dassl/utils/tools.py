@@ -8,7 +8,6 @@ import platform
 import random
 import struct
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
@@ -35,21 +34,9 @@ def mkdir_if_missing(dirname: str) -> None:
         os.makedirs(dirname, exist_ok=True)
 
 
-def check_isfile(fpath: str) -> bool:
-    """Whether `fpath` is a file, with a warning if it is not."""
-    isfile = osp.isfile(fpath)
-    if not isfile:
-        warnings.warn(f'No file found at "{fpath}"', stacklevel=2)
-    return isfile
-
-
 def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
     items = [name for name in os.listdir(path) if not name.startswith(".")]
     return sorted(items) if sort else items
-
-
-def tolist_if_not(x: Any) -> list[Any]:
-    return x if isinstance(x, list) else [x]
 
 
 def write_atomically(
@@ -124,15 +111,6 @@ def with_progress(items: Iterable[Any]) -> Iterable[Any]:
     from tqdm import tqdm
 
     return tqdm(items)
-
-
-def count_num_param(model: torch.nn.Module | None = None, params: Iterable[Any] | None = None) -> int:
-    """Parameters (numbers, not tensors) of a model, or of an iterable of parameters."""
-    if model is not None:
-        params = model.parameters()
-    if params is None:
-        raise ValueError("count_num_param() takes a model or parameters")
-    return sum((p["params"] if isinstance(p, dict) else p).numel() for p in params)
 
 
 def set_random_seed(seed: int) -> None:

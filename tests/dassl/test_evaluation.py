@@ -1,13 +1,11 @@
-"""The evaluator's numbers against scikit-learn's, and training accuracy by hand."""
+"""The evaluator's numbers against scikit-learn's, and the accuracy of a training step."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import confusion_matrix, f1_score
+from sklearn.metrics import f1_score
 
 from dassl.config import get_cfg_default
 from dassl.evaluation import Classification, build_evaluator
@@ -16,11 +14,8 @@ from dassl.utils import UserError
 
 
 @pytest.mark.parametrize("n_cls", [2, 7])
-def test_classification_equals_sklearn(n_cls: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cfg = get_cfg_default()
-    cfg.OUTPUT_DIR = str(tmp_path / "new")
-    cfg.TEST.COMPUTE_CMAT = cfg.TEST.PER_CLASS_RESULT = True
-    evaluator = build_evaluator(cfg, lab2cname={i: f"class{i}" for i in range(n_cls)})
+def test_classification_equals_sklearn(n_cls: int, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluator = build_evaluator(get_cfg_default(), lab2cname={i: f"class{i}" for i in range(n_cls)})
     assert isinstance(evaluator, Classification)
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(50, n_cls, generator=generator)
@@ -33,14 +28,10 @@ def test_classification_equals_sklearn(n_cls: int, tmp_path: Path, capsys: pytes
     assert (evaluator.y_true, evaluator.y_pred) == (true, pred)
     accuracy = 100 * np.mean(np.array(true) == pred)
     f1 = 100 * f1_score(true, pred, average="macro", labels=np.unique(true))
-    cmat = confusion_matrix(true, pred, normalize="true")
-    recall = 100 * cmat.diagonal()[np.unique(true)].mean()
-    assert list(results) == ["accuracy", "error_rate", "macro_f1", "perclass_accuracy"]
-    assert list(results.values()) == pytest.approx([accuracy, 100 - accuracy, f1, recall])
+    assert list(results) == ["accuracy", "error_rate", "macro_f1"]
+    assert list(results.values()) == pytest.approx([accuracy, 100 - accuracy, f1])
     assert all(type(value) is float for value in results.values())
-    assert torch.load(tmp_path / "new" / "cmat.pt").numpy() == pytest.approx(cmat)
-    printed = capsys.readouterr().out
-    assert f"* accuracy: {accuracy:.1f}%" in printed and "(class0)" in printed
+    assert f"* accuracy: {accuracy:.1f}%" in capsys.readouterr().out
 
     evaluator.reset()
     with pytest.raises(UserError, match="nothing to evaluate"):

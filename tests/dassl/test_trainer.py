@@ -237,8 +237,3 @@ def test_registering() -> None:
     with pytest.raises(ValueError, match="already registered"):
         trainer.register_model("a", nn.Linear(1, 1))
     assert trainer.get_model_names() == ["a"] and trainer.get_model_names("a") == ["a"]
-
-
-def test_unknown_trainer(make_cfg: MakeCfg) -> None:
-    with pytest.raises(UserError, match="unknown trainer 'ToyTrain'; did you mean 'ToyTrainer'"):
-        build_trainer(make_cfg(TRAINER__NAME="ToyTrain"))

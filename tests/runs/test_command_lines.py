@@ -19,7 +19,7 @@ from .test_train import CONFIGS, command
 
 # The keys of other types than bool that take any value of their type.
 FREE = {"OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATASET.NAME", "MODEL.BACKBONE.NAME", "TRAINER.NAME"}
-FREE |= {"MODEL.HEAD.NAME", "MODEL.HEAD.ACTIVATION", "INPUT.GN_MEAN", "TEST.FEATURE_CACHE_DIR"}
+FREE |= {"MODEL.HEAD.NAME", "MODEL.HEAD.ACTIVATION", "TEST.FEATURE_CACHE_DIR"}
 
 PAIRS = [  # KEY, VALUE, what is said of them
     ("SEED", "0", "SEED is 0; it must be a positive integer"),
@@ -35,9 +35,10 @@ PAIRS = [  # KEY, VALUE, what is said of them
     ("INPUT.PIXEL_MEAN", "[0.5, 0.5]", "three numbers"),
     ("INPUT.PIXEL_STD", "[0.5, 0.5, 0]", "three positive numbers"),
     ("INPUT.RRCROP_SCALE", "(0.9, 0.1)", "smallest <= largest"),
-    ("INPUT.NO_TRANSFORM", "True", "CLIP takes tensors"),
-    ("DATALOADER.K_TRANSFORMS", "2", "K_TRANSFORMS is 2"),
-    ("INPUT.GB_K", "20", "odd and positive"),
+    ("INPUT.TRANSFORMS", "['cutout']", "one of random_flip, random_resized_crop, normalize, center_crop"),
+    ("INPUT.NO_TRANSFORM", "True", "NO_TRANSFORM is True; it must be False, the only value supported"),
+    ("DATALOADER.K_TRANSFORMS", "2", "K_TRANSFORMS is 2; it must be 1, the only value supported"),
+    ("INPUT.GB_K", "20", "GB_K is 20; it must be 21"),
     ("DATASET.NUM_SHOTS", "-2", "NUM_SHOTS is -2"),
     ("DATASET.NUM_SHOTS", "True", "NUM_SHOTS takes a value of type int"),
     ("DATASET.SUBSAMPLE_CLASSES", "old", "'old' is none of all, base, new"),
@@ -61,9 +62,9 @@ PAIRS = [  # KEY, VALUE, what is said of them
     ("OPTIM.MOMENTUM", "1.0", "from 0 to under 1"),
     ("OPTIM.SGD_NESTEROV", "yes", "SGD_NESTEROV takes a value of type bool"),
     ("OPTIM.STAGED_LR", "True", "OPTIM.STAGED_LR is True"),
-    ("OPTIM.STEPSIZE", "()", "one integer, or several"),
-    ("OPTIM.STEPSIZE", "(2, 1)", "in increasing order"),
-    ("INPUT.CROP_PADDING", "100000", "from 0 to 4096"),
+    ("OPTIM.NEW_LAYERS", "('head',)", "OPTIM.NEW_LAYERS is .*'head'.*; it must be \\(\\), the only value supported"),
+    ("OPTIM.STEPSIZE", "()", "one integer"),
+    ("TRAIN.COUNT_ITER", "train_u", "COUNT_ITER is 'train_u'; it must be 'train_x'"),
     ("OPTIM.MAX_EPOCH", "0", "OPTIM.MAX_EPOCH is 0; it must be 1 or more"),
     ("OPTIM.MAX_EPOCH", "1e3", "OPTIM.MAX_EPOCH takes a value of type int"),
     ("OPTIM.MAX_EPOCH", "99999999999999999999", "it must be under 2147483648"),

@@ -91,10 +91,8 @@ def with_views(trainer: Any, loader: Any) -> Any:
         return loader
     if not hasattr(trainer, "encode_images") or learned_parameters_reach(trainer):
         raise UserError(f"DATALOADER.CACHED_VIEWS is {views}, but {type(trainer).__name__} has no frozen image encoder")
-    if trainer.cfg.DATALOADER.K_TRANSFORMS > 1 or _key(trainer, loader.dataset, 1) is None:
-        raise UserError(
-            f"DATALOADER.CACHED_VIEWS is {views}; it needs the engine's own reading of images, one transform an image"
-        )
+    if _key(trainer, loader.dataset, 1) is None:
+        raise UserError(f"DATALOADER.CACHED_VIEWS is {views}; it needs the engine's own reading of images")
     return TrainingViews(trainer, loader, views)
 
 
@@ -213,7 +211,7 @@ def _described(items: Sequence[Any], indices: Iterable[int]) -> dict[str, Any]:
 
 def _key(encoder: Encoder, dataset: Any, batch_size: int | None) -> dict[str, Any] | None:
     """What the bits of the features depend on; None if that is not known."""
-    if type(dataset) is not DatasetWrapper or dataset.return_img0 or not _told_by_repr(dataset.transform):
+    if type(dataset) is not DatasetWrapper or not _told_by_repr(dataset.transform):
         return None
     cuda = encoder.device.type == "cuda"
     return {
@@ -238,9 +236,9 @@ def _cpu() -> str:
 
 
 def _told_by_repr(transform: Any) -> bool:
-    """Whether a transform's repr determines its result: torchvision's and ours do, except around a function."""
+    """Whether a transform's repr determines its result. It does for torchvision's, except around a function."""
     kind = type(transform)
-    known = kind.__module__.startswith(("torchvision.transforms.", transforms.__name__)) and kind.__name__ != "Lambda"
+    known = kind.__module__.startswith("torchvision.transforms.") and kind.__name__ != "Lambda"
     return known and " at 0x" not in repr(transform) and all(map(_told_by_repr, getattr(transform, "transforms", ())))
 
 

@@ -38,15 +38,19 @@ def imported(trainer: str) -> list[str]:
     return ["--import", str(file)] if file else []
 
 
-def stem(trainer: str) -> str:
-    """The name of the method's file."""
+def _stem(trainer: str) -> str:
     module = method_of(trainer).__module__
     return IMPORTED[module].stem if module in IMPORTED else module.rpartition(".")[2]
 
 
+def short_name(trainer: str) -> str:
+    """The name of the method's file, where that means this method."""
+    return _stem(trainer) if named_methods(_stem(trainer)) == [trainer] else trainer
+
+
 def script_of(trainer: str) -> list[str]:
     """The words of the script that runs a method, before DATASET."""
-    script = f"scripts/{stem(trainer)}/main.sh"
+    script = f"scripts/{short_name(trainer)}/main.sh"
     own = (REPOSITORY / script).is_file() and not imported(trainer)
     return [script] if own else ["scripts/run.sh", *imported(trainer), trainer]
 
@@ -64,7 +68,7 @@ def named_methods(text: str, source: str = "TRAINERS") -> list[str]:
     """
     if not text:
         return compared_methods()
-    known = {stem(name).lower(): name for name in methods()} | {name.lower(): name for name in methods()}
+    known = {_stem(name).lower(): name for name in methods()} | {name.lower(): name for name in methods()}
     chosen = []
     for word in text.replace(",", " ").split():
         if word.lower() not in known:

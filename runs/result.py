@@ -27,7 +27,7 @@ from .directory import REPOSITORY, brief, method_options, snake_case
 
 
 def read_result(directory: str | Path) -> dict[str, Any] | None:
-    """The result of a finished run, None for one that is not."""
+    """The result of a finished run, else None."""
     try:
         result = json.loads((Path(directory) / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -36,13 +36,13 @@ def read_result(directory: str | Path) -> dict[str, Any] | None:
 
 
 def finished_result(directory: Path) -> dict[str, Any] | None:
-    """As ``read_result``, but a result that is there has to be whole: UserError for a damaged one."""
+    """The result of a finished run, else None. Raises UserError if the file is damaged."""
     path = directory / "result.json"
     return load_result(path) if path.exists() else None
 
 
 def hash_of_checkpoints(directory: Path) -> str:
-    """Of the content of all models' checkpoints in a run's directory."""
+    """SHA-256 of all checkpoints in a run's directory."""
     digest = hashlib.sha256()
     for path in sorted(directory.glob("*/model*.pth.tar*")):
         digest.update(f"{path.relative_to(directory)}\0".encode())
@@ -50,57 +50,52 @@ def hash_of_checkpoints(directory: Path) -> str:
     return digest.hexdigest()
 
 
-# What every result.json has, for those who make tables of them.
-REQUIRED: dict[str, Any] = {
-    **dict.fromkeys(("accuracy", "macro_f1"), (int, float)),
-    **dict.fromkeys(("seed", "shots", "epochs"), int),
-    **dict.fromkeys(("dataset", "trainer"), str),
-    **dict.fromkeys(("backbone", "counts", "seconds"), dict),
+# {field: (type, type of the values in it)}. The fields of REQUIRED are there and not null.
+_NUMBER = (int, float)
+REQUIRED: dict[str, tuple[Any, Any]] = {
+    **dict.fromkeys(("accuracy", "macro_f1"), (_NUMBER, None)),
+    **dict.fromkeys(("seed", "shots", "epochs"), (int, None)),
+    **dict.fromkeys(("dataset", "trainer"), (str, None)),
+    "backbone": (dict, (str, type(None))),
+    "counts": (dict, int),
+    "seconds": (dict, _NUMBER),
 }
-
-
-# What may be absent or null.
-OPTIONAL: dict[str, Any] = {
-    **dict.fromkeys(("options", "overrides", "diagnostics"), dict),
-    **dict.fromkeys(("config", "subsample_classes"), str),
-    **dict.fromkeys(("batch_size", "parameters", "peak_memory_bytes", "peak_gpu_memory_bytes"), int),
-    "classnames": list,
+OPTIONAL: dict[str, tuple[Any, Any]] = {
+    **dict.fromkeys(("options", "overrides"), (dict, None)),
+    **dict.fromkeys(("config", "subsample_classes"), (str, None)),
+    **dict.fromkeys(("batch_size", "parameters", "peak_memory_bytes", "peak_gpu_memory_bytes"), (int, None)),
+    "diagnostics": (dict, (*_NUMBER, type(None))),
+    "classnames": (list, str),
 }
-
-
-# What is in them; in ``backbone`` and ``diagnostics`` also null.
-VALUES: dict[str, Any] = {"backbone": str, "counts": int, "classnames": str}
-VALUES |= {"seconds": (int, float), "diagnostics": (float, int)}
 
 
 def _faults(result: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the fields of a result; only the first is sure to be found."""
+    """The faults of a result's fields. After the first one the search may fail."""
 
-    def other(value: Any, kind: Any) -> bool:
+    def wrong(value: Any, kind: Any, least: float = 0) -> bool:
         if not isinstance(value, kind) or isinstance(value, bool):
             return True
-        least = -1 if kind is VALUES["diagnostics"] else 0  # a cosine may be negative
-        return isinstance(value, (int, float)) and not least <= value < 1e18
+        return isinstance(value, _NUMBER) and not least <= value < 1e18
 
-    for key, kind in {**REQUIRED, **OPTIONAL}.items():
+    for key, (kind, of_values) in {**REQUIRED, **OPTIONAL}.items():
         value = result.get(key)
-        if other(value, kind) and (key in REQUIRED or value is not None):
+        if wrong(value, kind) and (key in REQUIRED or value is not None):
             yield f"its '{key}' is {brief(value)}"
-    for key, kind in VALUES.items():
-        values = result.get(key) or {}
-        for name, value in values.items() if isinstance(values, dict) else enumerate(values):
-            if other(value, kind) and (value is not None or key not in ("backbone", "diagnostics")):
-                yield f"its '{key}.{name}' is {brief(value)}"
+        if of_values and value:
+            least = -1 if key == "diagnostics" else 0  # a cosine may be negative
+            for name, inner in value.items() if kind is dict else enumerate(value):
+                if wrong(inner, of_values, least):
+                    yield f"its '{key}.{name}' is {brief(inner)}"
     if not str(result.get("device", "")).isprintable():
         yield "its 'device' is no name"
     if result.get("parameters") and result["epochs"] == 0:
         yield "its 'epochs' is 0, but it has learned something"
-    if not 0 <= result["accuracy"] <= 100:
+    if not result["accuracy"] <= 100:
         yield f"its 'accuracy' is {brief(result['accuracy'])}"
 
 
 def load_result(path: Path) -> dict[str, Any]:
-    """A result.json that has to be whole: UserError if it is damaged."""
+    """Reads a result.json. Raises UserError if it is damaged."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         wrong = next(_faults(result), None) if isinstance(result, dict) else "it is no mapping"
@@ -112,7 +107,7 @@ def load_result(path: Path) -> dict[str, Any]:
 
 
 def predictions(trainer: Any) -> dict[str, Any]:
-    """What ``predictions.json`` holds: the tested images, in order, with label and prediction."""
+    """The content of ``predictions.json``: the tested images in order, with label and prediction."""
     root = Path(trainer.cfg.DATASET.ROOT or "data").expanduser().absolute()
     return {
         "image": [Path(os.path.relpath(path, root)).as_posix() for path in trainer.tested],  # under the data root
@@ -122,11 +117,12 @@ def predictions(trainer: Any) -> dict[str, Any]:
 
 
 def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What ``result.json`` holds, of a trainer that has been tested.
+    """The content of ``result.json``.
 
     Args:
+        trainer: after its test.
         config: the name of the trainer's config file.
-        overrides: what the user has set beyond the config files and the recipe.
+        overrides: the user's options beyond the config files and the recipe.
     """
     cfg = trainer.cfg
     _, options = method_options(cfg)
@@ -157,9 +153,10 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
         "epochs": cfg.OPTIM.MAX_EPOCH if parameters else 0,
         "seconds": {"total": round(seconds, 3), **trainer.timing},
         "peak_memory_bytes": peak_memory(),
-        "peak_gpu_memory_bytes": peak_gpu_memory(trainer.device),
+        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated() if trainer.device.type == "cuda" else None,
         "device": str(trainer.device),
-        "versions": versions(),
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
+        | {"python": platform.python_version()},
         "processes": world_size(),
         "git_commit": _COMMIT,
         "diagnostics": getattr(trainer, "diagnostics", None),
@@ -168,27 +165,12 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
 
 
 def peak_memory() -> int:
-    """The largest resident size of this process so far, in bytes, by the operating system."""
+    """The largest resident size of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def peak_gpu_memory(device: torch.device) -> int | None:
-    """The most that tensors have held of a GPU so far, in bytes; None on a CPU."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("torch", "torchvision", "openai-clip", "numpy", "pillow"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "unknown"
-    return found
-
-
 def git_commit() -> str | None:
-    """The checkout's commit, with "+" behind it if files differ from it; None outside a checkout."""
+    """The checkout's commit, with a "+" appended if files differ from it; None outside a checkout."""
     command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -196,4 +178,4 @@ def git_commit() -> str | None:
         return None
 
 
-_COMMIT = git_commit()  # of what is imported now; the files may change while a run, or a parent of forks, goes on
+_COMMIT = git_commit()  # at the import: the files may change during a run

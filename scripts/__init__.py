@@ -11,7 +11,6 @@ MOVED = {
     "plot.visualize": "experiments.pictures.visualize",
     "plot.words": "experiments.pictures.words",
     "symbols.pretrain": "experiments.pretrain.symbols",
-    "symbols.contact_sheet": "experiments.pictures.contact_sheet",
 }
 asked = next((word for word in sys.orig_argv if word.startswith("scripts.")), "scripts").removeprefix("scripts.")
 print(f"error: python -m scripts.{asked} is now python -m {MOVED.get(asked, 'experiments.X')}", file=sys.stderr)

@@ -2,7 +2,8 @@
 
 import importlib
 import pkgutil
-from typing import Any
+
+from yacs.config import CfgNode
 
 import dassl  # noqa: F401 -- before torch
 
@@ -12,7 +13,7 @@ for module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{module.name}")
 
 
-def extend_cfg(cfg: Any) -> None:
+def extend_cfg(cfg: CfgNode) -> None:
     """Adds every method's options and every key that Dassl does not have."""
     add_options(cfg)
     cfg.TRAINER.SPLIT_CLASSES = False  # under torchrun: each process encodes its share of the classes' prompts

@@ -1,9 +1,8 @@
-"""The text side split over the processes of one run: each encodes its share of the classes, and logits are gathered.
+"""Splits the classes over the processes of a run: each process encodes its share of the prompts.
 
-A process has the image features of its own part of the batch. Split, it is given everybody's, makes the logits of
-the whole batch for its classes, and takes from all others what they made for its images. Text towers, transport plans
-and what they keep for the backward pass are divided by the number of processes; what travels is features and logits.
-Of torch alone, since upstream Dassl has no processes to speak of.
+A process gathers the image features of all processes, computes the logits of the whole batch for its classes, and
+exchanges them for the logits of its own images. Text towers and transport plans, with their memory, are divided by the
+number of processes.
 """
 
 from __future__ import annotations
@@ -14,21 +13,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from .clip.prompts import UserError
 
 
 class Head(nn.Module):
-    """Pictures or their features to logits [batch, n_cls]: the one module that data-parallel training wraps.
+    """Images or their features to logits [batch, n_cls]: the module that data-parallel training wraps.
 
     Args:
         model: a ``PromptedCLIP``.
-        encoder: its image encoder as training calls it, if not directly.
-        split: whether each process makes only its share of the classes' text features, under gradients.
-            There must be as many classes as processes, at least.
+        encoder: replaces the model's image encoder.
+        split: whether, under gradients, a process computes text features of its share of the classes only.
+            There must be at least as many classes as processes.
     """
 
-    def __init__(self, model: Any, encoder: Callable[..., Any] | None = None, split: bool = False) -> None:
+    def __init__(self, model: Any, encoder: Callable[..., tuple[Tensor, Tensor]] | None, split: bool) -> None:
         super().__init__()
         self.model, self.encoder = model, encoder
         self.split = split and dist.is_initialized() and dist.get_world_size() > 1
@@ -51,20 +51,20 @@ class Head(nn.Module):
 
 
 def _share(n: int, rank: int | None = None) -> range:
-    """A process's part of n things; the parts are contiguous and differ by one at most."""
+    """The process's part of n items. Parts are contiguous, and their lengths differ by at most 1."""
     rank, world = dist.get_rank() if rank is None else rank, dist.get_world_size()
     return range(n * rank // world, n * (rank + 1) // world)
 
 
 def _sizes(x: Tensor) -> list[int]:
-    """The batch of each process."""
+    """The batch size of each process."""
     sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(dist.get_world_size())]
     dist.all_gather(sizes, torch.tensor([x.shape[0]], device=x.device))
     return [int(size) for size in sizes]
 
 
 def _gather(x: Tensor, sizes: list[int]) -> Tensor:
-    """Everybody's x, [sizes[rank], ...] of each, one after another."""
+    """Concatenates the x [sizes[rank], ...] of all processes."""
     padded = x.new_zeros(max(sizes), *x.shape[1:])
     padded[: x.shape[0]] = x
     parts = [torch.empty_like(padded) for _ in sizes]
@@ -72,14 +72,16 @@ def _gather(x: Tensor, sizes: list[int]) -> Tensor:
     return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
 
 
-class _ExchangeClasses(torch.autograd.Function):
-    """Logits of all images for the own classes [sum(sizes), share] -> of the own images for all classes [batch, n_cls].
+class _Context(FunctionCtx):
+    sizes: list[int]
+    classes: range
 
-    The gradient goes the way back: of all images, for the own classes.
-    """
+
+class _ExchangeClasses(torch.autograd.Function):
+    """Logits of all images for the own classes [sum(sizes), share] -> own images, all classes [batch, n_cls]."""
 
     @staticmethod
-    def forward(ctx: Any, share: Tensor, sizes: list[int], n_cls: int) -> Tensor:
+    def forward(ctx: _Context, share: Tensor, sizes: list[int], n_cls: int) -> Tensor:
         ctx.sizes, ctx.classes = sizes, _share(n_cls)
         widths = [len(_share(n_cls, rank)) for rank in range(dist.get_world_size())]
         every = _gather(share.t().contiguous(), widths).t()  # [sum(sizes), n_cls]
@@ -87,5 +89,5 @@ class _ExchangeClasses(torch.autograd.Function):
         return every[start : start + sizes[dist.get_rank()]].contiguous()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, None, None]:
         return _gather(grad.contiguous(), ctx.sizes)[:, ctx.classes.start : ctx.classes.stop], None, None

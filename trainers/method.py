@@ -20,7 +20,7 @@ class Option(NamedTuple):
     """A key of the method's config node; a number is from ``least`` to ``most``, a name one of ``choices``."""
 
     key: str
-    default: Any
+    default: object
     help: str
     least: float | None = None
     most: float = math.inf
@@ -47,7 +47,7 @@ class Recipe(NamedTuple):
     """
 
     config: str
-    options: Mapping[str, Any] = {}
+    options: Mapping[str, object] = {}
 
 
 class Method:
@@ -78,9 +78,9 @@ class Method:
     backbone: ClassVar[str] = "rn50"
     colour: ClassVar[str] = ""
     marker: ClassVar[str] = "o"
-    variants: ClassVar[Mapping[str, tuple[str, tuple[Any, ...], Any]]] = {}
-    transfer: ClassVar[Mapping[str, Any]] = {}
-    transfer_as_published: ClassVar[Mapping[str, Any]] = {}
+    variants: ClassVar[Mapping[str, tuple[str, tuple[object, ...], object]]] = {}
+    transfer: ClassVar[Mapping[str, object]] = {}
+    transfer_as_published: ClassVar[Mapping[str, object]] = {}
 
     @classmethod
     def recipe(cls, dataset: str, shots: int) -> Recipe:
@@ -88,7 +88,7 @@ class Method:
         return Recipe("{backbone}")
 
     @classmethod
-    def find_faults(cls, cfg: Any) -> list[str]:
+    def find_faults(cls, cfg: CfgNode) -> list[str]:
         """What is wrong with the method's options, a line each."""
         values = cfg.TRAINER[cls.node] if cls.node else {}
         found = ((option.key, values[option.key], option.fault(values[option.key])) for option in cls.options)
@@ -107,7 +107,7 @@ def _arxiv(paper: str) -> str:
     return match[0] if match else "9"
 
 
-def add_options(cfg: Any) -> None:
+def add_options(cfg: CfgNode) -> None:
     """Adds the node of every registered method to the config, as far as it is not there."""
     for kind in methods().values():
         if kind.node and kind.node not in cfg.TRAINER:

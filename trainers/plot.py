@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from clip.model import CLIP
@@ -108,11 +108,12 @@ class PLOT(PromptTrainer):
     transfer: ClassVar = {"GLOBAL_LOGITS": True}
     transfer_as_published: ClassVar = {"GLOBAL_LOGITS": False}
     custom_clip = CustomCLIP
+    model: CustomCLIP
 
     @classmethod
     def recipe(cls, dataset: str, shots: int) -> Recipe:
         """Section 4 and the published scripts."""
-        options: dict[str, Any] = {"OPTIM.MAX_EPOCH": epochs_by_shots(dataset, shots)}
+        options: dict[str, object] = {"OPTIM.MAX_EPOCH": epochs_by_shots(dataset, shots)}
         if dataset in ("oxford_flowers", "fgvc_aircraft", "stanford_cars"):
             options["DATALOADER.TRAIN_X.BATCH_SIZE"] = 32
         if dataset == "imagenet":
@@ -139,6 +140,7 @@ class PLOT(PromptTrainer):
 
     def _take_diagnostics(self) -> dict[str, float | None]:
         meter, self.model.meter = self.model.meter, None
-        if not torch.is_grad_enabled():  # a test, of which each process has its part
+        assert meter is not None
+        if not torch.is_grad_enabled():  # each process tests a part of the images
             meter.gather()
         return {**meter.summary(), "context_effective_rank": effective_rank(self.model.prompt_learner.ctx)}

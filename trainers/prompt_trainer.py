@@ -53,7 +53,7 @@ class PromptedCLIP(nn.Module):
         UserError: INPUT.SIZE is not what the image tower was made for.
     """
 
-    prompt_learner: nn.Module
+    prompt_learner: Any
 
     def __init__(self, cfg: CfgNode, prompt_learner: nn.Module, clip_model: CLIP, local: bool = False) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class PromptedCLIP(nn.Module):
             self._text = None
         elif self._text is not None and self._text[0] == state:
             return self._text[1]
-        learner: Any = self.prompt_learner
+        learner = self.prompt_learner
         text = self.text_encoder(*learner(), learner.prompts.layout, self.text_extra())
         if not torch.is_grad_enabled():
             self._text = (state, text)
@@ -118,11 +118,11 @@ def unit(x: Tensor) -> Tensor:
 class PromptTrainer(CLIPTrainer):
     """Trains the prompt learner of ``custom_clip``, whose options stand in ``cfg.TRAINER.<node>``."""
 
-    custom_clip: ClassVar[Any]
-    model: Any
+    custom_clip: ClassVar[Callable[..., PromptedCLIP]]
+    model: PromptedCLIP
 
     @property
-    def method_cfg(self) -> Any:
+    def method_cfg(self) -> CfgNode:
         return self.cfg.TRAINER[self.node]
 
     @classmethod
@@ -215,7 +215,7 @@ class PromptTrainer(CLIPTrainer):
         learner.load_state_dict(theirs)
 
 
-def _learned(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
+def _learned(checkpoint: dict, path: Path) -> dict[str, Tensor]:
     """What a checkpoint holds of a prompt learner; upstream's also have the class names' embeddings.
 
     Raises:
@@ -224,9 +224,10 @@ def _learned(checkpoint: dict[str, Any], path: Path) -> dict[str, Tensor]:
     state = checkpoint.get("state_dict")
     state = {k: v for k, v in state.items() if not str(k).startswith("token_")} if isinstance(state, dict) else {}
 
-    def good(value: Any) -> bool:
-        dense = isinstance(value, Tensor) and value.layout == torch.strided and value.is_floating_point()
-        return dense and bool(value.isfinite().all())
+    def good(value: object) -> bool:
+        if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
+            return False
+        return bool(value.isfinite().all())
 
     if not state or not all(isinstance(k, str) and good(v) for k, v in state.items()):
         raise UserError(f"the checkpoint '{path}' holds no prompt learner: no state_dict of finite tensors by name")

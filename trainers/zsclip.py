@@ -6,9 +6,9 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import torch
+from clip.model import CLIP
 from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
@@ -29,7 +29,7 @@ class ZeroshotCLIP(CLIPTrainer):
     paper = "Learning Transferable Visual Models From Natural Language Supervision, ICML 2021 (arXiv 2103.00020)"
     learns = has_seeds = False
     colour, marker = "tab:gray", "*"
-    model: Any
+    model: CLIP
 
     @classmethod
     def find_faults(cls, cfg: CfgNode) -> list[str]:

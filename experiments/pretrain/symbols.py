@@ -1,20 +1,17 @@
-"""Pre-trains the small CLIP of the `symbols` dataset, OpenAI's architecture, on pictures of one glyph or two.
+"""Pre-trains the small CLIP of the `symbols` dataset, of OpenAI's architecture, on pictures of one or two glyphs.
 
     python -m experiments.pretrain.symbols            # writes assets/symbols_clip.pt
 
-Both towers learn by CLIP's loss, on tiles of one glyph and then on whole pictures of one glyph or two with a few
-strokes for clutter; then the image tower is locked and the text tower learned anew (as in Zhai et al., "LiT", CVPR
-2022), which is cheap, as features are kept. None of the dataset's pictures is used. Captions are bare: the glyphs'
-Unicode names, or now and then their theme's, without a sentence around them. The result is a plain float16 state
-dict, from which `clip.model.build_model` rebuilds the network.
+Both towers learn by CLIP's loss, first on tiles of one glyph, then on pictures of one or two glyphs with strokes for
+clutter. Then a new text tower learns on the locked image tower (as in Zhai et al., "LiT", CVPR 2022), whose features
+are cached. None of the dataset's pictures is used. Captions are the glyphs' Unicode names or, in a small share, their
+theme's name. The result is a float16 state dict for `clip.model.build_model`.
 """
 
 import argparse
-import time
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import clip
 import numpy as np
@@ -27,17 +24,22 @@ from torch.nn import functional
 from datasets.glyphs import SIZE, THEMES, glyph_mask
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
-TILE = SIZE // 2  # one glyph is drawn on a tile, a picture is a tile or has a tile or two
+TILE = SIZE // 2  # a glyph is drawn on a tile; a picture has one or two tiles
 CONTEXT = 32  # tokens of the longest caption here; the saved model has CLIP's 77
-Batch = tuple[Tensor, list[str]]  # masks and captions
-Seen = tuple[Tensor, list[str]]  # image features and captions
-Pools = tuple[Tensor, Tensor]  # of glyphs and of clutter
+TILE_STEPS, PICTURE_STEPS, TEXT_STEPS = 1200, 1000, 700
+BATCH, PICTURE_BATCH = 64, 48
+LEARNING_RATE = 1.5e-3
+SEED = 1
+RENDITIONS = 24  # of each glyph
+THEME_SHARE, TEXT_THEME_SHARE = 0.2, 0.1  # of the captions that could name a theme, for both towers and the new one
+Batch = tuple[Tensor, list[str]]  # masks or image features, and captions
+Pools = tuple[Tensor, Tensor]  # glyphs and clutter
 GLYPHS = [(char, label) for label, chars in enumerate(THEMES.values()) for char in chars]
 
 
-def glyph_pool(renditions: int, rng: np.random.Generator) -> Tensor:
-    """Each glyph alone, in random size, turn and place: uint8 [glyph, rendition, TILE, TILE]."""
-    pool = np.zeros((len(GLYPHS), renditions, TILE, TILE), np.uint8)
+def glyph_pool(rng: np.random.Generator) -> Tensor:
+    """Each glyph in random sizes, angles and places: uint8 [glyph, rendition, TILE, TILE]."""
+    pool = np.zeros((len(GLYPHS), RENDITIONS, TILE, TILE), np.uint8)
     for canvases, (char, _) in zip(pool, GLYPHS, strict=True):
         for canvas in canvases:
             side, angle = int(rng.integers(26, 56)), float(rng.uniform(-30, 30))
@@ -47,10 +49,10 @@ def glyph_pool(renditions: int, rng: np.random.Generator) -> Tensor:
     return torch.from_numpy(pool)
 
 
-def clutter_pool(count: int, rng: np.random.Generator) -> Tensor:
-    """A few strokes and blobs each: uint8 [count, TILE, TILE]."""
+def clutter_pool(rng: np.random.Generator) -> Tensor:
+    """Strokes and blobs: uint8 [1000, TILE, TILE]."""
     pool = []
-    for _ in range(count):
+    for _ in range(1000):
         canvas = Image.new("L", (TILE, TILE))
         pen = ImageDraw.Draw(canvas)
         for kind in rng.integers(0, 3, int(rng.integers(1, 4))):
@@ -69,8 +71,8 @@ def clutter_pool(count: int, rng: np.random.Generator) -> Tensor:
 def render(masks: Tensor, colour_share: float, random: torch.Generator) -> Tensor:
     """Pictures [batch, 3, height, width], normalized, of masks uint8 [batch, layer, height, width] (0 shows nothing).
 
-    `colour_share` leads from white glyphs on black (0) to any colour on any other (1): with colours from the start,
-    the network does not find out in this little time that the shapes are what matters.
+    `colour_share` goes from white glyphs on black (0) to any colours (1). With colours from the start, the network does
+    not learn the shapes in this time.
     """
     batch, layers, size, _ = masks.shape
     loudness = colour_share * torch.rand(2, batch, 1, 1, 1, generator=random)
@@ -89,7 +91,7 @@ def render(masks: Tensor, colour_share: float, random: torch.Generator) -> Tenso
 
 
 def caption(first: int, second: int | None, theme_share: float, rng: np.random.Generator) -> str:
-    """A caption of one glyph or two (places in GLYPHS); a part of those of a single theme name the theme alone."""
+    """A caption of one or two glyphs (indices into GLYPHS); a share of the glyphs of one theme get the theme's name."""
     shown = [first] if second is None else [first, second]
     themes = {GLYPHS[i][1] for i in shown}
     if len(themes) == 1 and rng.random() < theme_share:
@@ -98,7 +100,7 @@ def caption(first: int, second: int | None, theme_share: float, rng: np.random.G
 
 
 def batch_of_tiles(size: int, pools: Pools, theme_share: float, rng: np.random.Generator) -> Batch:
-    """Masks uint8 [size, 1, TILE, TILE] of one glyph each, and captions."""
+    """Masks uint8 [size, 1, TILE, TILE] of one glyph, and captions."""
     glyphs = pools[0]
     shown = rng.choice(len(GLYPHS), size, replace=size > len(GLYPHS))
     masks = glyphs[shown, rng.integers(0, glyphs.shape[1], size), None]
@@ -106,7 +108,7 @@ def batch_of_tiles(size: int, pools: Pools, theme_share: float, rng: np.random.G
 
 
 def batch_of_pictures(size: int, pools: Pools, theme_share: float, rng: np.random.Generator) -> Batch:
-    """Masks uint8 [size, 4, SIZE, SIZE], clutter under one glyph or two (mostly of one theme), and captions."""
+    """Masks uint8 [size, 4, SIZE, SIZE] of clutter and one or two glyphs, mostly of one theme, and captions."""
     glyphs, clutter = pools
     masks = torch.zeros(size, 4, SIZE, SIZE, dtype=torch.uint8)
     texts = []
@@ -140,7 +142,7 @@ def build() -> CLIP:
 
 
 def encode_tiles(model: CLIP, tiles: Tensor, rng: np.random.Generator) -> Tensor:
-    """Pooled features of pictures of TILE pixels, taken to lie somewhere in a grid of the full size's positions."""
+    """Pooled features of pictures of TILE pixels, at random positions of the full grid."""
     grid, part = SIZE // 32, TILE // 32
     top, left = rng.integers(0, grid - part + 1, 2)
     places = (torch.arange(top, top + part)[:, None] * grid + torch.arange(left, left + part)).flatten() + 1
@@ -148,11 +150,10 @@ def encode_tiles(model: CLIP, tiles: Tensor, rng: np.random.Generator) -> Tensor
     return torch.func.functional_call(model.visual, {"attnpool.positional_embedding": position}, (tiles,))
 
 
-def fit(model: CLIP, groups: list[dict[str, Any]], lr: float, steps: int, batch: Callable[[int], Seen]) -> None:
-    """Minimizes CLIP's loss over `groups` of parameters; `batch(step)` gives image features and their captions."""
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.05)
-    started = time.time()
+def fit(model: CLIP, groups: list[dict], steps: int, batch: Callable[[int], Batch]) -> None:
+    """Minimizes CLIP's loss over `groups` of parameters; `batch(step)` gives image features and captions."""
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.05)
     for step in range(1, steps + 1):
         seen, texts = batch(step)
         said = model.encode_text(clip.tokenize(texts, context_length=CONTEXT))
@@ -167,51 +168,47 @@ def fit(model: CLIP, groups: list[dict[str, Any]], lr: float, steps: int, batch:
         model.logit_scale.data.clamp_(max=4.6052)  # a scale of 100, as in CLIP
         if step % 20 == 0 or step == steps:
             hit = (logits.argmax(1) == target).float().mean().item()
-            eta = (time.time() - started) / step * (steps - step)
-            print(f"step {step}/{steps} loss {loss.item():.3f} matched {hit:.1%} eta {eta:.0f} s", flush=True)
+            print(f"step {step}/{steps} loss {loss.item():.3f} matched {hit:.1%}", flush=True)
 
 
-def train_towers(model: CLIP, pools: Pools, args: argparse.Namespace) -> None:
-    """First on tiles of one glyph, a quarter of a picture's cost, then on pictures of one or two."""
-    rng, random = np.random.default_rng((args.seed, 1)), torch.Generator().manual_seed(args.seed)
+def train_towers(model: CLIP, pools: Pools) -> None:
+    """Trains on tiles of one glyph, a quarter of a picture's cost, then on pictures."""
+    rng, random = np.random.default_rng((SEED, 1)), torch.Generator().manual_seed(SEED)
     model.visual.to(memory_format=torch.channels_last)
 
-    def batch(step: int) -> Seen:
-        tiles = step <= args.tile_steps
-        draw, size = (batch_of_tiles, args.batch) if tiles else (batch_of_pictures, args.picture_batch)
-        masks, texts = draw(size, pools, args.theme_share, rng)
-        images = render(masks, min(1.0, step / (0.4 * args.tile_steps)), random)
+    def batch(step: int) -> Batch:
+        tiles = step <= TILE_STEPS
+        draw, size = (batch_of_tiles, BATCH) if tiles else (batch_of_pictures, PICTURE_BATCH)
+        masks, texts = draw(size, pools, THEME_SHARE, rng)
+        images = render(masks, min(1.0, step / (0.4 * TILE_STEPS)), random)
         images = images.contiguous(memory_format=torch.channels_last)
         return encode_tiles(model, images, rng) if tiles else model.visual(images), texts
 
     decayed = [p for p in model.visual.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if not any(p is d for d in decayed)]
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": 0.05}, {"params": rest}]
-    fit(model, groups, args.lr, args.tile_steps + args.steps, batch)
+    fit(model, [{"params": decayed, "weight_decay": 0.05}, {"params": rest}], TILE_STEPS + PICTURE_STEPS, batch)
 
 
-def renew_text_tower(model: CLIP, pools: Pools, args: argparse.Namespace) -> CLIP:
-    """A model with the image tower of `model`, locked, and a text tower trained from the start on its features."""
-    rng, random = np.random.default_rng((args.seed, 2)), torch.Generator().manual_seed(args.seed)
+def renew_text_tower(model: CLIP, pools: Pools) -> CLIP:
+    """A model with `model`'s image tower, locked, and a new text tower trained on its features."""
+    rng, random = np.random.default_rng((SEED, 2)), torch.Generator().manual_seed(SEED)
     renewed = build()
-    renewed.visual.load_state_dict(model.visual.half().state_dict())  # as it will be read from the file
+    renewed.visual.load_state_dict(model.visual.half().state_dict())  # rounded as in the file
     renewed.eval()
     features, captions = [], []
     with torch.no_grad():
         for _ in range(80):
-            masks, texts = batch_of_pictures(64, pools, args.text_theme_share, rng)
+            masks, texts = batch_of_pictures(64, pools, TEXT_THEME_SHARE, rng)
             features.append(renewed.visual(render(masks, 1.0, random)))
             captions += texts
     kept = torch.cat(features)
 
-    def batch(step: int) -> Seen:
-        chosen = rng.choice(len(kept), args.batch, replace=False)
+    def batch(step: int) -> Batch:
+        chosen = rng.choice(len(kept), BATCH, replace=False)
         return kept[chosen], [captions[i] for i in chosen]
 
-    visual = {id(p) for p in renewed.visual.parameters()}
-    fit(
-        renewed, [{"params": [p for p in renewed.parameters() if id(p) not in visual]}], args.lr, args.text_steps, batch
-    )
+    learned = [p for name, p in renewed.named_parameters() if not name.startswith("visual.")]
+    fit(renewed, [{"params": learned}], TEXT_STEPS, batch)
     return renewed.eval()
 
 
@@ -221,40 +218,26 @@ def save(model: CLIP, path: Path) -> None:
     state["positional_embedding"] = torch.cat([state["positional_embedding"], tail])
     state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+    torch.save(state, path)
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("assets/symbols_clip.pt"))
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--tile-steps", type=int, default=1200, help="of batches of tiles, one glyph each")
-    parser.add_argument("--steps", type=int, default=1000, help="of batches of whole pictures, after those")
-    parser.add_argument("--text-steps", type=int, default=700, help="of the text tower, on the locked image tower")
-    parser.add_argument("--image-tower", type=Path, help="a checkpoint whose image tower is taken, not trained")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--picture-batch", type=int, default=48)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--renditions", type=int, default=24, help="of each glyph, drawn once in the beginning")
-    parser.add_argument("--theme-share", type=float, default=0.2, help="of the captions that could name a theme")
-    parser.add_argument("--text-theme-share", type=float, default=0.1, help="the same, for the text tower learned anew")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--image-tower", type=Path, help="a checkpoint whose image tower is used, not trained")
     args = parser.parse_args()
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    rng = np.random.default_rng(args.seed)
-    pools = glyph_pool(args.renditions, rng), clutter_pool(1000, rng)
-    print(f"{len(GLYPHS)} glyphs of {len(THEMES)} themes, {args.renditions} renditions each", flush=True)
+    torch.manual_seed(SEED)
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(SEED)
+    pools = glyph_pool(rng), clutter_pool(rng)
     model = build()
     if args.image_tower:
         state = torch.load(args.image_tower, weights_only=True)
         model.visual.load_state_dict({k.removeprefix("visual."): v for k, v in state.items() if "visual." in k})
     else:
-        train_towers(model, pools, args)
-    save(renew_text_tower(model, pools, args), args.out)
+        train_towers(model, pools)
+    save(renew_text_tower(model, pools), args.out)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ rows: tested as trained, and as that code tests.
 
 from __future__ import annotations
 
-from experiments.recipes import imported, label, method_of, pairs_of, stem
+from experiments.recipes import imported, label, method_of, pairs_of, short_name
 
 from .by_shots import complete_mean, mean_of_figures, record
 from .published import NOTE, published
@@ -76,4 +76,4 @@ def _cell(request: Request, trainer: str, source: str, dataset: str, shots: int,
     options = {**method.transfer, **(method.transfer_as_published if as_published and dataset != source else {})}
     words = ["scripts/protocols/domain_generalization.sh", *imported(trainer), source, str(shots)]
     cell = select(trained, trainer, dataset, shots, **options)
-    return request.filled(cell, trainer, source, words, {"TRAINERS": stem(trainer)})
+    return request.filled(cell, trainer, source, words, {"TRAINERS": short_name(trainer)})

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from clip.model import CLIP, ModifiedResNet, VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
@@ -72,8 +73,9 @@ def _caller(tower: nn.Module, deltas: Mapping[str, Tensor]) -> Callable[..., Any
         else:
             raise UserError(f"no weight '{name}' that can be changed in the tower")
     for path, own in blocks.items():
-        block_module: Any = tower.get_submodule(path)
-        changed |= {f"{path}.{name}": weight for name, weight in block_module.changed(own).items()}
+        module = tower.get_submodule(path)
+        assert isinstance(module, Block)
+        changed |= {f"{path}.{name}": weight for name, weight in module.changed(own).items()}
     return lambda *args: functional_call(tower, changed, args)
 
 
@@ -119,7 +121,7 @@ class _ResNet(nn.Module):
         self.trunk = fold_batch_norms(visual)
         self.attnpool, self.trunk.attnpool = self.trunk.attnpool, nn.Identity()
 
-    def forward(self, x: Tensor, local: bool, tokens: None = None, deep: Any = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, local: bool, tokens: None = None, deep: object = None) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             lost = None if x.is_cuda else ~x.flatten(1).isfinite().all(dim=1)  # CPUs may rectify NaN to 0
             parts = x.split(IMAGES_AT_ONCE if x.device.type == "cpu" else x.shape[0])
@@ -142,7 +144,7 @@ class _ResNet(nn.Module):
         return attend(x[:, :1])[:, 0], attend(x[:, 1:] if local else x[:, :0])
 
 
-def _trunk(visual: Any, x: Tensor) -> Tensor:
+def _trunk(visual: ModifiedResNet, x: Tensor) -> Tensor:
     """A ResNet tower up to its pooling: x [batch, 3, h, w] -> [batch, c, h / 32, w / 32]."""
     for i in (1, 2, 3):
         x = convolution(getattr(visual, f"conv{i}"), getattr(visual, f"bn{i}"), x)
@@ -159,7 +161,7 @@ def _trunk(visual: Any, x: Tensor) -> Tensor:
 
 
 class _ViT(nn.Module):
-    def __init__(self, visual: Any) -> None:
+    def __init__(self, visual: VisionTransformer) -> None:
         super().__init__()
         self.conv1, self.ln_pre, self.ln_post = visual.conv1, visual.ln_pre, visual.ln_post
         self.class_embedding, self.positional_embedding = visual.class_embedding, visual.positional_embedding
@@ -194,7 +196,7 @@ class TextEncoder(nn.Module):
     Equal, up to rounding, to running CLIP's transformer on each prompt padded to 77 tokens and reading it at EOT.
     """
 
-    def __init__(self, clip_model: Any) -> None:
+    def __init__(self, clip_model: CLIP) -> None:
         super().__init__()
         self.tower = _TextTower(clip_model)
         self.positional_embedding = clip_model.positional_embedding
@@ -240,20 +242,20 @@ class TextEncoder(nn.Module):
 
 
 class _TextTower(nn.Module):
-    def __init__(self, clip_model: Any) -> None:
+    def __init__(self, clip_model: CLIP) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(block) for block in clip_model.transformer.resblocks)
         self.ln_final, self.text_projection = clip_model.ln_final, clip_model.text_projection
 
-    def forward(self, part: str, *args: Any) -> Any:
+    def forward(self, part: str, *args: object) -> Any:
         """``part`` names one of the two methods below, so that both can be called with other weights."""
         return getattr(self, part)(*args)
 
     def prefix_keys(self, x: Tensor, deep: Mapping[int, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """The prefix's keys and values in each layer, [G, heads, P, d_head] each; the last layer needs no more."""
         keys = []
-        for i, module in enumerate(self.blocks):
-            block: Any = module
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
             if i in deep:
                 n = deep[i].shape[-2]
                 x = torch.cat([x[:, :1], deep[i].to(x.dtype).expand(x.shape[0], -1, -1), x[:, 1 + n :]], dim=1)
@@ -273,8 +275,8 @@ class _TextTower(nn.Module):
         """
         G, R, E = keys[0][0].shape[0], x.shape[1], eot.shape[1]
         row = torch.arange(R, device=x.device)[:, None]
-        for i, module in enumerate(self.blocks):
-            block: Any = module
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, Block)
             h = query = block.ln_1(x)
             if i + 1 == len(self.blocks):  # nothing after the last layer is read but EOT
                 x, query, mask = x[:, row, eot], h[:, row, eot], mask[row, eot]

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import copy
 import platform
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from clip.model import QuickGELU
+from clip.model import ModifiedResNet, QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _OPS = ("_linear_pointwise", "_reorder_linear_weight", "_convolution_pointwise", "_convolution_pointwise_")
@@ -55,20 +54,24 @@ class FrozenLinear(nn.Module):
             self._packs[back] = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR)
         return self._packs[back]
 
-    def _apply(self, *args: Any, **kwargs: Any) -> FrozenLinear:
+    def _apply(self, *args: object, **kwargs: object) -> FrozenLinear:
         self._packs = {}
         return super()._apply(*args, **kwargs)
 
 
+class _Context(FunctionCtx):
+    layer: FrozenLinear
+
+
 class _PackedProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: FrozenLinear) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, layer: FrozenLinear) -> Tensor:
         ctx.layer = layer
         return torch.ops.mkldnn._linear_pointwise(x, layer.packed(False), layer.bias, "none", [], "")
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor, None]:
         return torch.ops.mkldnn._linear_pointwise(grad, ctx.layer.packed(True), None, "none", [], ""), None
 
 
@@ -79,7 +82,7 @@ class Block(nn.Module):
     features differently.
     """
 
-    def __init__(self, block: Any) -> None:
+    def __init__(self, block: ResidualAttentionBlock) -> None:
         super().__init__()
         attn, fc, proj = block.attn, block.mlp.c_fc, block.mlp.c_proj
         d, self.n_head = attn.embed_dim, attn.num_heads
@@ -136,13 +139,12 @@ def _frozen(x: Tensor) -> nn.Parameter:
     return nn.Parameter(x.detach(), requires_grad=False)
 
 
-def fold_batch_norms(visual: nn.Module) -> Any:
+def fold_batch_norms(visual: ModifiedResNet) -> ModifiedResNet:
     """A copy of a ResNet tower in channels-last order whose frozen batch norms are part of the convolutions.
 
     In half precision the folded weights would round the features differently, so there the batch norms stay.
     """
-    tower: Any = visual
-    tower = copy.deepcopy(visual, {id(tower.attnpool): tower.attnpool}).eval()
+    tower = copy.deepcopy(visual, {id(visual.attnpool): visual.attnpool}).eval()
     if tower.conv1.weight.dtype.itemsize >= 4:
         for block in list(tower.modules()):
             layers = dict(block.named_children())
@@ -180,7 +182,7 @@ class Autocast:
         self.tower = tower
         self.copies: dict[tuple[torch.device, torch.dtype], nn.Module] = {}
 
-    def __call__(self, device: torch.device) -> Any:
+    def __call__(self, device: torch.device) -> nn.Module:
         """The tower itself, or under autocast its copy, with the same bits as autocast's own results."""
         if not torch.is_autocast_enabled(device.type):
             return self.tower

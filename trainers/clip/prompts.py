@@ -9,12 +9,13 @@ class's suffix. Suffixes are short, so several are packed to a row: suffix [G, R
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn as nn
+from clip.model import CLIP
 from clip.simple_tokenizer import SimpleTokenizer
 from torch import Tensor
+from yacs.config import CfgNode
 
 import dassl.utils
 
@@ -25,17 +26,20 @@ CONTEXT_LENGTH = 77
 ROW_TOKENS = 64  # wide enough for efficient attention products, narrow enough to attend to little else
 
 _tokenizer = SimpleTokenizer()
+encode = _tokenizer.encode  # the tokens of a text, without SOS and EOT
 SOS = _tokenizer.encoder["<|startoftext|>"]
 EOT = _tokenizer.encoder["<|endoftext|>"]
 
 
 class Layout(nn.Module):
-    """Places of the classes' suffixes, of ``lengths`` tokens each behind a prefix of P tokens, in R rows of W.
+    """Places of the classes' suffixes, of ``lengths`` tokens behind a prefix of P tokens, in R rows of W tokens.
 
-    Buffers: position [R, W], a token's place in its 77-token prompt; mask [R, W, P + W], whether a token sees a
-    token of the prefix or of its row; eot [R, E], where in its row each class's EOT stands; slot [n_cls], which
-    of the R * E places in ``eot`` is a class's; token [total], where in the flattened rows the suffixes' tokens
-    stand, class after class.
+    Attributes:
+        position: [R, W], a token's place in its 77-token prompt.
+        mask: [R, W, P + W], whether a token sees a token of the prefix or of its row.
+        eot: [R, E], the places of EOT in each row.
+        slot: [n_cls], a class's index into the flattened ``eot``.
+        token: [total], the suffixes' tokens, class after class, as indices into the flattened rows.
     """
 
     position: Tensor
@@ -49,40 +53,33 @@ class Layout(nn.Module):
         rows = _pack(lengths)
         W = max(sum(lengths[k] for k in row) for row in rows)
         R, E = len(rows), max(map(len, rows))
-        position = torch.full((R, W), P)
-        owner = torch.full((R, W), -1)
         eot = torch.zeros(R, E, dtype=torch.long)
-        slot = torch.empty(len(lengths), dtype=torch.long)
-        start = torch.empty(len(lengths), dtype=torch.long)
+        start, slot = torch.empty(2, len(lengths), dtype=torch.long)
         for r, row in enumerate(rows):
             at = 0
             for e, k in enumerate(row):
-                owner[r, at : at + lengths[k]] = k
-                position[r, at : at + lengths[k]] = P + torch.arange(lengths[k])
                 start[k], slot[k] = r * W + at, r * E + e
                 at += lengths[k]
                 eot[r, e] = at - 1
+        token = torch.cat([start[k] + torch.arange(n) for k, n in enumerate(lengths)])
+        position, owner = torch.full((R, W), P), torch.full((R, W), -1)
+        position.view(-1)[token] += torch.cat([torch.arange(n) for n in lengths])
+        owner.view(-1)[token] = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
         own = (owner[:, :, None] == owner[:, None, :]).tril()
         mask = torch.cat([torch.ones(R, W, P, dtype=torch.bool), own], dim=2)
-        token = torch.cat([start[k] + torch.arange(n) for k, n in enumerate(lengths)])
-        for name, value in (
-            ("position", position),
-            ("mask", mask),
-            ("eot", eot),
-            ("slot", slot),
-            ("token", token),
-        ):
+        buffers = {"position": position, "mask": mask, "eot": eot, "slot": slot, "token": token}
+        for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
 
     def rows(self, tokens: Tensor) -> Tensor:
-        """Tokens' indices [total], class after class, laid out as [R, W]; padding holds the index 0."""
+        """Lays out indices [total], class after class, as [R, W]; padding holds 0."""
         rows = torch.zeros_like(self.position).flatten()
         rows[self.token] = tokens
         return rows.view_as(self.position)
 
 
 def _pack(lengths: Sequence[int]) -> list[list[int]]:
-    """Classes in rows of about ROW_TOKENS tokens with little padding: longest first, each to the emptiest row."""
+    """Packs classes into rows of about ROW_TOKENS tokens: longest first, each into the emptiest row."""
     n_rows = max(1, round(sum(lengths) / max(ROW_TOKENS, max(lengths))))
     rows: list[list[int]] = [[] for _ in range(n_rows)]
     filled = [0] * n_rows
@@ -91,11 +88,6 @@ def _pack(lengths: Sequence[int]) -> list[list[int]]:
         rows[r].append(k)
         filled[r] += lengths[k]
     return [row for row in rows if row]
-
-
-def encode(text: str) -> list[int]:
-    """CLIP's tokens of a text, without SOS and EOT."""
-    return _tokenizer.encode(text)
 
 
 def tokenize_texts(ctx_init: str, n_prompts: int) -> list[list[int]]:
@@ -120,14 +112,13 @@ def tokenize_texts(ctx_init: str, n_prompts: int) -> list[list[int]]:
     return tokens
 
 
-def initial_contexts(cfg: Any, n_cls: int, clip_model: Any, n_prompts: int = 1) -> Tensor:
+def initial_contexts(cfg: CfgNode, n_cls: int, clip_model: CLIP, n_prompts: int = 1) -> Tensor:
     """The context vectors training starts from: [n_prompts, n_ctx, d], with CSC [n_prompts, n_cls, n_ctx, d].
 
     Args:
         cfg: a method's node, with N_CTX, CTX_INIT and, where the method has it, CSC.
-    With CTX_INIT the context is the words' embeddings, n_ctx the number of their tokens; one text serves all
-    prompts, each copy but the first shifted by noise, or they would stay equal for ever; or there is a text for
-    each prompt, separated by "|". Without it, noise: N(0, 0.02^2), as published.
+    With CTX_INIT the contexts are the words' embeddings. One text serves all prompts, and noise shifts each copy but
+    the first; several texts, separated by "|", serve a prompt each. Without CTX_INIT the contexts are N(0, 0.02^2).
     Raises:
         UserError: the number of texts or their lengths do not fit.
     """
@@ -145,7 +136,7 @@ def initial_contexts(cfg: Any, n_cls: int, clip_model: Any, n_prompts: int = 1) 
 
 
 class Packed(nn.Module):
-    """Some classes' suffixes, packed: their ``layout``, and index [R, W] into a table of tokens and contexts."""
+    """Packed suffixes of some classes: ``layout``, and index [R, W] into a table of tokens and contexts."""
 
     index: Tensor
 
@@ -163,10 +154,10 @@ class PromptBuilder(nn.Module):
         classnames: underscores stand for spaces.
         n_ctx: the number of context vectors; 0 for hand-written prompts.
         position: 'end', 'middle' or 'front', of the class name.
-        csc: whether each class has contexts of its own; then all of them belong to the suffix.
-        end: what closes the prompt; tokenized together with the name.
+        csc: whether each class has its own contexts, which then belong to the suffix.
+        end: the end of the prompt, tokenized together with the name.
     Raises:
-        UserError: a prompt is longer than CLIP's 77 tokens, or the position is unknown.
+        UserError: a prompt is longer than CLIP's 77 tokens.
     """
 
     embedding: Tensor
@@ -174,16 +165,14 @@ class PromptBuilder(nn.Module):
     def __init__(
         self,
         classnames: Sequence[str],
-        clip_model: Any,
+        clip_model: CLIP,
         n_ctx: int = 0,
         position: str = "end",
         csc: bool = False,
         end: str = ".",
     ) -> None:
         super().__init__()
-        if position not in POSITIONS:
-            raise UserError(f"CLASS_TOKEN_POSITION '{position}' is none of {', '.join(POSITIONS)}")
-        # What of the context stands before the name; the published code gives the first half to "middle".
+        # Context vectors before the name. The published code puts the first half there for "middle".
         before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
         self.n_prefix = 0 if csc else before
         suffixes = []
@@ -209,7 +198,7 @@ class PromptBuilder(nn.Module):
         self.share: Packed | None = None
 
     def split(self, classes: range) -> None:
-        """From now on only these classes' prompts are made under gradients: one process's share of all."""
+        """Under gradients, build only these classes' prompts: the share of one process."""
         self.share = Packed(self.suffixes[classes.start : classes.stop], 1 + self.n_prefix).to(self.embedding.device)
 
     @property

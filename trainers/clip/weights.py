@@ -1,7 +1,7 @@
 """CLIP's weights: OpenAI's by name, downloaded on first use and checked by SHA-256, or a file of the user's.
 
-Nothing in a file is executed unless it is known: state dicts are read with ``weights_only``, TorchScript archives
-only if their hash is one of OpenAI's or the user allows them.
+State dicts are read with ``weights_only``. A TorchScript archive can run code, so it needs a hash of OpenAI's or the
+user's permission.
 """
 
 from __future__ import annotations
@@ -12,29 +12,23 @@ import urllib.error
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import torch
 from clip.clip import _MODELS as OPENAI_URLS
-from clip.model import build_model
+from clip.model import CLIP, build_model
+from torch import Tensor
+from yacs.config import CfgNode
 
 from .prompts import CONTEXT_LENGTH, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-_NEEDED = (
-    "text_projection",
-    "positional_embedding",
-    "token_embedding.weight",
-    "ln_final.weight",
-    "logit_scale",
-)
 
 
-def weights_path(cfg: Any) -> Path:
-    """Where the weights of MODEL.BACKBONE.NAME are or, for an OpenAI name, will be.
+def weights_path(cfg: CfgNode) -> Path:
+    """The file of MODEL.BACKBONE.NAME, which may not be there yet for one of OpenAI's names.
 
     Raises:
-        UserError: neither one of OpenAI's names nor a file.
+        UserError: the name is neither one of OpenAI's nor a file.
     """
     name = cfg.MODEL.BACKBONE.NAME
     if not name:
@@ -53,7 +47,7 @@ def weights_path(cfg: Any) -> Path:
     )
 
 
-def load_clip(cfg: Any) -> Any:
+def load_clip(cfg: CfgNode) -> CLIP:
     """The CLIP model of MODEL.BACKBONE.NAME, on the CPU, in eval mode, in CLIP's float16.
 
     Returns:
@@ -67,8 +61,6 @@ def load_clip(cfg: Any) -> Any:
         _download(url, path)
     sha256 = _sha256(path)
     state_dict = _state_dict(path, sha256, cfg.MODEL.BACKBONE.get("ALLOW_TORCHSCRIPT", False))
-    if any(key not in state_dict for key in _NEEDED) or not any(k.startswith("visual.") for k in state_dict):
-        raise UserError(f"'{path}' holds no CLIP model of OpenAI's architecture: some of its tensors are missing")
     for name, value in state_dict.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(f"'{path}' is damaged: its '{name}' holds numbers that are not finite")
@@ -76,7 +68,7 @@ def load_clip(cfg: Any) -> Any:
         model = build_model(dict(state_dict))
         if model.positional_embedding.shape[0] != CONTEXT_LENGTH:
             raise ValueError(f"its texts have {model.positional_embedding.shape[0]} tokens, not {CONTEXT_LENGTH}")
-    except Exception as error:  # clip derives sizes from shapes, and fails in as many ways as these can be wrong
+    except Exception as error:  # build_model fails in many ways on wrong shapes
         raise UserError(f"'{path}' holds no CLIP model of OpenAI's architecture: {_line(error)}") from error
     model.weights_sha256 = sha256
     return model
@@ -84,10 +76,8 @@ def load_clip(cfg: Any) -> Any:
 
 def _download(url: str, path: Path) -> None:
     expected = url.split("/")[-2]
-    if path.is_file():
-        if _sha256(path) == expected:
-            return
-        print(f"'{path}' does not have the expected SHA-256, downloading it again")
+    if path.is_file() and _sha256(path) == expected:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=expected)
@@ -98,26 +88,25 @@ def _download(url: str, path: Path) -> None:
         ) from error
 
 
-def _state_dict(path: Path, sha256: str, allow_torchscript: bool) -> dict[str, Any]:
+def _state_dict(path: Path, sha256: str, allow_torchscript: bool) -> dict[str, Tensor]:
     try:
-        if zipfile.is_zipfile(path) and any("/code/" in n for n in zipfile.ZipFile(path).namelist()):
-            known = any(sha256 == url.split("/")[-2] for url in OPENAI_URLS.values())
-            if not (known or allow_torchscript):
-                raise UserError(
-                    f"'{path}' is a TorchScript archive, not one of OpenAI's by its SHA-256, and loading it can run "
-                    "code; if you trust it, set MODEL.BACKBONE.ALLOW_TORCHSCRIPT True"
-                )
-            with warnings.catch_warnings():  # PyTorch calls TorchScript deprecated; OpenAI's files are no other
+        torchscript = zipfile.is_zipfile(path) and any("/code/" in n for n in zipfile.ZipFile(path).namelist())
+        known = allow_torchscript or any(sha256 == url.split("/")[-2] for url in OPENAI_URLS.values())
+        if torchscript and known:
+            with warnings.catch_warnings():  # PyTorch deprecates TorchScript, OpenAI's format
                 warnings.simplefilter("ignore")
                 return torch.jit.load(str(path), map_location="cpu").state_dict()
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
+        loaded = {} if torchscript else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds on damaged files
         raise UserError(f"'{path}' cannot be read as weights, it may be truncated: {_line(error)}") from error
+    if torchscript:
+        raise UserError(
+            f"'{path}' is a TorchScript archive, not one of OpenAI's by its SHA-256, and loading it can run code; "
+            "if you trust it, set MODEL.BACKBONE.ALLOW_TORCHSCRIPT True"
+        )
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
     items = loaded.items() if isinstance(loaded, dict) else ()
-    return {k: v for k, v in items if isinstance(k, str) and isinstance(v, torch.Tensor)}
+    return {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}
 
 
 def _sha256(path: Path) -> str:

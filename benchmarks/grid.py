@@ -3,10 +3,10 @@
     python -m benchmarks.step --parts --cocoop-batch 8 --json step.json
     python -m benchmarks.grid step.json [--devices 1 8 64] [--start 6]
 
-A step is the image encoder, by the image, and the text side and head, by the class (`benchmarks.growth` shows that both
-are linear), times the recipe's steps. A test reads cached image features, except the first on its dataset and PLOT's
-where they are more than TEST.FEATURE_CACHE_GB; CoCoOp's makes text features for every image. Runs go to the device that
-is free first, the longest first, each on one device.
+A run's time is its steps times the time of one: the image encoder's by the image, the text side's and head's by the
+class. A test reads cached image features. Exceptions are a dataset's first test, and PLOT's where the features are more
+than TEST.FEATURE_CACHE_GB. CoCoOp makes text features for every image. The longest run goes first, each to the device
+that is free first.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import parser_of, save, show
-from experiments.recipes import compared_methods, recipe
+from experiments.recipes import compared_methods
 from experiments.tables.suite import DATASETS, SHOTS
 from runs.config import read_yaml
 from runs.directory import REPOSITORY, defaults
+from trainers.method import methods
 
-METHODS = compared_methods()
+METHODS = {name: methods()[name] for name in compared_methods()}
 SEEDS = 3
 # Classes and test images, as the split files list them (DATASETS.md).
 SIZES = {
@@ -32,7 +33,6 @@ SIZES = {
     "food101": (101, 30300), "imagenet": (1000, 50000), "oxford_flowers": (102, 2463), "oxford_pets": (37, 3669),
     "stanford_cars": (196, 8041), "sun397": (397, 19850), "ucf101": (101, 3783),
 }  # fmt: skip
-MEASURED = {"PLOT": "PLOT", "CoOp": "COOP", "CoCoOp": "COCOOP", "ZeroshotCLIP": "COOP"}  # whose step a method takes
 LOCAL_BYTES = 49 * 1024 * 4  # an image's local features on RN50, in float32
 
 
@@ -49,9 +49,8 @@ def rates(rows: Sequence[dict[str, Any]]) -> dict[str, Rate]:
     """By trainer, from the parts in a JSON file of `benchmarks.step`."""
     found = {}
     for row in rows:
-        prompts = row["classes"] * (
-            row["batch"] if row["trainer"] == "COCOOP" else 1
-        )  # CoCoOp has text features for each image
+        # CoCoOp makes text features for each image.
+        prompts = row["classes"] * (row["batch"] if row["trainer"] == "COCOOP" else 1)
         train_text = sum(row[name] for name in ("text", "ot", "head", "head_back", "text_back", "optimizer")) / prompts
         found[row["trainer"]] = Rate(row["image"] / row["batch"], train_text, row["text"] / prompts)
     return found
@@ -60,14 +59,14 @@ def rates(rows: Sequence[dict[str, Any]]) -> dict[str, Rate]:
 def run_seconds(method: str, dataset: str, shots: int, rate: Rate) -> float:
     """Training and test of one run whose test set's image features are cached."""
     n_cls, n_test = SIZES[dataset]
-    config, pairs = recipe(method, dataset, shots, backbone="rn50")
-    cfg, path = defaults(), REPOSITORY / "configs" / "trainers" / method / f"{config}.yaml"
-    cfg.merge_from_list([word for pair in read_yaml(path).items() for word in pair] + pairs.split())
+    config, pairs = METHODS[method].recipe(dataset, shots)
+    cfg, path = defaults(), REPOSITORY / "configs/trainers" / method / f"{config.format(backbone='rn50')}.yaml"
+    cfg.merge_from_list([word for options in (read_yaml(path), pairs) for pair in options.items() for word in pair])
     per_image = method == "CoCoOp"
     test = rate.test_text * n_cls * (n_test if per_image else 1)
     if method == "PLOT" and n_test * LOCAL_BYTES > 1e9 * cfg.TEST.FEATURE_CACHE_GB:
         test += n_test * rate.image
-    if method == "ZeroshotCLIP":
+    if not METHODS[method].learns:
         return test
     images, batch = shots * n_cls, cfg.DATALOADER.TRAIN_X.BATCH_SIZE
     used = min(batch, images)
@@ -83,11 +82,10 @@ def grid(measured: dict[str, Rate], start: float) -> dict[tuple[str, str, int, i
     """
     seconds = {}
     for dataset in DATASETS:
-        for method in METHODS:
-            zero_shot = method == "ZeroshotCLIP"
-            for shots in (1,) if zero_shot else SHOTS:
-                once = start + run_seconds(method, dataset, shots, measured[MEASURED[method]])
-                for seed in range(1, 2 if zero_shot else SEEDS + 1):
+        for method, kind in METHODS.items():
+            for shots in SHOTS if kind.has_seeds else (1,):
+                once = start + run_seconds(method, dataset, shots, measured[kind.node or "COOP"])
+                for seed in range(1, SEEDS + 1 if kind.has_seeds else 2):
                     seconds[method, dataset, shots, seed] = once
         seconds["ZeroshotCLIP", dataset, 1, 1] += SIZES[dataset][1] * measured["PLOT"].image
     return seconds
@@ -108,10 +106,8 @@ def main() -> None:
     parser.add_argument("--start", type=float, default=6.0, help="seconds that a process takes to start")
     options = parser.parse_args()
     measured = rates([row for path in options.steps for row in json.loads(path.read_text())["parts"]])
-    if missing := set(MEASURED.values()) - set(measured):
-        parser.error(
-            f"no step of {', '.join(sorted(missing))} in these files; see python -m benchmarks.step --trainers"
-        )
+    if missing := {kind.node for kind in METHODS.values() if kind.learns} - set(measured):
+        parser.error(f"no step of {', '.join(sorted(missing))} in these files; see benchmarks.step --trainers")
     seconds = grid(measured, options.start)
     hours = sum(seconds.values()) / 3600
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.loading [--share 0.1] [--json FILE]
 
-The first load checks or lists the folders and caches the list; a run waits for the later ones.
+The first load checks or lists the folders and caches the list. A run waits for a later load.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import datasets  # noqa: F401 (registers them)
-import trainers
 from benchmarks.report import parser_of, save, show
-from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
+from runs.directory import defaults
 
 REPEATS = 3
 
@@ -53,8 +52,7 @@ def imagenet(root: Path, share: float) -> int:
 
 def load(root: Path, name: str, shots: int) -> tuple[float, float]:
     """Wall and CPU seconds of building a dataset."""
-    cfg = get_cfg_default()
-    trainers.extend_cfg(cfg)
+    cfg = defaults()
     cfg.DATASET.update({"NAME": name, "ROOT": str(root), "NUM_SHOTS": shots})
     cfg.SEED, cfg.VERBOSE = 1, False
     start = time.perf_counter(), time.process_time()

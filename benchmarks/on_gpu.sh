@@ -39,7 +39,7 @@ part versions 20 bash scripts/python.sh -c \
     'import platform, torch; print(torch.cuda.get_device_name(), platform.python_version(), torch.__version__, torch.version.cuda)'
 step step_fp16 90 --prec fp16 --batch 32 --cocoop-batch 8 --parts
 step imagenet_fp16 30 --prec fp16 --batch 32 --trainers PLOT --classes 1000 --no-plain
-part cuda_tests 80 bash scripts/python.sh -m pytest tests/trainers/test_cuda.py
+part cuda_tests 80 bash scripts/python.sh -m pytest -m gpu tests/trainers/test_cuda.py
 part symbols 90 bash scripts/plot/main.sh symbols 16
 part image_loading 30 bash scripts/python.sh -m benchmarks.image_loading --workers 0 4 8 16
 step step_fp16_batch_8 40 --prec fp16 --trainers PLOT COOP

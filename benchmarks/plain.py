@@ -151,7 +151,7 @@ def plot_logits(
     return clip_model.logit_scale.exp() * (logits + global_cosine if global_logits else logits)
 
 
-def pooled_logits(clip_model: CLIP, pooled: Tensor, text: Tensor) -> Tensor:
+def coop_logits(clip_model: CLIP, pooled: Tensor, text: Tensor) -> Tensor:
     """Logits [batch, n_cls] of pooled [batch, d] and text [n_cls, d]: zero-shot CLIP, CoOp and CoCoOp."""
     return clip_model.logit_scale.exp() * F.normalize(pooled, dim=-1) @ F.normalize(text, dim=-1).t()
 
@@ -161,5 +161,5 @@ def cocoop_logits(clip_model: CLIP, words: Words, pooled: Tensor, ctx: Tensor, m
     rows = []
     for image in pooled.split(1):
         shifted = ctx + meta_net(F.normalize(image, dim=-1))
-        rows.append(pooled_logits(clip_model, image, text_features(clip_model, words, shifted[None])[0]))
+        rows.append(coop_logits(clip_model, image, text_features(clip_model, words, shifted[None])[0]))
     return torch.cat(rows)

@@ -1,14 +1,13 @@
 """The sides that the speed programs compare: plain, ours and the floor; `benchmarks.turns` lets them step.
 
 "plain" (`benchmarks.plain`) runs the installed clip's own modules on all 77 tokens of every prompt and class, as
-published. "ours" is `trainers.<method>.CustomCLIP`. "floor" is our image encoder's forward pass and the matrix
+published. "ours" is the trainer's `CustomCLIP`. "floor" is our image encoder's forward pass and the matrix
 products, forward and backward, of the fewest tokens: the context once a prompt, the class name once a prompt and class.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -18,16 +17,19 @@ import torch
 from clip.model import CLIP
 from torch import Tensor, nn
 
-import trainers
 from benchmarks import plain
 from benchmarks.caltech_names import NAMES
-from dassl.config import get_cfg_default
+from runs.directory import defaults
 from trainers.clip.encoders import ImageEncoder
 from trainers.clip.graphs import Replayed
 from trainers.clip_trainer import AMP_DTYPES
+from trainers.method import methods
 
-METHODS = {"PLOT": "plot", "COOP": "coop", "COCOOP": "cocoop"}
-N_CTX = 16
+# Trainer class by config node, of the learning methods whose logits `benchmarks.plain` computes.
+METHODS: dict[str, Any] = {
+    kind.node: kind for kind in methods().values() if kind.learns and hasattr(plain, f"{kind.node.lower()}_logits")
+}
+N_CTX, N = 16, 4  # context tokens; PLOT's prompts a class
 Logits = Callable[[Tensor], Tensor]  # image [batch, 3, h, w] -> [batch, n_cls]
 
 
@@ -38,8 +40,6 @@ class Setting:
     method: str
     batch: int
     classes: int | None = None  # the first of ImageNet's; None: the 100 of Caltech-101
-    n: int = 4  # prompts a class, in PLOT
-    side: int = 224  # of a picture, in pixels: RN50 makes (side / 32)^2 local features of it
     global_logits: bool = False
     threads: int = 1
     tiny: bool = False  # a toy CLIP with as many tokens
@@ -79,10 +79,10 @@ class Setting:
         return list(ResNet50_Weights.DEFAULT.meta["categories"][: self.classes])
 
 
-def make_clip(tiny: bool, side: int = 224) -> CLIP:
+def make_clip(tiny: bool) -> CLIP:
     """A frozen RN50 CLIP with random weights, or a toy with as many tokens."""
     torch.manual_seed(0)
-    vision, text = ((1024, side, (3, 4, 6, 3), 64), (512, 8, 12)) if not tiny else ((64, 64, (1,) * 4, 8), (64, 1, 2))
+    vision, text = ((1024, 224, (3, 4, 6, 3), 64), (512, 8, 12)) if not tiny else ((64, 64, (1,) * 4, 8), (64, 1, 2))
     return CLIP(*vision, None, 77, 49408, *text).eval().requires_grad_(False)
 
 
@@ -92,7 +92,7 @@ def plain_logits(setting: Setting, clip_model: CLIP) -> tuple[Logits, list[Tenso
     clip_model.to(setting.device)
     made = {"dtype": clip_model.dtype, "device": setting.device}
     width = clip_model.ln_final.weight.shape[0]
-    ctx = nn.Parameter(0.02 * torch.randn(setting.n if method == "PLOT" else 1, N_CTX, width, **made))
+    ctx = nn.Parameter(0.02 * torch.randn(N if method == "PLOT" else 1, N_CTX, width, **made))
     if method != "COCOOP":
 
         def logits(image: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def plain_logits(setting: Setting, clip_model: CLIP) -> tuple[Logits, list[Tenso
             with torch.autocast(setting.device, enabled=False):
                 if method == "PLOT":
                     return plain.plot_logits(clip_model, pooled, local, text, global_logits=setting.global_logits)
-                return plain.pooled_logits(clip_model, pooled, text[0])
+                return plain.coop_logits(clip_model, pooled, text[0])
 
         return logits, [ctx]
     d = clip_model.visual.output_dim
@@ -117,23 +117,21 @@ def plain_logits(setting: Setting, clip_model: CLIP) -> tuple[Logits, list[Tenso
 
 
 def our_model(setting: Setting, clip_model: CLIP) -> Any:
-    """`trainers.<method>.CustomCLIP` in training mode, on the setting's device."""
-    cfg, method = get_cfg_default(), setting.method
-    trainers.extend_cfg(cfg)
+    """The trainer's `CustomCLIP` in training mode, on the setting's device."""
+    cfg, method = defaults(), setting.method
     size = clip_model.visual.input_resolution
     cfg.INPUT.SIZE = (size, size)
     cfg.TRAINER[method].update({"N_CTX": N_CTX, "PREC": "fp32"})
     if method == "PLOT":
-        cfg.TRAINER.PLOT.update({"N": setting.n, "GLOBAL_LOGITS": setting.global_logits})
-    module = importlib.import_module(f"trainers.{METHODS[method]}")
-    return module.CustomCLIP(cfg, setting.names, clip_model).train().to(setting.device)
+        cfg.TRAINER.PLOT.update({"N": N, "GLOBAL_LOGITS": setting.global_logits})
+    return METHODS[method].custom_clip(cfg, setting.names, clip_model).train().to(setting.device)
 
 
 def floor(setting: Setting, clip_model: CLIP) -> Callable[[Tensor], Any]:
     """The image encoder, and the text side's matrix products on the fewest tokens."""
     texts = [name.replace("_", " ") + "." for name in setting.names]
     lengths = [int(tokens.argmax()) for tokens in clip.tokenize(texts)]  # name, full stop and EOT
-    prompts = {"PLOT": setting.n, "COOP": 1, "COCOOP": setting.batch}[setting.method]
+    prompts = setting.batch if setting.method == "COCOOP" else N if setting.method == "PLOT" else 1
     tokens, ends = prompts * (1 + N_CTX + sum(lengths)), prompts * len(texts)
     clip_model.to(setting.device)
     products: list[tuple[Tensor, int]] = []

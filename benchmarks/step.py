@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from typing import Any
+
+import torch
 
 from benchmarks.caltech_names import NAMES
 from benchmarks.image_loading import rates
-from benchmarks.report import save, show
+from benchmarks.report import parser_of, save, show
 from benchmarks.sides import METHODS, Setting
-from benchmarks.turns import PARTS, Side, parse, parser_of, take_turns
+from benchmarks.turns import CLOCKS, PARTS, Side, take_turns
 
 OURS_PER_PLAIN = 6  # ours are many times shorter
 
@@ -46,15 +49,36 @@ def measure(method: str, options: argparse.Namespace) -> tuple[dict[str, Any], d
     return row, sides
 
 
-def main() -> None:
-    parser = parser_of(__doc__, repeats=2)
+def parse() -> argparse.Namespace:
+    """The options. Impossible ones end the program with one line and exit code 2."""
+    parser = parser_of(__doc__)
     add = parser.add_argument
+    add("--batch", type=int, default=8, help="images a step")
+    add("--repeats", type=int, default=2, help="rounds of steps")
+    add("--threads", type=int, default=os.cpu_count())
+    add("--clock", choices=CLOCKS, default="wall", help="cpu: CPU seconds of the side alone, for a busy machine")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--prec", choices=("fp32", "fp16", "amp", "bf16"), default="fp32", help="as TRAINER.PLOT.PREC; fp16 on a GPU")
+    add("--no-graphs", action="store_true", help="TRAINER.CUDA_GRAPHS False")
+    add("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")
     add("--trainers", nargs="+", choices=METHODS, default=list(METHODS))
     add("--cocoop-batch", type=int, default=1, help="images a step of CoCoOp")
     add("--classes", type=int, help="so many of ImageNet's, in place of the 100 of Caltech-101")
     add("--parts", action="store_true", help="also a table of our step's parts")
     add("--no-plain", action="store_true", help="ours and the floor alone")
-    options = parse(parser)
+    options = parser.parse_args()
+    for name, value in vars(options).items():
+        if type(value) is int and value < 1:
+            parser.error(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch sees no GPU here")
+    if options.device == "cpu" and options.prec == "fp16":
+        parser.error("--prec fp16 needs --device cuda: on a CPU training computes in fp32 instead")
+    return options
+
+
+def main() -> None:
+    options = parse()
     rows, parts, steps = [], [], []
     for method in options.trainers:
         row, sides = measure(method, options)

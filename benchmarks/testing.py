@@ -30,8 +30,7 @@ from dassl import startup
 from dassl.engine import build_trainer
 from runs.config import read_yaml
 from runs.directory import REPOSITORY, defaults
-
-CONFIGS = {"PLOT": "rn50", "CoOp": "rn50", "CoCoOp": "rn50_c4_ep10_batch1_ctxv1", "ZeroshotCLIP": "rn50"}
+from trainers.method import methods
 
 
 def make_data(root: Path, images: int) -> None:
@@ -53,15 +52,16 @@ def make_data(root: Path, images: int) -> None:
 
 def make_cfg(name: str, root: Path, size: int = 224, workers: int = 0) -> Any:
     """The config of a trainer on the data and the weights in ``root``."""
-    cfg = defaults()
-    for path in ("datasets/caltech101.yaml", f"trainers/{name}/{CONFIGS[name]}.yaml"):
+    cfg, kind = defaults(), methods()[name]
+    config = kind.recipe("caltech101", 16).config.format(backbone="rn50")
+    for path in ("datasets/caltech101.yaml", f"trainers/{name}/{config}.yaml"):
         cfg.merge_from_list([word for pair in read_yaml(REPOSITORY / "configs" / path).items() for word in pair])
     cfg.SEED, cfg.TRAINER.NAME, cfg.DATASET.ROOT, cfg.USE_CUDA = 1, name, str(root), False
     cfg.INPUT.SIZE, cfg.MODEL.BACKBONE.NAME = (size, size), str(root / "weights.pt")
     cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.TEST.BATCH_SIZE = workers, 100
     cfg.OUTPUT_DIR, cfg.TEST.FEATURE_CACHE_DIR = str(root / "run"), str(root / "features" / name)
-    if name != "ZeroshotCLIP":
-        cfg.TRAINER[name.upper()].PREC = "fp32"
+    if kind.node:
+        cfg.TRAINER[kind.node].PREC = "fp32"
     return cfg
 
 
@@ -90,7 +90,7 @@ def measure(cfg: Any) -> dict[str, Any]:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--trainers", nargs="+", choices=CONFIGS, default=["PLOT", "CoOp", "ZeroshotCLIP"])
+    parser.add_argument("--trainers", nargs="+", choices=methods(), default=["PLOT", "CoOp", "ZeroshotCLIP"])
     parser.add_argument("--images", type=int, default=2465)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")

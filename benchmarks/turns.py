@@ -7,9 +7,7 @@ parts are timed with a wait after each, so that their sum is more than the step.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -23,7 +21,6 @@ from clip.model import convert_weights
 from torch import Tensor
 
 import trainers.plot
-from benchmarks import report
 from benchmarks.sides import Setting, floor, make_clip, our_model, plain_logits
 from dassl import startup
 from dassl.extras.distributed import local_device
@@ -34,34 +31,6 @@ STEPS_AT_ONCE = 10
 PARTS = ("image", "text", "ot", "head", "head_back", "text_back", "optimizer")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Clock = Callable[[], float]
-
-
-def parser_of(description: str | None, repeats: int) -> argparse.ArgumentParser:
-    """The options of the programs that time steps."""
-    parser = report.parser_of(description)
-    add = parser.add_argument
-    add("--batch", type=int, default=8, help="images a step")
-    add("--repeats", type=int, default=repeats, help="rounds of steps")
-    add("--threads", type=int, default=os.cpu_count())
-    add("--clock", choices=CLOCKS, default="wall", help="cpu: CPU seconds of the side alone, for a busy machine")
-    add("--device", choices=("cpu", "cuda"), default="cpu")
-    add("--prec", choices=("fp32", "fp16", "amp", "bf16"), default="fp32", help="as TRAINER.PLOT.PREC; fp16 on a GPU")
-    add("--no-graphs", action="store_true", help="TRAINER.CUDA_GRAPHS False")
-    add("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")
-    return parser
-
-
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options. Impossible ones end the program with one line and exit code 2."""
-    options = parser.parse_args()
-    for name, value in vars(options).items():
-        if type(value) is int and value < 1:
-            parser.error(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: PyTorch sees no GPU here")
-    if options.device == "cpu" and options.prec == "fp16":
-        parser.error("--prec fp16 needs --device cuda: on a CPU training computes in fp32 instead")
-    return options
 
 
 def our_step(model: Any, encode: Callable[..., Any], optimizer: torch.optim.Optimizer, image: Tensor, label: Tensor,
@@ -107,7 +76,7 @@ def our_step(model: Any, encode: Callable[..., Any], optimizer: torch.optim.Opti
 
 def make_step(side: str, setting: Setting, clock: Clock) -> Callable[[], dict[str, float]]:
     """A side's step in this process."""
-    clip_model = make_clip(setting.tiny, setting.side)
+    clip_model = make_clip(setting.tiny)
     if setting.prec == "fp16":
         convert_weights(clip_model)
     size = clip_model.visual.input_resolution

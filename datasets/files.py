@@ -77,12 +77,10 @@ def read_mat(path: Path, variable: str) -> Any:
     """A 1 x n variable of a MATLAB file, as an array of length n.
 
     Raises:
-        UserError: the file is missing, no MATLAB file or without that variable; or scipy is not installed.
+        UserError: the file is missing, no MATLAB file or without that variable.
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise UserError(f"'{path}' is read with scipy: pip install scipy") from None
+    from scipy.io import loadmat
+
     if not path.is_file():
         raise UserError(f"no annotation file '{path}'; DATASETS.md says how the dataset is laid out")
     try:

@@ -1,7 +1,4 @@
-"""Symbols, the embedded default: pictures of themes of glyphs, drawn on first use by ``glyphs.py``.
-
-The four shifted test sets stand in for ImageNetV2, -Sketch, -R and -A.
-"""
+"""Symbols, the embedded default, and its four shifted test sets, drawn on first use by ``glyphs.py``."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +20,7 @@ class Symbols(FewShotDataset):
         if not folder.exists():
             print(f"Drawing the symbols dataset into '{folder}': once, it takes half a minute", flush=True)
             with locked(root / f".{self.dataset_dir}.lock") as alone:
-                for left in root.glob(".symbols-*") if alone else ():  # what a killed process has drawn
+                for left in root.glob(".symbols-*") if alone else ():  # left by a killed process
                     shutil.rmtree(left, ignore_errors=True)
                 if not folder.exists():
                     from .glyphs import write_symbols  # matplotlib, for its font, takes half a second of every run
@@ -33,37 +30,7 @@ class Symbols(FewShotDataset):
             raise UserError(f"'{folder}' has no '{self.split_file}'; remove the folder, and it is drawn anew")
 
 
-class ShiftedSymbols(Symbols):
-    test_only = True
-
-
-@DATASET_REGISTRY.register()
-class SymbolsLayout(ShiftedSymbols):
-    """New layouts, in place of ImageNetV2."""
-
-    image_dir = "images_layout"
-    split_file = "split_layout.json"
-
-
-@DATASET_REGISTRY.register()
-class SymbolsOutline(ShiftedSymbols):
-    """Outlines only, in place of ImageNet-Sketch."""
-
-    image_dir = "images_outline"
-    split_file = "split_outline.json"
-
-
-@DATASET_REGISTRY.register()
-class SymbolsTexture(ShiftedSymbols):
-    """Textured renditions, in place of ImageNet-R."""
-
-    image_dir = "images_texture"
-    split_file = "split_texture.json"
-
-
-@DATASET_REGISTRY.register()
-class SymbolsOcclusion(ShiftedSymbols):
-    """Heavy occlusion, in place of ImageNet-A."""
-
-    image_dir = "images_occlusion"
-    split_file = "split_occlusion.json"
+# In place of ImageNetV2, -Sketch, -R and -A.
+for _shift in ("layout", "outline", "texture", "occlusion"):
+    _fields = {"test_only": True, "image_dir": f"images_{_shift}", "split_file": f"split_{_shift}.json"}
+    DATASET_REGISTRY.register()(type(f"Symbols{_shift.title()}", (Symbols,), _fields))

@@ -17,7 +17,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -145,7 +144,10 @@ def _transfer(url: str, part: Path) -> bool:
             have = 0
         total = None if response.length is None else have + response.length
         require_room(part.parent, response.length or 0)
-        _write_origin(part, url, response.headers)
+        tag = response.headers.get("ETag", "")
+        if tag.startswith("W/"):  # weak: the bytes may differ
+            tag = ""
+        _origin(part).write_text(f"{url}\n{tag or response.headers.get('Last-Modified', '')}", encoding="utf-8")
         with (
             open(part, "ab" if have else "wb") as out,
             tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None) as bar,
@@ -162,13 +164,6 @@ def _size(path: Path) -> int:
 
 def _origin(part: Path) -> Path:
     return part.with_name(part.name + ".from")
-
-
-def _write_origin(part: Path, url: str, headers: Any) -> None:
-    tag = headers.get("ETag", "")
-    if tag.startswith("W/"):  # weak: the bytes may differ
-        tag = ""
-    _origin(part).write_text(f"{url}\n{tag or headers.get('Last-Modified', '')}", encoding="utf-8")
 
 
 def _fetch_from_drive(ident: str, part: Path, by_hand: Path) -> None:

@@ -1,4 +1,4 @@
-"""train.py in a forked process, which spares it the imports, so that a test can kill it or send it signals."""
+"""train.py in a child process, forked after the imports, which a test can kill or send signals to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STARTED: list[BaseProcess] = []
 
 
 def start(argv: list[str], log: Path, prepare: Callable[[], object] = lambda: None) -> BaseProcess:
-    """Runs ``prepare`` and then train.main(argv) in a new process; what it prints goes to ``log``."""
+    """Runs ``prepare`` and then train.main(argv) in a child process, whose output goes to ``log``."""
 
     def child() -> None:
         os.setpgid(0, 0)
@@ -36,7 +36,7 @@ def start(argv: list[str], log: Path, prepare: Callable[[], object] = lambda: No
 
 
 def kill_all() -> None:
-    """What a failed test has left running, which would keep pytest from its end."""
+    """Kills the processes that a failed test has left running; pytest would wait for them."""
     for process in STARTED:
         if process.exitcode is None:
             process.kill()
@@ -45,7 +45,7 @@ def kill_all() -> None:
 
 
 def run(argv: list[str], log: Path, prepare: Callable[[], object] = lambda: None) -> int:
-    """The exit code; -9 if it was killed."""
+    """Returns the exit code, -9 for a killed process."""
     process = start(argv, log, prepare)
     process.join(timeout=120)
     assert process.exitcode is not None
@@ -53,7 +53,7 @@ def run(argv: list[str], log: Path, prepare: Callable[[], object] = lambda: None
 
 
 def killed_at(event: int) -> Callable[[], None]:
-    """For ``prepare``: the process kills itself at its n-th event, a step or a place of a write to disk."""
+    """For ``prepare``: the process kills itself at its n-th event, a training step or a part of a write to disk."""
 
     def prepare() -> None:
         from dassl.engine import TrainerX
@@ -80,7 +80,7 @@ def killed_at(event: int) -> Callable[[], None]:
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it has not come about"
+        assert time.monotonic() < end, "timeout"
         time.sleep(0.005)
 
 
@@ -93,7 +93,7 @@ def alive(pid: int | str) -> bool:
 
 
 def processes_of(group: int) -> list[int]:
-    """The living processes of a process group: one that ``start`` started, and its workers."""
+    """The living processes of a process group, such as one from ``start`` with its workers."""
     found = []
     for pid in (int(entry.name) for entry in Path("/proc").glob("[0-9]*")):
         with contextlib.suppress(ProcessLookupError):

@@ -141,7 +141,7 @@ class Oracle:
     def coop_logits(self, ctx: Tensor, position: str = "end") -> Tensor:
         """[batch, n_cls] for ctx [n_ctx, d] or [n_cls, n_ctx, d]."""
         text = plain.text_features(self.clip, self.words, ctx[None], position)[0]
-        return plain.pooled_logits(self.clip, self.pooled, text)
+        return plain.coop_logits(self.clip, self.pooled, text)
 
     def cocoop_logits(self, ctx: Tensor, meta_net: nn.Module) -> Tensor:
         """[batch, n_cls] for ctx [n_ctx, d]."""
@@ -149,4 +149,4 @@ class Oracle:
 
     def zeroshot_logits(self, texts: Sequence[str]) -> Tensor:
         """[batch, n_cls] for one filled-in template a class."""
-        return plain.pooled_logits(self.clip, self.pooled, self.clip.encode_text(clip.tokenize(list(texts))))
+        return plain.coop_logits(self.clip, self.pooled, self.clip.encode_text(clip.tokenize(list(texts))))

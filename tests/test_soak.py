@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.soak.many_runs import growth, one_run
 
 from .runs.test_interrupted import argv_of
+
+pytestmark = pytest.mark.medium
 
 
 def test_runs_in_a_row_leave_nothing_open(run_args: list[str], tmp_path: Path) -> None:

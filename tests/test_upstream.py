@@ -11,6 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.medium
+
 DASSL = """
 # --- __init__.py
 # --- config.py

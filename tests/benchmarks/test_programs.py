@@ -20,6 +20,8 @@ from benchmarks.sides import Setting
 from benchmarks.turns import CLOCKS, PARTS, make_step, take_turns
 from runs.result import peak_memory
 
+pytestmark = pytest.mark.medium
+
 Run = Callable[[str], dict[str, Any]]
 
 
@@ -108,7 +110,7 @@ def test_impossible_options(
 
 def test_testing(run: Run) -> None:
     (row,) = run("testing --tiny --images 5 --threads 1 --trainers ZeroshotCLIP")["rows"]
-    assert row["MB kept"] == pytest.approx((128 + 5 * 64 * 4 + 4) / 1e6)
+    assert 5 * 64 * 4 <= 1e6 * row["MB kept"] < 2000  # float32 features [5, 64] and the files' headers
     assert row["times faster"] == pytest.approx(row["first s"] / row["later s"])
 
 

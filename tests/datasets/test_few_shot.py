@@ -1,4 +1,4 @@
-"""Few-shot sets: CoOp's draws, what is kept and where, CoOp's own pickles, and processes that draw at once."""
+"""Few-shot sets: CoOp's draws, the files they are kept in, CoOp's pickles, and processes that draw at once."""
 
 import errno
 import json
@@ -15,8 +15,7 @@ import pytest
 import dassl.utils
 from dassl.data.datasets import base_dataset
 from dassl.utils import UserError
-from datasets import few_shot, files
-from datasets.splits import Item
+from datasets import files
 
 from .trees import as_coop_draws, build, dtd, imagenet, rows
 
@@ -55,17 +54,10 @@ def test_the_real_caltech101(tmp_path: Path) -> None:
                 assert [rows(data.train_x, images), rows(data.val, images)] == expected
 
 
-@pytest.mark.parametrize("seed", [1, 2, 123])
-@pytest.mark.parametrize("shots", [1, 2, 4, 16])
+@pytest.mark.parametrize(("shots", "seed"), [(1, 1), (2, 2), (4, 123), (16, 1)])
 def test_the_draws_are_coops(folder: Path, shots: int, seed: int) -> None:
-    random.seed(99)  # what others drew before does not matter
+    random.seed(99)  # the global generator has no influence
     assert few(folder, seed, shots) == as_coop_draws(split_of(folder), shots, seed)
-
-
-def test_a_split_just_made_is_drawn_from_as_one_that_was_there(tmp_path: Path) -> None:
-    folder = dtd(tmp_path)
-    first = few(folder)
-    assert first == as_coop_draws(split_of(folder), 2, 1)
 
 
 def test_what_is_kept(folder: Path) -> None:
@@ -73,13 +65,13 @@ def test_what_is_kept(folder: Path) -> None:
     kept = json.loads((folder / KEPT).read_text())
     assert kept.keys() == {"split_sha256", "train", "val"}
     assert [kept["train"], kept["val"]] == [train, val]
-    # it is what is read: another valid choice in its place is taken
+    # The file decides: another valid choice in it is read.
     kept["train"] = split_of(folder)["train"][1::2]
     (folder / KEPT).write_text(json.dumps(kept))
     assert few(folder) == [kept["train"], val]
 
 
-@pytest.mark.parametrize("damage", ["split changed", "cut short", "another's", "no JSON", "no val", "class gone"])
+@pytest.mark.parametrize("damage", ["split changed", "cut short", "another's", "no val", "class gone"])
 def test_a_set_that_does_not_match_is_drawn_anew(folder: Path, damage: str) -> None:
     few(folder)
     kept = json.loads((folder / KEPT).read_text())
@@ -93,8 +85,6 @@ def test_a_set_that_does_not_match_is_drawn_anew(folder: Path, damage: str) -> N
         (folder / KEPT).write_text(json.dumps({**kept, "train": [["banded/other.jpg", 0, "banded"]]}))
     elif damage == "class gone":
         (folder / KEPT).write_text(json.dumps({**kept, "train": kept["train"][:4]}))
-    elif damage == "no JSON":
-        (folder / KEPT).write_bytes(b"\xff\x00")
     else:
         (folder / KEPT).write_text(json.dumps({"train": kept["train"], "split_sha256": kept["split_sha256"]}))
     expected = as_coop_draws(split_of(folder), 2, 1)
@@ -123,7 +113,7 @@ def test_few_shot_loads_make_few_datums(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the data were on a read-only disk; permissions would not stop a superuser."""
+    """Simulates data on a read-only disk; permissions do not stop root."""
     original = files._write
 
     def write(path: Path, text: str, replace: bool) -> Path:
@@ -172,7 +162,7 @@ def test_when_nothing_can_be_kept_the_set_is_drawn_all_the_same(
 
 
 def test_beside_upstream_dassl_files_are_written_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("UserError", "locked", "write_atomically"):
+    for name in ("UserError", "write_atomically", "__getattr__"):  # the last gives `locked`
         monkeypatch.delattr(dassl.utils, name)
     module = runpy.run_path(files.__file__)
     assert module["keep"](tmp_path, "a/b.json", "é", replace=False).read_text("utf-8") == "é"
@@ -219,7 +209,7 @@ def test_processes_that_draw_at_once(tmp_path: Path) -> None:
 
 
 class CoOpsDatum:
-    """What upstream Dassl's Datum saves."""
+    """The attributes that upstream Dassl's Datum saves."""
 
     def __init__(self, impath: str, label: int, classname: str) -> None:
         self._impath, self._label, self._domain, self._classname = impath, label, 0, classname
@@ -292,7 +282,7 @@ class Evil:
         return os.mkdir, (str(self.target),)
 
 
-@pytest.mark.parametrize("content", ["evil", b"", b"\x80\x05N.", b"cposix\nsystem\n.", b"\x80\x05\x95\xff"])
+@pytest.mark.parametrize("content", ["evil", b"", b"\x80\x05N.", b"\x80\x05\x95\xff"])
 def test_a_pickle_of_anything_else_is_refused(folder: Path, tmp_path: Path, content: str | bytes) -> None:
     raw = pickle.dumps({"train": [Evil(tmp_path / "touched")]}) if isinstance(content, str) else content
     (folder / PICKLED).parent.mkdir(exist_ok=True)
@@ -300,8 +290,3 @@ def test_a_pickle_of_anything_else_is_refused(folder: Path, tmp_path: Path, cont
     with pytest.raises(UserError, match=r"shot_2-seed_1.pkl' is no few-shot set of CoOp's: .*; remove it") as error:
         few(folder)
     assert "\n" not in str(error.value) and not (tmp_path / "touched").exists()
-
-
-def test_a_class_with_too_few_images_gives_all_of_them_without_a_draw() -> None:
-    data = [Item(str(i), 0, "few") for i in range(3)] + [Item(str(i), 1, "many") for i in range(3, 12)]
-    assert few_shot.draw(data, 5, random.Random(1)) == data[:3] + random.Random(1).sample(data[3:], 5)

@@ -12,8 +12,6 @@ from .trees import build
 
 pytestmark = pytest.mark.medium
 
-SHIFTED = ("symbols_layout", "symbols_outline", "symbols_texture", "symbols_occlusion")
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -34,7 +32,7 @@ def test_it_is_drawn_once_and_read_as_jpeg(root: Path) -> None:
     assert dataset.classnames == list(glyphs.THEMES)
 
 
-@pytest.mark.parametrize("name", SHIFTED)
+@pytest.mark.parametrize("name", ["symbols_layout", "symbols_outline", "symbols_texture", "symbols_occlusion"])
 def test_a_shifted_set_has_the_same_classes_and_other_pictures(root: Path, name: str) -> None:
     plain, shifted = build(root, "symbols"), build(root, name)
     assert shifted.classnames == plain.classnames

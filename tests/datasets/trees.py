@@ -1,7 +1,7 @@
-"""Small trees in each dataset's layout on disk, annotation files included: LAYOUTS[config name](root) lays one out.
+"""Small trees in each dataset's layout, with annotation files: LAYOUTS[config name](root) writes one.
 
-Each returns the dataset's folder, without a split file and with PER_CLASS images a class, or as many as said below.
-``build`` loads one; ``as_coop_draws`` gives the few-shot sets that are expected.
+It returns the dataset's folder, without a split file. A class has PER_CLASS images by default. ``build`` loads one;
+``as_coop_draws`` gives the expected few-shot sets.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def food101(root: Path) -> Path:
 
 def fgvc_aircraft(root: Path) -> Path:
     folder = root / "fgvc_aircraft"
-    variants = ("707-320", "Boeing 717", "DC-3", "A340-300")  # not in sorted order, as their file has them
+    variants = ("707-320", "Boeing 717", "DC-3", "A340-300")  # unsorted, as in the official file
     lines(folder / "variants.txt", variants)
     numbers = iter(range(1000000, 2000000))
     for part, n in (("train", 5), ("val", 5), ("test", 4)):

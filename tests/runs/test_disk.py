@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone: one clear line, and what was there before stays."""
+"""Disks that are full, read-only or gone: one clear line, and earlier files stay."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def read_only_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, left: int) -> None:
-    """Writes a file that leaves so many bytes."""
+    """Writes a file that leaves so many bytes free."""
     (disk / "filler").write_bytes(bytes(max(0, shutil.disk_usage(disk).free - left)))
 
 
 def one_line(argv: list[str], log: Path) -> str:
-    """What a run that fails by the disk says, in a process of its own."""
+    """The error of a run that fails by the disk, in a child process."""
     assert children.run(argv, log) == 2
     said = log.read_text()
     assert "Traceback" not in said and said.count("error: ") == 1

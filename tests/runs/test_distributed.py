@@ -38,7 +38,7 @@ SPLIT = ["TRAINER.SPLIT_CLASSES", "True"]
 
 
 def launch(commands: list[list[str]], until: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Command lines of train.py in float64, by two processes under torchrun; once ``until`` is there, SIGTERM."""
+    """Two processes under torchrun run train.py's command lines in float64; SIGTERM once ``until`` exists."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     program = [sys.executable, *torchrun, "-m", "tests.double_precision", json.dumps(commands)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
@@ -52,7 +52,7 @@ def launch(commands: list[list[str]], until: Path | None = None) -> subprocess.C
 
 @pytest.fixture(scope="module")
 def runs(weights: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with each method's run alone, by two, and by two with the classes split."""
+    """A folder with each method's run by one process, by two, and by two with the classes split."""
     out = tmp_path_factory.mktemp("distributed")
     base = ["--root", str(data_root), "--seed", "1", "--backbone", str(weights)]
 

@@ -1,9 +1,7 @@
-"""Nothing lost: killed anywhere and started again, stopped by signals, one writer a directory, eight on one cache."""
+"""Runs that are killed, interrupted or damaged resume to the bit, and a directory has one writer."""
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import os
 import shlex
 import signal
@@ -60,7 +58,7 @@ def files(directory: Path) -> set[str]:
 
 @pytest.fixture
 def whole(run_args: list[str], tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A run of the parametrized trainer that nothing has interrupted."""
+    """An uninterrupted run of the parametrized trainer."""
     assert train.main(argv_of(run_args, request.param, tmp_path / "whole")) == 0
     return tmp_path / "whole"
 
@@ -69,7 +67,7 @@ def whole(run_args: list[str], tmp_path: Path, request: pytest.FixtureRequest) -
 def test_killed_anywhere_it_ends_at_the_same_bits(
     whole: Path, trainer: str, run_args: list[str], tmp_path: Path
 ) -> None:
-    """Each start is killed some events on: in a step, or at a place of a checkpoint's writing."""
+    """Each start is killed after some events: in a step, or within the write of a checkpoint."""
     argv, log = argv_of(run_args, trainer, tmp_path / "killed"), tmp_path / "log"
     codes = [children.run(argv, log, children.killed_at(event)) for event in (2, 7, 9, 12)]
     assert codes == [-signal.SIGKILL] * 4
@@ -83,7 +81,7 @@ def test_killed_anywhere_it_ends_at_the_same_bits(
 def test_a_signal_ends_the_run_in_order_and_its_line_resumes_it(
     signum: int, run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With loader workers, the signal going to all of the group, as a terminal and a scheduler send it."""
+    """There are loader workers, and the signal goes to the whole group, as a terminal or a scheduler sends it."""
     assert train.main(argv_of(run_args, "PLOT", tmp_path / "whole")) == 0
     argv = argv_of(run_args, "PLOT", tmp_path / "run", "DATALOADER.NUM_WORKERS", "2", "TRAIN.PRINT_FREQ", "1")
     log = tmp_path / "log"
@@ -111,15 +109,10 @@ def test_a_signal_ends_the_run_in_order_and_its_line_resumes_it(
     assert files(tmp_path / "run") == files(tmp_path / "whole")
 
 
-MODULES = ("jobs", "protocols", "compare", "tables", "figures", "pictures.visualize", "pictures.words")
-
-
-@pytest.mark.parametrize(
-    "program", [["train.py"], ["sweep.py"], ["predict.py"], *(["-m", f"experiments.{name}"] for name in MODULES)]
-)
+@pytest.mark.parametrize("program", [["train.py"], ["sweep.py"], ["predict.py"], ["-m", "experiments.compare"]])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_imports(signum: int, program: list[str], tmp_path: Path) -> None:
-    """They take seconds; here they never end."""
+    """Here the import of torch never ends."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch/__init__.py").write_text("import time; print('importing', flush=True); time.sleep(600)")
     process = subprocess.Popen(
@@ -138,7 +131,7 @@ def test_a_signal_during_the_imports(signum: int, program: list[str], tmp_path: 
 
 
 def test_the_programs_exit_code_and_the_scripts(weights: Path, data_root: Path, tmp_path: Path) -> None:
-    """Through bash, the signal going to the first process alone: it is passed on, and the line is the script's."""
+    """The signal goes to bash alone and is passed on. The line that resumes is the script's."""
     environment = {"DATA": str(data_root), "OUT": str(tmp_path / "out"), "SEEDS": "1", "PYTHON": sys.executable}
     arguments = ["plot/main.sh", "caltech101", "1", "MODEL.BACKBONE.NAME", str(weights), *SMALL]
     arguments += ["OPTIM.MAX_EPOCH", "100000", "TRAIN.PRINT_FREQ", "1"]
@@ -165,7 +158,7 @@ def test_the_programs_exit_code_and_the_scripts(weights: Path, data_root: Path, 
 
 
 def test_a_run_that_a_signal_meets_at_its_very_end() -> None:
-    """Ctrl-C goes to it as well: it may have no handler any more for the one that is passed on."""
+    """The run also receives Ctrl-C, and may no longer have a handler when the driver passes it on."""
     with interruptible():
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
         assert jobs.run_to_its_end(lambda: subprocess.Popen(["sleep", "60"])) == 128 + signal.SIGINT
@@ -174,22 +167,21 @@ def test_a_run_that_a_signal_meets_at_its_very_end() -> None:
 def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(run_args: list[str], tmp_path: Path) -> None:
     argv, log = argv_of(run_args, "CoOp", tmp_path / "run"), tmp_path / "log"
     assert train.main(argv_of(run_args, "CoOp", tmp_path / "whole")) == 0
-    for damage in (lambda b: b[:-100], lambda b: b[:1000] + bytes([b[1000] ^ 1]) + b[1001:], lambda b: b""):
-        assert children.run(argv, log, children.killed_at(27)) == -signal.SIGKILL  # in the third epoch
-        learner = tmp_path / "run/prompt_learner"
-        done, name = max(list_checkpoints(str(learner)).items())
-        assert done == (2, 0)
-        (learner / name).write_bytes(damage((learner / name).read_bytes()))
-        assert children.run(argv, log) == 0
-        said = log.read_text()
-        assert "Damaged: cannot read checkpoint" in said and name in said and "Previous epoch: 1" in said
-        assert_same_bits(tmp_path / "whole", tmp_path / "run")
-        for path in sorted((tmp_path / "run").rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
+    assert children.run(argv, log, children.killed_at(27)) == -signal.SIGKILL  # in the third epoch
+    learner = tmp_path / "run/prompt_learner"
+    done, name = max(list_checkpoints(str(learner)).items())
+    assert done == (2, 0)
+    content = bytearray((learner / name).read_bytes())
+    content[1000] ^= 1
+    (learner / name).write_bytes(content)
+    assert children.run(argv, log) == 0
+    said = log.read_text()
+    assert "Damaged: cannot read checkpoint" in said and name in said and "Previous epoch: 1" in said
+    assert_same_bits(tmp_path / "whole", tmp_path / "run")
 
 
 def test_an_unseeded_run_resumes_exactly(run_args: list[str], tmp_path: Path) -> None:
-    """What the seed does not fix, the checkpoint does: after epoch 1 both copies draw the same."""
+    """The checkpoint holds the random state: after epoch 1 both copies draw the same."""
     argv, log = argv_of(run_args, "CoOp", tmp_path / "a", "SEED", "-1"), tmp_path / "log"
     assert children.run(argv, log, children.killed_at(14)) == -signal.SIGKILL
     subprocess.run(["cp", "-r", str(tmp_path / "a"), str(tmp_path / "b")], check=True)
@@ -210,13 +202,13 @@ def test_a_second_process_on_a_directory_stops_with_a_line(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and f"another process is writing to '{tmp_path / 'run'}'" in error
     assert files(tmp_path / "run") == before
-    os.kill(first.pid or 0, signal.SIGKILL)  # and its lock is gone with it
+    os.kill(first.pid or 0, signal.SIGKILL)  # this frees its lock
     first.join()
     assert train.main(argv) == 0
 
 
 def _wait_for_a_signal_in_epoch_2() -> None:
-    """The process says when it is in the first step of the second epoch, which ends once a signal has come."""
+    """Prints a line in the first step of the second epoch, which ends when a signal has come."""
     from dassl.engine import TrainerX
     from dassl.extras.interrupts import _State
 
@@ -233,7 +225,7 @@ def _wait_for_a_signal_in_epoch_2() -> None:
 
 
 def _stop_at_first_step() -> None:
-    """The process prints a line at its first step, and waits there for ever."""
+    """Prints a line at the first step and waits there."""
     from dassl.engine import TrainerX
 
     def wait(*args: object) -> None:
@@ -241,44 +233,3 @@ def _stop_at_first_step() -> None:
         time.sleep(600)
 
     TrainerX._step = wait  # type: ignore[assignment, method-assign]
-
-
-def _draw_at_once(root: Path, seed: int, start: Any, results: Any) -> None:
-    import contextlib
-    import io
-
-    import trainers
-    from dassl.config import get_cfg_default
-    from dassl.data.datasets import build_dataset
-    from datasets import glyphs
-
-    glyphs.PER_CLASS = {"train": 2, "val": 1, "test": 1} | dict.fromkeys(glyphs.SHIFTS, 1)
-    cfg = get_cfg_default()
-    trainers.extend_cfg(cfg)
-    cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.SEED, cfg.DATASET.NUM_SHOTS = str(root), "Symbols", seed, 1
-    start.wait()
-    with contextlib.redirect_stdout(io.StringIO()):
-        dataset = build_dataset(cfg)
-    results.put((seed, [datum.impath for datum in dataset.train_x]))
-
-
-def test_eight_on_one_cache_draw_one_set(tmp_path: Path) -> None:
-    """Symbols and its few-shot sets, drawn by eight at once, beside what a killed process has left."""
-    (tmp_path / ".symbols-left" / "images").mkdir(parents=True)
-    context = multiprocessing.get_context("fork")
-    start, results = context.Barrier(8), context.Queue()
-    seeds = [1, 1, 1, 1, 2, 2, 2, 2]
-    workers = [context.Process(target=_draw_at_once, args=(tmp_path, seed, start, results)) for seed in seeds]
-    for worker in workers:
-        worker.start()
-    drawn = [results.get(timeout=120) for _ in seeds]
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
-    by_seed = {seed: images for seed, images in drawn}
-    assert all(images == by_seed[seed] and len(images) == 40 for seed, images in drawn)
-    assert by_seed[1] != by_seed[2]
-    assert [p.name for p in tmp_path.iterdir()] == ["symbols"] and not list(tmp_path.rglob(".*"))
-    for seed in (1, 2):
-        kept = json.loads((tmp_path / f"symbols/split_fewshot/shot_1-seed_{seed}.json").read_text())
-        assert len(kept["train"]) == 40

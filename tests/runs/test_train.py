@@ -87,10 +87,10 @@ def test_a_run(
 def test_fp16_with_its_loss_scaled(
     trainer: str, run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a GPU, computed on the CPU: the context that float32 learns, up to rounding; the scale is kept."""
+    """The CPU computes as a GPU does. The context equals float32's up to rounding, and the scale is saved."""
     monkeypatch.setattr(trainers.clip_trainer, "cpu_has_bf16", lambda: True)
     monkeypatch.setitem(AMP_DTYPES, "cpu", torch.float16)
-    # At its own first scale, 65,536, some of these gradients overflow, and their step is left out, as it should be.
+    # At the default initial scale of 65,536 some of these gradients overflow, and the scaler skips their step.
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=1024.0))
     config = {"PLOT": "rn50", "CoOp": "rn50_ep50", "CoCoOp": "rn50_c4_ep10_batch1_ctxv1"}[trainer]
     saved = []
@@ -129,7 +129,7 @@ def test_what_a_cpu_lacks_is_computed_in_fp32(
 def test_a_test_is_kept_for_the_checkpoints_it_was_made_of(
     run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Not for another epoch's, another run's in the same place, or the same run's once it has gone on."""
+    """The result is made anew for another epoch, another run in the same place, and a run that has continued."""
     runs_of = {}
     for seed, name in ((1, "one"), (2, "two")):
         argv = ["--output-dir", str(tmp_path / name), *command(run_args, "CoOp"), "--seed", str(seed)]
@@ -156,7 +156,7 @@ def test_a_test_is_kept_for_the_checkpoints_it_was_made_of(
 def test_another_config_is_neither_kept_nor_resumed(
     run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A key that the stored config lacks has its default, and other methods' options do not count."""
+    """A key that the stored config lacks counts as its default. Options of other methods are ignored."""
     argv = ["--output-dir", str(tmp_path / "run"), *command(run_args, "CoOp"), *SHORT]
     assert train.main(argv) == 0
     before = (tmp_path / "run/result.json").read_text()
@@ -187,11 +187,10 @@ def test_a_damaged_result_is_named_and_not_begun_again(
 ) -> None:
     argv = ["--output-dir", str(tmp_path / "run"), *command(run_args, "ZeroshotCLIP"), *SMALL]
     assert train.main(argv) == 0
-    for damaged in ("{", '{"accuracy": 3}'):
-        (tmp_path / "run/result.json").write_text(damaged)
-        assert train.main(argv) == 2
-        assert "result.json' is damaged" in capsys.readouterr().err
-        assert (tmp_path / "run/result.json").read_text() == damaged
+    (tmp_path / "run/result.json").write_text("{")
+    assert train.main(argv) == 2
+    assert "result.json' is damaged" in capsys.readouterr().err
+    assert (tmp_path / "run/result.json").read_text() == "{"
 
 
 def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,31 +201,24 @@ def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> No
         guarded(lambda: print(torch.ones(2, 3) @ torch.ones(2, 3)))
 
 
-TOO_LONG = " ".join(["word"] * 80)
-
-
 @pytest.mark.parametrize(
-    ("trainer", "config", "extra", "says"),
+    ("trainer", "extra", "says"),
     [
-        ("PLOT", "rn51", [], "no config 'rn51': looked for .*nearest there is 'rn50'"),
-        ("PLOT", "rn50", ["INPUT.SIZE", "(96, 96)"], r"INPUT.SIZE \(96, 96\) does not fit .*64 x 64"),
-        ("PLOT", "rn50", [*SMALL, "TRAINER.PLOT.CTX_INIT", TOO_LONG], "CTX_INIT has 80 tokens"),
-        ("PLOT", "rn50", [*SMALL, "TRAINER.PLOT.N_CTX", "74"], "the prompt of class 'face' has 78 tokens"),
-        ("CoOp", "rn50", ["TRAINER.COOP.CLASS_TOKEN_POSITION", "back"], "'back'; it must be one of end"),
-        ("CoOp", "rn50", ["DATASET.ROOT", "nowhere"], "no data root for Caltech101: looked for '.*nowhere'"),
-        ("ZeroshotCLIP", "rn50", ["DATASET.TEMPLATE", "a photo"], "has no {}"),
+        ("PLOT", ["INPUT.SIZE", "(96, 96)"], r"INPUT.SIZE \(96, 96\) does not fit .*64 x 64"),
+        ("PLOT", [*SMALL, "TRAINER.PLOT.N_CTX", "74"], "the prompt of class 'face' has 78 tokens"),
+        ("CoOp", ["DATASET.ROOT", "nowhere"], "no data root for Caltech101: looked for '.*nowhere'"),
+        ("ZeroshotCLIP", ["DATASET.TEMPLATE", "a photo"], "has no {}"),
     ],
 )
 def test_a_mistake_gives_one_line_and_nothing_is_written(
     trainer: str,
-    config: str,
     extra: list[str],
     says: str,
     run_args: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert train.main([*command(run_args, trainer, config), *extra]) == 2
+    assert train.main([*command(run_args, trainer), *extra]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1
     assert re.search(says, err), err
@@ -237,7 +229,6 @@ def test_flags_that_do_not_go_together_or_lead_nowhere(run_args: list[str], caps
     for flags, says in (
         (["--eval-only", "--model-dir", "nowhere"], "no checkpoint in 'nowhere/prompt_learner'"),
         (["--eval-only"], "name it with --model-dir"),
-        (["--model-dir", "."], "--model-dir and --load-epoch are for --eval-only"),
         (["--load-epoch", "0"], "--model-dir and --load-epoch are for --eval-only"),
         (["--load-epoch", "7", "--eval-only", "--model-dir", "nowhere"], "no checkpoint of epoch 7"),
     ):
@@ -246,26 +237,13 @@ def test_flags_that_do_not_go_together_or_lead_nowhere(run_args: list[str], caps
         assert says in err and err.count("\n") == 1
 
 
-def test_an_output_that_cannot_be_made_is_named(
-    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    loop = tmp_path / "loop"
-    loop.symlink_to(loop)
-    assert train.main(command(run_args, "CoOp", "rn50_ep50", "--output-dir", str(loop / "out"), *SHORT)) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and str(loop) in err and err.count("\n") == 1
-
-
 @pytest.mark.parametrize(
     "checkpoint",
     [
         {},
         {"state_dict": None, "epoch": 1},
-        {"state_dict": {3: torch.ones(2)}},
         {"state_dict": {"ctx": "no tensor"}},
         {"state_dict": {"ctx": torch.full((16, 64), float("nan"))}},
-        {"state_dict": {"ctx": torch.ones(16, 64).to_sparse()}},
-        {"state_dict": {"ctx": torch.ones(16, 64, dtype=torch.long)}},
     ],
 )
 def test_a_checkpoint_of_something_else(
@@ -283,17 +261,11 @@ def test_a_checkpoint_of_something_else(
 NO_DATASET = "error: --dataset-config-file is missing; see python train.py --help\n"
 
 
-@pytest.mark.parametrize(
-    ("flags", "asked"),
-    [
-        ([], "error: --trainer is missing; see python train.py --help\n" + NO_DATASET),
-        (["--trainer", "CoOp", "--backbone", "RN50"], NO_DATASET),
-        (["--trainer", "CoOp"], NO_DATASET + "error: no backbone: give --config-file, or --backbone .*\n"),
-    ],
-)
-def test_what_is_missing_is_asked_for(flags: list[str], asked: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(flags) == 2
-    assert re.fullmatch(asked, capsys.readouterr().err)
+def test_what_is_missing_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([]) == 2
+    assert capsys.readouterr().err == "error: --trainer is missing; see python train.py --help\n" + NO_DATASET
+    assert train.main(["--trainer", "CoOp"]) == 2
+    assert capsys.readouterr().err.startswith(NO_DATASET + "error: no backbone: give --config-file, or --backbone ")
 
 
 def test_several_processes_need_a_seed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,7 +292,7 @@ def test_an_image_that_cannot_be_decoded_is_named(
 
 
 def test_checkpoints_that_coop_and_plot_wrote_load(run_args: list[str], tmp_path: Path) -> None:
-    """Upstream's hold the class tokens' embeddings and a pickled scheduler."""
+    """Upstream's checkpoints also hold the class tokens' embeddings and a pickled scheduler."""
     learner = tmp_path / "theirs" / "prompt_learner"
     learner.mkdir(parents=True)
     parameter = torch.nn.Parameter(torch.zeros(1))
@@ -339,7 +311,7 @@ def test_checkpoints_that_coop_and_plot_wrote_load(run_args: list[str], tmp_path
 
 @pytest.mark.medium
 def test_the_program_itself_exits_with_2() -> None:
-    """Through a real process: all that is wrong, a line each, no traceback, no warning."""
+    """A real process prints one line for each fault, without traceback or warning."""
     program = [sys.executable, str(REPOSITORY / "train.py"), "--trainer", "CoOpp"]
     done = subprocess.run(program, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 2 and done.stdout == ""

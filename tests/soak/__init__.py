@@ -10,12 +10,12 @@ from runs.directory import REPOSITORY
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The symbols with few pictures a class, so that a run is short.
+# The symbols with few pictures a class, to keep a run short.
 FEW = {"train": 4, "val": 1, "test": 2} | dict.fromkeys(glyphs.SHIFTS, 1)
 
 
 def symbols(trainer: str, root: Path, shots: int) -> list[str]:
-    """The flags of a run on a small copy of symbols, which is drawn below ``root`` if it is not there yet."""
+    """The flags of a run on a small copy of symbols, which is drawn below ``root`` if it is missing."""
     if not (root / "symbols").exists():
         glyphs.write_symbols(root, per_class=FEW)
     configs = REPOSITORY / "configs"

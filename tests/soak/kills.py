@@ -1,12 +1,10 @@
 """The long test of kills: SIGKILL at random moments, checkpoint writes among them, until the count is reached.
 
     python -m tests.soak.kills --trainer PLOT --kills 30         # CoOp and CoCoOp: --kills 10
-    python -m tests.soak.kills --trainer CoOp --kills 3 --exec OPTIM.MAX_EPOCH 4
 
-On symbols with few pictures a class. Each kill is followed by the same command again. A run that comes to its end is
-compared with one that nothing has killed (context and predictions, bit for bit; files and processes left behind) and
-begun anew. Each start is a new process, forked from this one after the imports; with --exec it is a new interpreter,
-which takes seconds more. Exit code 0: all equal.
+The runs use symbols with few pictures a class. After each kill the same command starts again, in a child process
+forked after the imports. A finished run is compared with one that was never killed: context and predictions bit for
+bit, and the files and processes left behind. Exit code 0: all are equal.
 """
 
 from __future__ import annotations
@@ -15,32 +13,16 @@ import argparse
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from dassl.utils import load_checkpoint
-from runs.directory import REPOSITORY
 from tests import children
 from tests.soak import symbols
-
-Start = Callable[[list[str], Path], Any]  # (arguments of train.py, log file) -> a process, leader of its own group
-
-
-def start_interpreter(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(REPOSITORY / "train.py"), *argv]
-    with log.open("w") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
-
-
-def exit_code(process: Any) -> int | None:
-    return process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
 
 
 def writing(directory: Path) -> bool:
@@ -48,22 +30,21 @@ def writing(directory: Path) -> bool:
     return any(directory.glob("prompt_learner/*.tmp-*"))
 
 
-def kill_once(start: Start, argv: list[str], directory: Path, within: float, rng: random.Random, log: Path) -> bool:
-    """Whether it was killed before its end: at a random moment or, every other time, as a checkpoint is written."""
+def kill_once(argv: list[str], directory: Path, within: float, rng: random.Random, log: Path) -> bool:
+    """Whether the run was killed before its end: at a random moment or, every other time, in a checkpoint's write."""
     at_a_write = rng.random() < 0.5
     end = time.monotonic() + rng.uniform(0, within)
-    process = start(argv, log)
-    while exit_code(process) is None:
+    process = children.start(argv, log)
+    while process.exitcode is None:
         if time.monotonic() > end and (writing(directory) or not at_a_write):
             process.kill()
             break
         time.sleep(0.0005 if at_a_write else 0.01)
-    while (code := exit_code(process)) is None:
-        time.sleep(0.001)
-    if code not in (0, -signal.SIGKILL):
+    process.join()
+    if (code := process.exitcode) not in (0, -signal.SIGKILL):
         raise SystemExit(f"exit code {code}:\n{log.read_text()[-2000:]}")
     limit = time.monotonic() + 10  # workers see within a second that their parent is gone
-    while left := children.processes_of(process.pid):
+    while left := children.processes_of(process.pid or 0):
         if time.monotonic() > limit:
             raise SystemExit(f"processes left behind: {left}")
         time.sleep(0.05)
@@ -87,19 +68,18 @@ def compare(whole: Path, other: Path) -> None:
 
 
 def kill_and_resume(args: argparse.Namespace, folder: Path) -> str:
-    """What came of it, in a line. Raises SystemExit where something differs."""
+    """Returns a summary of one line. Raises SystemExit where something differs."""
     whole, other, log = (folder / name for name in ("whole", "killed", "log"))
-    start: Start = start_interpreter if args.exec else children.start
     argv = [*symbols(args.trainer, folder / "data", args.shots), *args.opts]
     rng, begun = random.Random(args.seed), time.monotonic()
-    kill_once(start, ["--output-dir", str(whole), *argv], whole, 1e9, rng, log)
+    kill_once(["--output-dir", str(whole), *argv], whole, 1e9, rng, log)
     seconds = time.monotonic() - begun
     kills = finished = at_writes = resumed = 0
-    moments = seconds  # within which a kill comes; on a busy machine runs get slower or faster
+    moments = seconds  # a kill comes within this time; on a busy machine the length of a run varies
     while kills < args.kills or not finished:
-        # Once the count is reached, the last run is left to its end.
+        # After the last kill, the run finishes.
         within = moments if kills < args.kills else 1e9
-        if kill_once(start, ["--output-dir", str(other), *argv], other, within, rng, log):
+        if kill_once(["--output-dir", str(other), *argv], other, within, rng, log):
             kills += 1
             moments *= 1.1
             at_writes += writing(other)
@@ -124,7 +104,6 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--shots", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--exec", action="store_true", help="a new interpreter for each start")
     parser.add_argument("opts", nargs=argparse.REMAINDER)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Entropic optimal transport by its mathematics: marginals, POT's solver, limits, batches and symmetries."""
+"""Entropic optimal transport by its mathematics: marginals, POT's solver, limits and batches."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.oracle import make_cfg, tiny_clip
 from tests.oracle import sinkhorn as sinkhorn_by_the_book
-from trainers.plot import CustomCLIP
 from trainers.prompt_trainer import unit
 from trainers.sinkhorn import counted_sinkhorn, sinkhorn
 
@@ -32,17 +30,6 @@ def random_cost(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) 
 
 def assert_all(values: Tensor, expected: float, rtol: float) -> None:
     torch.testing.assert_close(values, torch.full_like(values, expected), rtol=rtol, atol=0)
-
-
-def test_rows_marginals_meet_the_tolerance() -> None:
-    """A row's sum is off by the relative change that one more step would make to its r."""
-    cost = random_cost(20, 49, 4)
-    errors = []
-    for thresh in (1e-1, 1e-2, 1e-4, 1e-6):
-        plan = sinkhorn(cost, eps=0.1, max_iter=10000, thresh=thresh)
-        errors.append((plan.sum(-1) * 49 - 1).abs().amax().item())
-        assert errors[-1] < 20 * thresh
-    assert errors == sorted(errors, reverse=True)
 
 
 @pytest.mark.parametrize("eps", [0.05, 0.1, 1.0])
@@ -67,38 +54,9 @@ def test_follows_the_published_iteration(thresh: float, max_iter: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("m", [1, 4, 49])
 def test_one_prompt_gets_the_uniform_plan(m: int, dtype: torch.dtype) -> None:
-    """Exactly 1 / M: up to the last two bits of the products that make it."""
+    """The plan is 1 / M up to the last two bits."""
     plan = solve(random_cost(3, m, 1, dtype=dtype))
     assert_all(plan, 1 / m, rtol=4 * torch.finfo(dtype).eps)
-
-
-class Features(torch.nn.Module):
-    """Stands in for the image encoder: an "image" is the index of its features."""
-
-    local = True
-
-    def __init__(self, *features: Tensor) -> None:
-        super().__init__()
-        self.features = features
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return tuple(x[image] for x in self.features)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("m", [4, 49])
-def test_an_image_alone_and_in_a_batch_of_64(m: int, dtype: torch.dtype) -> None:
-    """Given the same features, which the encoder itself rounds differently for another batch size."""
-    clip_model = tiny_clip("RN", dtype)
-    model = CustomCLIP(make_cfg("PLOT", N_CTX=4), ["cat", "sea horse", "dog"], clip_model).eval()
-    generator = torch.Generator().manual_seed(0)
-    local = torch.randn(64, m, 64, generator=generator).to(dtype)
-    model.image_encoder = Features(local.mean(dim=1), local)
-    with torch.no_grad():
-        together = model(torch.arange(64))
-        alone = torch.cat([model(torch.tensor([i])) for i in range(64)])
-    assert together.std() > 0.1
-    torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
 
 
 def test_dtypes() -> None:
@@ -121,30 +79,8 @@ def test_no_gradient_flows_through_the_plan() -> None:
 sizes, seeds = st.integers(1, 12), st.integers(0, 2**31)
 
 
-@settings(max_examples=40, deadline=None)
-@given(m=sizes, n=st.integers(1, 6), seed=seeds, data=st.data())
-def test_permuting_the_problem_permutes_the_plan(m: int, n: int, seed: int, data: Any) -> None:
-    cost = random_cost(m, n, seed=seed)
-    rows = data.draw(st.permutations(range(m)))
-    columns = data.draw(st.permutations(range(n)))
-    # A set number of iterations: a sum in another order may fall on the other side of a threshold.
-    plan = sinkhorn(cost, eps=0.1, max_iter=30, thresh=0.0)
-    permuted = sinkhorn(cost[rows][:, columns], eps=0.1, max_iter=30, thresh=0.0)
-    torch.testing.assert_close(permuted, plan[rows][:, columns], rtol=1e-9, atol=0)
-
-
-@settings(max_examples=40, deadline=None)
-@given(m=sizes, n=st.integers(1, 6), eps=st.floats(0.02, 2), shift=st.floats(-1, 1), seed=seeds)
-def test_positive_and_blind_to_a_constant(m: int, n: int, eps: float, shift: float, seed: int) -> None:
-    """A constant scales r alone, so that a set number of iterations gives one plan."""
-    cost = random_cost(m, n, seed=seed)
-    assert (sinkhorn(cost, eps=eps, max_iter=100, thresh=0.01) > 0).all()
-    fixed = functools.partial(sinkhorn, eps=eps, max_iter=20, thresh=0.0)
-    torch.testing.assert_close(fixed(cost + shift), fixed(cost), rtol=1e-9, atol=0)
-
-
 class OnDevice(Tensor):
-    """A tensor that says it is on a GPU, and counts what a GPU would have to be waited for."""
+    """A tensor that claims to be on a GPU, and counts the operations that would wait for it."""
 
     waits = 0
     is_cuda = property(lambda self: True)
@@ -161,7 +97,7 @@ class OnDevice(Tensor):
 def test_on_a_gpu_the_host_waits_once_in_four_iterations(
     eps: float, thresh: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twenty iterations, or some that stop early; what has stopped does not change until that is asked for."""
+    """Twenty iterations, or fewer. A stopped problem does not change until the host looks."""
     monkeypatch.setattr(OnDevice, "waits", 0)
     cost = random_cost(5, 16, 4)
     plan, iterations = counted_sinkhorn(cost.as_subclass(OnDevice), eps, 20, thresh)
@@ -172,7 +108,7 @@ def test_on_a_gpu_the_host_waits_once_in_four_iterations(
     assert torch.equal(iterations.as_subclass(Tensor), expected[1])
 
 
-# Five properties, 400 cases each. A case costs a millisecond or two.
+# Some properties, 400 cases each. A case costs a millisecond or two.
 many = settings(max_examples=400, deadline=None, derandomize=True)
 prompts = st.integers(1, 6)
 
@@ -190,7 +126,7 @@ def test_marginals_of_any_problem(m: int, n: int, eps: float, seed: int) -> None
 @many
 @given(k=st.integers(2, 6), m=sizes, n=prompts, seed=seeds, data=st.data())
 def test_batch_mates_and_their_order_do_not_matter(k: int, m: int, n: int, seed: int, data: Any) -> None:
-    """Classes (and images) permuted, or alone: the same plans, also if one takes many more iterations."""
+    """Problems permuted or alone have the same plans, also if one takes many more iterations."""
     cost = random_cost(k, m, n, seed=seed)
     cost[-1] = (cost[-1] - 0.8) * data.draw(st.sampled_from([1, 3])) + 0.8
     order = data.draw(st.permutations(range(k)))
@@ -204,18 +140,6 @@ def test_batch_mates_and_their_order_do_not_matter(k: int, m: int, n: int, seed:
 def test_a_large_eps_gives_the_uniform_plan(m: int, n: int, seed: int) -> None:
     plan = sinkhorn(random_cost(m, n, seed=seed), eps=1e4, max_iter=100, thresh=0.01)
     torch.testing.assert_close(plan, torch.full_like(plan, 1 / (m * n)), rtol=1e-3, atol=0)
-
-
-@many
-@given(m=st.integers(1, 6), n=st.integers(1, 4), seed=seeds)
-def test_a_small_eps_gives_the_cost_of_the_exact_plan(m: int, n: int, seed: int) -> None:
-    """Entropic plans cost at most eps log(MN) more than the best plan, and less only by the rows' tolerance."""
-    ot = pytest.importorskip("ot")
-    cost = random_cost(m, n, seed=seed)
-    best = ot.emd2(np.full(m, 1 / m), np.full(n, 1 / n), cost.numpy())
-    plan = sinkhorn(cost, eps=0.02, max_iter=100, thresh=0.0)
-    short = (plan.sum(-1) - 1 / m).abs().sum().item()  # mass that is not where it should be, at costs of 0.7 apart
-    assert best - 0.7 * short - 1e-9 <= (plan * cost).sum().item() <= best + 0.02 * np.log(m * n) + 0.7 * short + 1e-9
 
 
 kinds = st.sampled_from(["zero", "equal", "opposite", "huge", "tiny", "random"])

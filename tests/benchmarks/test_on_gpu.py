@@ -35,7 +35,7 @@ def test_on_gpu(gpu: bool, tmp_path: Path) -> None:
         last = done.stdout.splitlines()[-1]
         assert done.returncode == 1 and last.startswith("passed: versions step_fp16 ")
         assert last.endswith(" step_bf16; failed: cuda_tests (1)")
-        assert "--trainer PLOT --dataset symbols --shots 16" in (folder / "symbols.txt").read_text()
+        assert "PLOT symbols 16" in (folder / "symbols.txt").read_text()
         assert len(list(folder.iterdir())) == 9
     else:
         assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: nvidia-smi finds no GPU here\n")

@@ -28,7 +28,6 @@ class Server:
         self.break_at: dict[str, int] = {}
         self.hang = False  # break off by silence, until `released`
         self.released = threading.Event()
-        self.with_length = True
         self.redirect = False  # every address to itself
         self.version = "1"
         self.url = ""
@@ -66,8 +65,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.send_header("ETag", tag)
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
-            if server.with_length:
-                self.send_header("Content-Length", str(len(data) - start))
+            self.send_header("Content-Length", str(len(data) - start))
             self.end_headers()
             self.wfile.write(data[start:end])
             if end < len(data) and server.hang:
@@ -82,7 +80,7 @@ class LoopbackServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up before it has read everything is what some tests are about: no traceback then."""
+        """Prints no traceback when a client hangs up early, as some tests require."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 

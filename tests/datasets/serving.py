@@ -1,4 +1,4 @@
-"""What the tests of datasets.prepare share: small datasets packed as their official files, and the command run."""
+"""Helpers for tests of datasets.prepare: small datasets packed as official files, and the command."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def small(name: str, folder: Path, served: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """What stands on stderr: a single line."""
+    """The single line on stderr."""
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1, err
     return err

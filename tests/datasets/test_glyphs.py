@@ -1,8 +1,8 @@
 """The drawing of `symbols`: every glyph is real, pictures are reproducible, and the written folder is CoOp's layout."""
 
 import json
-import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +40,14 @@ def test_themes_are_forty_distinct_sets_of_several_glyphs():
 @pytest.mark.parametrize("style", ["plain", *SHIFTS])
 def test_a_picture_is_a_function_of_its_seed(style: str):
     first = picture("chess pieces", style, 1, 2, 3)
+    assert style == "plain" or (first != picture("chess pieces", "plain", 1, 2, 3)).any()
     assert first.shape == (SIZE, SIZE, 3)
     np.random.seed(0)  # global state plays no part
     assert (first == picture("chess pieces", style, 1, 2, 3)).all()
     assert (first != picture("chess pieces", style, 1, 2, 4)).any()
 
 
-def test_styles_differ_from_plain():
-    plain = picture("dice", "plain", 5)
-    assert all((plain != picture("dice", style, 5)).any() for style in SHIFTS)
+def test_an_unknown_style_is_refused():
     with pytest.raises(ValueError, match="unknown style 'sketch'"):
         draw("dice", np.random.default_rng(1), "sketch")
 
@@ -84,19 +83,8 @@ def test_the_written_folder_has_coops_layout(tmp_path: Path):
 
 
 def test_two_writers_at_once_leave_one_whole_folder(tmp_path: Path):
-    failures: list[BaseException] = []
-
-    def write() -> None:
-        try:
-            write_symbols(tmp_path, per_class={"train": 1, "val": 1, "test": 1})
-        except BaseException as error:
-            failures.append(error)
-
-    writers = [threading.Thread(target=write) for _ in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert failures == []
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write_symbols, tmp_path, 1, {"train": 1, "val": 1, "test": 1}) for _ in range(2)]
+    assert [writer.exception() for writer in writers] == [None, None]
     assert [entry.name for entry in tmp_path.iterdir()] == ["symbols"]
     assert len(list((tmp_path / "symbols").rglob("*.jpg"))) == 3 * len(THEMES)

@@ -1,4 +1,4 @@
-"""A user's own pictures, and the examples of DATASETS.md run as they stand there."""
+"""A user's own pictures, and the examples of DATASETS.md, run as printed."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ def files(items: list) -> set[str]:
 
 
 def test_one_folder_a_class(root: Path) -> None:
-    for name in ("sea_horse", "Crème brûlée", "a b"):
+    for name in ("sea_horse", "Crème brûlée", "train"):  # pictures in it: train/ is a class, not a part
         fill(root / name)
     (root / "notes.txt").write_text("not a class")
     (root / "sea_horse" / "Thumbs.db").write_text("not a picture")
     (root / ".git").mkdir()
     dataset = build(root, "image_folder")
-    assert dataset.classnames == ["Crème brûlée", "a b", "sea horse"]
+    assert dataset.classnames == ["Crème brûlée", "sea horse", "train"]
     parts = (dataset.train_x, dataset.val, dataset.test)
     assert [Counter(item.label for item in part) for part in parts] == [dict.fromkeys(range(3), n) for n in (5, 2, 3)]
     assert len(set().union(*map(files, parts))) == 30
     split = json.loads((root / SPLIT_FILE).read_text())
     assert sorted(split) == ["test", "train", "val"] and sorted(row[0] for row in split["val"])[0].count("/") == 1
     again = build(root, "image_folder", seed=2, NUM_SHOTS=4)
-    assert files(again.test) == files(dataset.test)  # whatever the seed
+    assert files(again.test) == files(dataset.test)  # the seed has no influence
     assert len(again.train_x) == 12 and files(again.train_x) <= files(dataset.train_x)
     assert build(root, "image_folder", seed=3).classnames == dataset.classnames  # split_fewshot/ is no class
 
@@ -85,7 +85,7 @@ def test_small_classes_have_something_to_train_and_to_test_on(n: int, sizes: tup
     assert (len(dataset.train_x), len(dataset.val), len(dataset.test)) == sizes
 
 
-@pytest.mark.parametrize("ending", [".jpg", ".JPEG", ".Png", ".bmp", ".webp", ".gif", ".tif", ".TIFF"])
+@pytest.mark.parametrize("ending", [".JPEG", ".Png", ".webp", ".tif"])
 def test_kinds_of_pictures(ending: str, root: Path) -> None:
     fill(root / "a", 4, ending)
     data = DataManager(config(root, "image_folder")).train_loader_x.dataset
@@ -117,12 +117,6 @@ def test_parts_that_are_left_out(given: str, sizes: tuple[int, ...], root: Path)
     assert (manager.val_loader is None) == (sizes[1] == 0)
 
 
-def test_a_class_called_train(root: Path) -> None:
-    for name in ("bus", "plane", "train"):
-        fill(root / name)
-    assert build(root, "image_folder").classnames == ["bus", "plane", "train"]
-
-
 def test_names_of_your_own(root: Path) -> None:
     fill(root / "n01")
     fill(root / "n02")
@@ -136,7 +130,6 @@ def test_names_of_your_own(root: Path) -> None:
     ("names", "says"),
     [
         ("{", r"classnames.json' is no JSON"),
-        ('["a"]', r"classnames.json' should be a JSON object"),
         ('{"a": 3}', r"classnames.json' should be a JSON object"),
         ('{"c": "crab"}', r"classnames.json' names 'c', which is no class folder; there are a, b_b"),
         ('{"a": "b b"}', r"the classes 'a' and 'b_b' in '.*' have one name, 'b b'"),
@@ -176,9 +169,6 @@ def test_mistakes_in_the_parts(root: Path) -> None:
     fill(root / "test" / "crap")
     with pytest.raises(UserError, match="test/crap' is no class of train/: crab"):
         build(root, "image_folder")
-    empty = fill(root / "test" / "crab", 0)
-    with pytest.raises(UserError, match=f"class folder '{empty}' is empty"):
-        build(root, "image_folder")
 
 
 def test_pictures_that_come_and_go(root: Path) -> None:
@@ -199,7 +189,7 @@ def test_pictures_that_come_and_go(root: Path) -> None:
 def read_only(root: Path) -> Iterator[Path]:
     fill(root / "crab")
     fill(root / "sea horse")
-    mounted = os.geteuid() == 0  # whom permissions do not stop
+    mounted = os.geteuid() == 0  # permissions do not stop root
     if mounted:
         for options in ("bind", "remount,ro,bind"):
             done = subprocess.run(["mount", "-o", options, str(root), str(root)], capture_output=True)
@@ -220,16 +210,7 @@ def test_a_folder_that_cannot_be_written(read_only: Path, tmp_path: Path) -> Non
     assert [files(first.train_x), files(first.test)] == [files(second.train_x), files(second.test)]
 
 
-def test_bad_pictures_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fill(root / "crab")
-    assert prepare.main(["image_folder", "--root", str(root), "--check", "--decode"]) == 0
-    assert "1 classes, 5 / 2 / 3 images, all decoded" in capsys.readouterr().out
-    (root / "crab" / "4.png").write_bytes(b"")
-    assert prepare.main(["image_folder", "--root", str(root), "--check", "--decode"]) == 1
-    assert f"cannot decode image {root / 'crab' / '4.png'}" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("damage", ["truncated", "zero bytes", "text"])
+@pytest.mark.parametrize("damage", ["truncated", "zero bytes"])
 def test_a_training_run_names_a_bad_picture(
     damage: str, root: Path, run_args: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -237,7 +218,7 @@ def test_a_training_run_names_a_bad_picture(
         fill(root / part / "crab", 3, ".jpg")
         fill(root / part / "sea horse", 3, ".jpg")
     bad = root / "train" / "sea horse" / "1.jpg"
-    bad.write_bytes({"truncated": bad.read_bytes()[:200], "zero bytes": b"", "text": b"no picture"}[damage])
+    bad.write_bytes(bad.read_bytes()[:200] if damage == "truncated" else b"")
     configs = ("--dataset-config-file", str(REPOSITORY / "configs/datasets/image_folder.yaml"))
     trainer = ("--trainer", "CoOp", "--config-file", str(REPOSITORY / "configs/trainers/CoOp/rn50_ep50.yaml"))
     options = ("INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "6")

@@ -1,4 +1,4 @@
-"""The paper's tables from result.json files: numbers, blanks and their commands, and what is refused."""
+"""The paper's tables from result.json files: numbers, blanks with their commands, refused inputs."""
 
 from __future__ import annotations
 
@@ -204,23 +204,16 @@ def test_a_place_with_two_runs_is_refused(tmp_path: Path, capsys: pytest.Capture
         ('{"accuracy": 90', "Expecting"),
         ("[1]", "no mapping"),
         ('{"accuracy": NaN, "seed": 1}', "is damaged"),
-        ("", "is damaged"),
         *(({field: True}, f"'{field}' is True") for field in ("accuracy", "seed", "config", "options", "diagnostics")),
         *(({field: "1"}, f"'{field}' is '1'") for field in ("batch_size", "peak_memory_bytes", "classnames")),
-        ({"overrides": "none"}, "'overrides' is 'none'"),
         ({"macro_f1": None}, "'macro_f1' is None"),
         ({"accuracy": 101.0}, "'accuracy' is 101"),
-        ({"accuracy": -1.0}, "'accuracy' is -1"),
         ({"epochs": 0}, "'epochs' is 0"),
         ({"device": "a\nb"}, "'device' is no name"),
-        ({"device": "\ud800"}, "'device' is no name"),
         ({"backbone": {"name": "RN50", "sha256": 5}}, "'backbone.sha256' is 5"),
         ({"classnames": ["cat", 1]}, "'classnames.1' is 1"),
-        ({"counts": {"train": "many"}}, "'counts.train' is 'many'"),
         ({"seconds": {"step_seconds": None}}, "'seconds.step_seconds' is None"),
-        ({"seconds": {"step_seconds": -1}}, "'seconds.step_seconds' is -1"),
         ({"seconds": {"step_seconds": 10**400}}, "'seconds.step_seconds' is 1000"),
-        ({"seconds": {"step_seconds": float("nan")}}, "'seconds.step_seconds' is nan"),
         ({"diagnostics": {"plan_entropy": float("inf")}}, "'diagnostics.plan_entropy' is inf"),
     ],
 )
@@ -385,7 +378,7 @@ def test_domain_generalization_shows_both_heads(tmp_path: Path, capsys: pytest.C
     assert row[2::3][:5] == ["63.01", "55.11", "33.00", "21.86", "55.61"]
 
 
-def test_markdown_csv_and_latex_lie_beside_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_markdown_csv_and_latex_are_written_beside_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_table(tmp_path, ("symbols",), (1, 16))
     text = show(capsys, "few-shot", "--dataset", "symbols", "--out", str(tmp_path), "--shots", "1", "16")
     folder = tmp_path / "tables"

@@ -177,7 +177,6 @@ def test_class_specific_contexts_speak_class_by_class(
         ("visualize", "PLOT", ["--to", __file__], "is no folder; name one with --to"),
         ("words", "ZeroshotCLIP", [], "a run of ZeroshotCLIP has no learned context"),
         ("words", "PLOT", ["--class", "leopard"], "common ones"),
-        ("words", "csc", ["--class", "tiger"], "none of the run's classes"),
         ("words", "PLOT", ["--top", "0"], "--top is 0"),
     ],
 )

@@ -9,14 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from datasets import prepare
 from datasets.files import UserError
-from datasets.get.download import download
+from datasets.get.download import download, require_room
 from datasets.get.sources import SOURCES
 from tests.datasets.loopback import Server
 from tests.datasets.serving import REPOSITORY, one_line, pack, run_command, small, whatever_is_there
@@ -96,16 +96,11 @@ def test_the_next_address_is_tried(server: Server, tmp_path: Path) -> None:
     assert (tmp_path / "a.bin").read_bytes() == b"here"
 
 
-def test_404_is_one_line_with_the_address(server: Server, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert prepare.main(["fgvc_aircraft", "--root", str(root), "--mirror", server.url]) == 2
-    assert f"{server.url}/fgvc-aircraft-2013b.tar.gz answers 404" in one_line(capsys)
-    assert whatever_is_there(root) == []
-
-
 def test_a_redirect_that_goes_round_is_one_line(server: Server, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.redirect = True
     assert prepare.main(["fgvc_aircraft", "--root", str(root), "--mirror", server.url]) == 2
     assert "infinite loop. The last 30x error message was" in one_line(capsys)
+    assert whatever_is_there(root) == []
 
 
 def test_no_server_is_one_line(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +155,6 @@ def test_a_split_file_from_google_drive(gdown: Callable[[str], None], tmp_path: 
             r"Google Drive does not give 'split_zhou_X.json' \(quota\); open https://drive",
         ),
         ("return None", "Google Drive does not give 'split_zhou_X.json'; open https://drive.google.com/file/d/ID/view"),
-        ("import gone", r"does not give 'split_zhou_X.json' \(No module named 'gone'\)"),
     ],
 )
 def test_google_drive_refuses(body: str, says: str, gdown: Callable[[str], None], tmp_path: Path) -> None:
@@ -182,7 +176,7 @@ def test_a_web_page_in_the_place_of_a_split_file(
     assert prepare.main(["dtd", "--root", str(root), "--mirror", server.url]) == 2
     err = capsys.readouterr().err.splitlines()  # a line for each file
     assert len(err) == 2 and all(line.startswith("error: dtd: ") for line in err)
-    assert "it is no JSON" in err[0] and "answers 404" in err[1]
+    assert "it is no JSON" in err[0] and f"{server.url}/dtd-r1.0.1.tar.gz answers 404" in err[1]
     assert not (root / "dtd").exists()
 
 
@@ -206,27 +200,9 @@ def test_a_disk_that_fills_up(what: str, server: Server, root: Path) -> None:
     assert [path for path in whatever_is_there(root) if (root / path).is_file()] == left
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-@pytest.mark.parametrize("announced", [True, False])
-def test_a_disk_that_is_too_small(
-    announced: bool, server: Server, small_disk: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pack(server.folder / "fgvc-aircraft-2013b.tar.gz", {"x": os.urandom(2_000_000)})
-    server.with_length = announced
-    assert prepare.main(["fgvc_aircraft", "--root", str(small_disk), "--mirror", server.url]) == 2
-    assert "the disk is full: " in one_line(capsys)
-    assert not [path for path in small_disk.rglob("*") if path.is_file()]
+def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the disk is full: "):
+        require_room(tmp_path, 10**18)
 
 
 def test_a_folder_that_cannot_be_written(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

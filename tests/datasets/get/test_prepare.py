@@ -156,13 +156,10 @@ def test_pictures_that_are_missing_or_bad_are_named(
     ("arguments", "says"),
     [
         (["caltech102"], "no dataset 'caltech102'; the nearest is 'caltech101'"),
-        (["caltech102", "--check"], "no dataset 'caltech102'"),
-        (["Caltech101"], "no dataset 'Caltech101'; the nearest is 'caltech101'"),
         (["dtd\n"], r"no dataset 'dtd\n'; the nearest is 'dtd'"),
         (["symbols"], "'symbols' is not downloaded; --check alone takes it"),
         ([], "name a dataset"),
-        (["dtd", "--mirror", "ftp://example.org"], "--mirror 'ftp://example.org' is no address"),
-        *((["dtd", "--mirror", url], f"'{url}' is no address") for url in ("http://", "http://[::1", "http://a/ä")),
+        *((["dtd", "--mirror", url], f"'{url}' is no address") for url in ("ftp://example.org", "http://[::1")),
         (["dtd", "--chekc"], "unrecognized arguments: --chekc"),
     ],
 )

@@ -81,7 +81,7 @@ def diagnostics(request: Request) -> Table:
                 cell = request.cell(method, dataset, shots, **options)
                 place = [dataset, str(shots), *map(str, values), request.ours(cell)]
                 rows.append([*place, *diagnostics_row(table, cell, ALL)])
-                more = {**options, **{key: mean for key, (mean, _) in _diagnostics(cell).items()}}
+                more: dict[str, Any] = {**options, **{key: mean for key, (mean, _) in _diagnostics(cell).items()}}
                 table.records.append(record("diagnostics", dataset, method, shots, cell, **more))
         caption = label(method) if len(methods) > 1 else ""
         headers = ["dataset", "shots", *kinds, "accuracy (%)", *ALL.values()]

@@ -6,7 +6,7 @@ from dassl import startup
 from runs import process
 
 if __name__ == "__main__":
-    (startup if "ray" in sys.argv else process).before_imports()  # on Ray the nodes start the runs
+    (startup if {"ray", "--engine=ray"} & {*sys.argv} else process).before_imports()  # on Ray the nodes start the runs
 
 from experiments.sweep.command import main
 

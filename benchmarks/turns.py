@@ -23,7 +23,7 @@ from torch import Tensor
 import trainers.plot
 from benchmarks.sides import Setting, floor, make_clip, our_model, plain_logits
 from dassl import startup
-from dassl.extras.distributed import local_device
+from dassl.extras.distributed import use_exact_convolutions
 from runs.result import peak_memory
 from trainers.clip.graphs import replay
 
@@ -144,7 +144,7 @@ def serve(side: str, setting: Setting, pipe: Connection) -> None:
     if side != "plain":
         startup.keep_memory()  # as in our programs
     torch.set_num_threads(setting.threads)
-    local_device(setting.device == "cuda")  # with its float32 convolutions
+    use_exact_convolutions()
     step = make_step(side, setting, CLOCKS[setting.clock])
     while pipe.recv() is not None:
         seconds = step()

@@ -182,7 +182,7 @@ def get_cfg_default() -> CfgNode:
 def clean_cfg(cfg: CfgNode, trainer: str) -> None:
     """Drop the other trainers' nodes, so that `print(cfg)` shows what matters to `trainer`."""
     for key, value in list(cfg.TRAINER.items()):
-        if isinstance(value, CfgNode) and key != trainer.upper():
+        if isinstance(value, CfgNode) and key not in (trainer, trainer.upper()):
             del cfg.TRAINER[key]
 
 

@@ -3,5 +3,8 @@
 import torch.utils.tensorboard  # noqa: F401 -- a run imports it as it begins to train
 
 from .command_line import main
+from .result import git_commit
+
+git_commit()  # of the code that is imported now: the files may change before a run starts
 
 __all__ = ["main"]

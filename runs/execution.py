@@ -30,7 +30,7 @@ from .directory import (
     spell,
     write_config,
 )
-from .result import describe, finished_result, hash_of_checkpoints, predictions
+from .result import describe, finished_result, git_commit, hash_of_checkpoints, predictions
 
 
 def output_directory(args: argparse.Namespace, cfg: Any, base: Any) -> Path:
@@ -73,6 +73,7 @@ def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) 
     if of_main(lambda: is_finished(directory, cfg, args)):
         return
     start = time.perf_counter()
+    git_commit()  # before the files may change
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
     trainer = build_trainer(cfg)

@@ -56,7 +56,7 @@ class Child:
 def before_imports() -> None:
     """``startup.before_imports`` for a program that starts runs: the server imports what they need at the same time."""
     startup.before_imports()
-    if METHOD == "forkserver":
+    if METHOD == "forkserver" and not {"-h", "--help", "--dry-run", "--print"} & {*sys.argv}:
         with _inherited(RUN):
             forkserver.ensure_running()
 

@@ -5,6 +5,7 @@ A run is finished when its ``result.json`` is there and whole; tables are made f
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -158,7 +159,7 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "pillow")}
         | {"python": platform.python_version()},
         "processes": world_size(),
-        "git_commit": _COMMIT,
+        "git_commit": git_commit(),
         "diagnostics": getattr(trainer, "diagnostics", None),
         "classnames": list(dataset.classnames),
     }
@@ -169,13 +170,11 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+@functools.cache
 def git_commit() -> str | None:
-    """The checkout's commit, with a "+" appended if files differ from it; None outside a checkout."""
+    """The checkout's commit at the first call, with a "+" appended if files differ from it; None outside a checkout."""
     command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-_COMMIT = git_commit()  # at the import: the files may change during a run

@@ -60,8 +60,8 @@ class CLIPTrainer(Method, TrainerX):
     def feature_names(self) -> tuple[str, ...]:
         return ("pooled", "local") if self.image_encoder.local else ("pooled",)
 
-    def feature_key(self) -> dict[str, str]:
-        """What the features depend on, images and machine apart: the weights, their type and the code."""
+    def feature_key(self) -> dict[str, str] | None:
+        """What the features depend on, images and machine apart: weights, dtype and code. None: do not keep them."""
         return {"weights": self.weights_sha256, "dtype": str(self.image_encoder.dtype), "code": _CODE}
 
     def encode_images(self, image: Tensor) -> Features:

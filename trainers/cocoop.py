@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 
 from .clip.prompts import PromptBuilder, initial_contexts
-from .method import Recipe
+from .method import Recipe, method_cfg
 from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, unit
 
 
@@ -26,7 +26,7 @@ class PromptLearner(nn.Module):
 
     def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         super().__init__()
-        self.ctx = nn.Parameter(initial_contexts(cfg.TRAINER.COCOOP, len(classnames), clip_model)[0])
+        self.ctx = nn.Parameter(initial_contexts(method_cfg(cfg, "COCOOP"), len(classnames), clip_model)[0])
         n_ctx, width = self.ctx.shape
         d_out = clip_model.visual.output_dim
         layers = [

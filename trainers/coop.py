@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from dassl.engine import TRAINER_REGISTRY
 
 from .clip.prompts import PromptBuilder, initial_contexts
-from .method import Recipe, epochs_by_shots
+from .method import Recipe, epochs_by_shots, method_cfg
 from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, unit
 
 
@@ -24,7 +24,7 @@ class PromptLearner(nn.Module):
 
     def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         super().__init__()
-        options = cfg.TRAINER.COOP
+        options = method_cfg(cfg, "COOP")
         self.ctx = nn.Parameter(initial_contexts(options, len(classnames), clip_model)[0])
         n_ctx, position = self.ctx.shape[-2], options.CLASS_TOKEN_POSITION
         self.prompts = PromptBuilder(classnames, clip_model, n_ctx, position, options.CSC)

@@ -108,10 +108,18 @@ def _arxiv(paper: str) -> str:
 
 
 def add_options(cfg: CfgNode) -> None:
-    """Adds the node of every registered method to the config, as far as it is not there."""
+    """Adds the options of every registered method to its node. Methods may share a node."""
     for kind in methods().values():
-        if kind.node and kind.node not in cfg.TRAINER:
-            cfg.TRAINER[kind.node] = CfgNode({option.key: option.default for option in kind.options})
+        if kind.node:
+            node = cfg.TRAINER.setdefault(kind.node, CfgNode())
+            for option in kind.options:
+                node.setdefault(option.key, option.default)
+
+
+def method_cfg(cfg: CfgNode, node: str) -> CfgNode:
+    """The node of the config's trainer, which may be a variant with a node of its own; else ``node``."""
+    kind = methods().get(cfg.TRAINER.NAME)
+    return cfg.TRAINER[kind.node if kind and kind.node else node]
 
 
 def epochs_by_shots(dataset: str, shots: int) -> int:

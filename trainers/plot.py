@@ -20,7 +20,7 @@ from dassl.engine import TRAINER_REGISTRY
 from .clip.prompts import PromptBuilder, initial_contexts
 from .clip_trainer import Batch
 from .diagnostics import HeadMeter, effective_rank
-from .method import Option, Recipe, epochs_by_shots
+from .method import Option, Recipe, epochs_by_shots, method_cfg
 from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, unit
 from .sinkhorn import counted_sinkhorn
 
@@ -36,7 +36,7 @@ class PromptLearner(nn.Module):
 
     def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         super().__init__()
-        options = cfg.TRAINER.PLOT
+        options = method_cfg(cfg, "PLOT")
         self.ctx = nn.Parameter(initial_contexts(options, len(classnames), clip_model, options.N))
         n_ctx, position = self.ctx.shape[-2], options.CLASS_TOKEN_POSITION
         self.prompts = PromptBuilder(classnames, clip_model, n_ctx, position, options.CSC)
@@ -49,7 +49,7 @@ class CustomCLIP(PromptedCLIP):
     """Logits [batch, n_cls], float32 or wider."""
 
     def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
-        options = cfg.TRAINER.PLOT
+        options = method_cfg(cfg, "PLOT")
         super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model, options.MATCH != "mean")
         self.options = options
         self.meter: HeadMeter | None = None  # while one is here, it is shown what the head computes
@@ -58,8 +58,10 @@ class CustomCLIP(PromptedCLIP):
         text = self.text_features()
         with torch.autocast(pooled.device.type, enabled=False):
             pooled_score = unit(pooled) @ unit(text.mean(dim=0)).t()
-            if local is None or self.options.MATCH == "mean":
+            if self.options.MATCH == "mean":
                 score = pooled_score
+            elif local is None:
+                raise ValueError(f"MATCH {self.options.MATCH} needs local features")
             else:
                 score = self._match(unit(local), unit(text))
             if self.options.GLOBAL_LOGITS:
@@ -117,7 +119,7 @@ class PLOT(PromptTrainer):
         if dataset in ("oxford_flowers", "fgvc_aircraft", "stanford_cars"):
             options["DATALOADER.TRAIN_X.BATCH_SIZE"] = 32
         if dataset == "imagenet":
-            options["TRAINER.PLOT.GLOBAL_LOGITS"] = True
+            options[f"TRAINER.{cls.node}.GLOBAL_LOGITS"] = True
         return Recipe("{backbone}", options)
 
     def forward_backward(self, batch: Batch) -> dict[str, float]:

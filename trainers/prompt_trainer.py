@@ -168,6 +168,11 @@ class PromptTrainer(CLIPTrainer):
     def encode_images(self, image: Tensor) -> Features:
         return self.model.encode(image)
 
+    def feature_key(self) -> dict[str, str] | None:
+        """None where the method changes CLIP's image features, with constants too."""
+        plain = not self.model.image_extra() and type(self.model).encode is PromptedCLIP.encode
+        return super().feature_key() if plain else None
+
     def loss(self, output: Tensor, label: Tensor) -> Tensor:
         """output [batch, n_cls], label [batch] -> the mean loss over the batch."""
         return F.cross_entropy(output, label)

@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 from dassl.data import DataManager
 from dassl.data.data_manager import order_of
 from dassl.evaluation import build_evaluator
-from dassl.extras.distributed import gathered, is_main, local_device, summed
+from dassl.extras.distributed import gathered, is_main, local_device, summed, use_exact_convolutions
 from dassl.extras.features import with_features, with_views
 from dassl.extras.interrupts import Interrupted, uninterrupted
 from dassl.utils import (
@@ -53,6 +53,7 @@ class SimpleTrainer(ParallelTrainer):
         super().__init__()
         self.check_cfg(cfg)
         self.cfg = cfg
+        use_exact_convolutions()
         self.device = local_device(cfg.USE_CUDA)
         self.max_epoch: int = cfg.OPTIM.MAX_EPOCH
         self.output_dir: str = cfg.OUTPUT_DIR

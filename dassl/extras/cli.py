@@ -107,7 +107,7 @@ def import_method(file: str) -> None:
         if TRAINER_REGISTRY.registered_names() == before:
             raise UserError("it registers no trainer; @TRAINER_REGISTRY.register() does")
         IMPORTED[name] = path
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         what = "" if isinstance(error, UserError) else f"{type(error).__name__}: "

@@ -27,8 +27,12 @@ def local_device(use_cuda: bool) -> torch.device:
     """The device of this process."""
     if not (use_cuda and torch.cuda.is_available()):
         return torch.device("cpu")
-    torch.backends.cudnn.allow_tf32 = False  # else PyTorch rounds what float32 convolutions read to 10 bits
     return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if launched() else torch.device("cuda")
+
+
+def use_exact_convolutions() -> None:
+    """Makes cuDNN compute float32 convolutions in float32; by default it rounds their inputs to 10 bits."""
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def launched() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from clip.model import CLIP
 from torch import Tensor
 
 import train
-from dassl.engine import build_trainer
+from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.extras.distributed import local_device
 from runs.command_line import build_parser
 from runs.config import setup_cfg
@@ -20,8 +21,11 @@ from tests.oracle import make_cfg, plain_layernorms, random_images, tiny_clip
 from tests.runs.test_train import SMALL
 from tests.trainers.custom_clip import LABEL, NAMES, error
 from tests.trainers.toys import TextScale, VisualToken
+from trainers import plot
 from trainers.clip.encoders import Extra, ImageEncoder, TextEncoder
 from trainers.clip.prompts import PromptBuilder, UserError
+from trainers.method import add_options
+from trainers.prompt_trainer import PromptTrainer
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,26 @@ def test_views_of_an_image_tower_that_learns_are_refused(
     with pytest.raises(UserError, match="no frozen image encoder"):
         trainer_of("ToyVisualToken", run_args, vit, tmp_path, "DATALOADER.CACHED_VIEWS", "2")
     assert local_device(False).type == "cpu"
+
+
+def test_features_that_a_constant_changes_are_not_kept() -> None:
+    """Under CLIP's own key every other method would read them."""
+    model = VisualToken(make_cfg("COOP", 64, N_CTX=4), NAMES, tiny_clip("ViT"))
+    trainer = SimpleNamespace(model=model)
+    assert PromptTrainer.feature_key(trainer) is None  # type: ignore[arg-type]
+
+
+def test_a_variant_has_a_node_of_its_own() -> None:
+    cfg = make_cfg("PLOT", 64, N=4)
+    cfg.defrost()
+    kind = type("Variant", (plot.PLOT,), {"node": "variant"})
+    TRAINER_REGISTRY.register(kind, force=True)
+    add_options(cfg)
+    cfg.TRAINER.NAME, cfg.TRAINER.variant.N, cfg.TRAINER.variant.N_CTX = "Variant", 2, 3
+    model = plot.CustomCLIP(cfg, NAMES, tiny_clip("RN"))
+    assert model.prompt_learner.ctx.shape[:2] == (2, 3)
+    assert "TRAINER.variant.GLOBAL_LOGITS" in kind.recipe("imagenet", 16).options
+    del TRAINER_REGISTRY._objects["Variant"]
 
 
 def test_kept_text_features_follow_every_learned_parameter() -> None:
@@ -176,8 +200,13 @@ def test_what_the_doors_refuse() -> None:
         ImageEncoder(resnet.visual)(random_images(1), Extra(tokens))
     with pytest.raises(UserError, match="no weight 'conv9"):
         ImageEncoder(vit.visual)(random_images(1), Extra(deltas={"conv9.weight": tokens}))
+    with pytest.raises(UserError, match=r"no weight 'transformer\.resblocks\.0\.attn\.nope'"):
+        ImageEncoder(vit.visual)(random_images(1), Extra(deltas={"transformer.resblocks.0.attn.nope": tokens}))
+    for extra, says in ((Extra(deep={1: tokens}), "0 tokens to replace"), (Extra(tokens, {9: tokens}), "at block 9")):
+        with pytest.raises(UserError, match=says):
+            ImageEncoder(vit.visual)(random_images(1), extra)
     model = TextScale(make_cfg("COOP", 64, N_CTX=4, CLASS_TOKEN_POSITION="front"), NAMES, vit)
-    with pytest.raises(UserError, match="in front of the class names, which"):
+    with pytest.raises(UserError, match="0 tokens to replace"):
         model.text_features()
     learns = VisualToken(make_cfg("COOP", 64, N_CTX=4), NAMES, vit)
     F.cross_entropy(learns(random_images(3)), LABEL).backward()

@@ -63,20 +63,27 @@ def _caller(tower: nn.Module, deltas: Mapping[str, Tensor]) -> Callable[..., Any
         return tower
     names = dict(tower.named_parameters())
     changed: dict[str, Tensor] = {}
-    blocks: dict[str, dict[str, Tensor]] = {}
     for name, delta in deltas.items():
-        block, _, rest = name.partition(".resblocks.")[2].partition(".")
-        if block:
-            blocks.setdefault(f"blocks.{block}", {})[rest] = delta
-        elif name in names:
-            changed[name] = names[name] + delta
-        else:
-            raise UserError(f"no weight '{name}' that can be changed in the tower")
-    for path, own in blocks.items():
-        module = tower.get_submodule(path)
-        assert isinstance(module, Block)
-        changed |= {f"{path}.{name}": weight for name, weight in module.changed(own).items()}
+        index, _, rest = name.partition(".resblocks.")[2].partition(".")
+        try:
+            if index:
+                block: Any = tower.get_submodule(f"blocks.{index}")
+                changed |= {f"blocks.{index}.{own}": weight for own, weight in block.changed(rest, delta).items()}
+            else:
+                changed[name] = names[name] + delta.to(names[name].dtype)
+        except (KeyError, AttributeError):
+            raise UserError(f"no weight '{name}' that can be changed in the tower") from None
     return lambda *args: functional_call(tower, changed, args)
+
+
+def _check_deep(deep: Mapping[int, Tensor], n_blocks: int, room: int) -> None:
+    """Raises UserError for a block that is not there, or more tokens than ``room``, the number they replace."""
+    for block, tokens in deep.items():
+        if not 0 <= block < n_blocks or tokens.shape[-2] > room:
+            raise UserError(
+                f"{tokens.shape[-2]} deep tokens at block {block} do not fit: there are {n_blocks} blocks, and {room} "
+                "tokens to replace"
+            )
 
 
 class ImageEncoder(nn.Module):
@@ -178,6 +185,7 @@ class _ViT(nn.Module):
         if tokens is not None:
             x = torch.cat([x, tokens.to(x.dtype).expand(batch, -1, -1)], dim=1)
         x = self.ln_pre(x)
+        _check_deep(deep, len(self.blocks), x.shape[1] - 1 - M)
         for i, block in enumerate(self.blocks):
             if i in deep:
                 x = torch.cat([x[:, : -deep[i].shape[-2]], deep[i].to(x.dtype).expand(batch, -1, -1)], dim=1)
@@ -215,8 +223,9 @@ class TextEncoder(nn.Module):
         """
         G, P, _ = prefix.shape
         R, W = layout.position.shape
-        if extra.tokens is not None or any(1 + tokens.shape[-2] > P for tokens in extra.deep.values()):
-            raise UserError(f"deep text tokens replace context in front of the class names, which has {P - 1} tokens")
+        if extra.tokens is not None:
+            raise UserError("the text tower takes deep tokens; others belong into the prompt learner's context")
+        _check_deep(extra.deep, len(self.tower.blocks), P - 1)
         place = self.positional_embedding.to(prefix.dtype)
         suffix = suffix + place[layout.position]
         at_once = G * R * W <= MAX_AT_ONCE * MAX_TOKENS

@@ -115,24 +115,18 @@ class Block(nn.Module):
         x = x + self.project_out(F.scaled_dot_product_attention(q, k, v, is_causal=is_causal))
         return x + self.mlp(self.ln_2(x))
 
-    def changed(self, deltas: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Our parameters where ``deltas``, by CLIP's names, are added to CLIP's."""
-        own = dict(self.named_parameters())
-        found: dict[str, Tensor] = {}
-        for name, delta in deltas.items():
-            kind = name.rpartition(".")[2]
-            if name.startswith("attn.in_proj_"):
-                d = self.query.weight.shape[0]
-                found[f"query.{name[13:]}"] = self.query.get_parameter(name[13:]) + delta[:d]
-                found[f"key_value.{name[13:]}"] = self.key_value.get_parameter(name[13:]) + delta[d:]
-                continue
-            target, factor = {
-                "attn.out_proj": ("out", 1.0),
-                "mlp.c_fc": ("mlp.0", self.factor),
-                "mlp.c_proj": ("mlp.2", 1 / self.factor if kind == "weight" else 1.0),
-            }.get(name.rpartition(".")[0], (name.rpartition(".")[0], 1.0))
-            found[f"{target}.{kind}"] = own[f"{target}.{kind}"] + factor * delta
-        return found
+    def changed(self, name: str, delta: Tensor) -> dict[str, Tensor]:
+        """Our parameters where ``delta`` is added to CLIP's parameter ``name``. KeyError: there is none."""
+        layer, _, kind = name.rpartition(".")
+        own, d = dict(self.named_parameters()), self.query.weight.shape[0]
+        delta = delta.to(self.query.weight.dtype)
+        if name in ("attn.in_proj_weight", "attn.in_proj_bias"):
+            kind = name.rpartition("_")[2]
+            return {f"query.{kind}": own[f"query.{kind}"] + delta[:d],
+                    f"key_value.{kind}": own[f"key_value.{kind}"] + delta[d:]}  # fmt: skip
+        scale = {"mlp.c_fc": self.factor, "mlp.c_proj": 1 / self.factor if kind == "weight" else 1.0}.get(layer, 1.0)
+        layer = {"attn.out_proj": "out", "mlp.c_fc": "mlp.0", "mlp.c_proj": "mlp.2"}.get(layer, layer)
+        return {f"{layer}.{kind}": own[f"{layer}.{kind}"] + scale * delta}
 
 
 def _frozen(x: Tensor) -> nn.Parameter:

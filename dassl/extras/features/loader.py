@@ -39,8 +39,8 @@ class Encoder(Protocol):
     device: torch.device
     feature_names: Sequence[str]  # what the head reads, e.g. ("pooled", "local")
 
-    def feature_key(self) -> dict[str, Any]:
-        """What the features depend on, besides the images and the machine; JSON."""
+    def feature_key(self) -> dict[str, Any] | None:
+        """What the features depend on, besides the images and the machine; JSON. None: they are not kept."""
 
     def encode_images(self, image: Tensor) -> dict[str, Tensor]:
         """image [batch, 3, h, w] -> {name: [batch, ...]}, contiguous. A row depends on its own image only."""
@@ -211,11 +211,12 @@ def _described(items: Sequence[Any], indices: Iterable[int]) -> dict[str, Any]:
 
 def _key(encoder: Encoder, dataset: Any, batch_size: int | None) -> dict[str, Any] | None:
     """What the bits of the features depend on; None if that is not known."""
-    if type(dataset) is not DatasetWrapper or not _told_by_repr(dataset.transform):
+    features = encoder.feature_key()
+    if features is None or type(dataset) is not DatasetWrapper or not _told_by_repr(dataset.transform):
         return None
     cuda = encoder.device.type == "cuda"
     return {
-        "encoder": encoder.feature_key(),
+        "encoder": features,
         "images": _files(dataset.data_source),
         "transform": [repr(dataset.transform), *_CODE],
         "batch_size": batch_size,

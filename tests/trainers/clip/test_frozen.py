@@ -69,11 +69,11 @@ def test_deltas_by_clips_names() -> None:
     ours = frozen.Block(theirs)
     x = torch.randn(3, 5, 16, dtype=torch.float64)
     deltas = {name: torch.randn_like(p).requires_grad_() for name, p in theirs.named_parameters()}
-    for some in ([name] for name in deltas):
-        given = {name: deltas[name] for name in some}
-        plain = {name: dict(theirs.named_parameters())[name] + delta for name, delta in given.items()}
+    for name, delta in deltas.items():
+        given = {name: delta}
+        plain = {name: theirs.get_parameter(name) + delta}
         out = torch.func.functional_call(theirs, plain, (x.transpose(0, 1),)).transpose(0, 1)
-        found = torch.func.functional_call(ours, ours.changed(given), (x,))
+        found = torch.func.functional_call(ours, ours.changed(name, delta), (x,))
         torch.testing.assert_close(found, out)
         wanted = torch.autograd.grad(out.square().sum(), [*given.values()])
         had = torch.autograd.grad(found.square().sum(), [*given.values()])

@@ -200,20 +200,10 @@ def write(predictions: Iterable[Prediction], form: str) -> int:
             writer.writerows([prediction.image, i + 1, k, f"{p:.6f}"] for i, (k, p) in enumerate(prediction.top))
         elif form == "jsonl":
             top = [{"class": k, "probability": round(p, 6)} for k, p in prediction.top]
-            print(_json({"image": prediction.image, "top": top}))
+            print(json.dumps({"image": prediction.image, "top": top}))
         else:
             print(prediction.image + "".join(f"\n  {100 * p:6.2f}%  {k}" for k, p in prediction.top))
     return failures
-
-
-def _json(value: Any) -> str:
-    """In ASCII only where standard output takes nothing else, or a file's name is no text."""
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(value)
-    return text
 
 
 def printable(text: str) -> str:

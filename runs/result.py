@@ -14,6 +14,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,9 @@ from .directory import REPOSITORY, brief, method_options, snake_case
 
 def read_result(directory: str | Path) -> dict[str, Any] | None:
     """The result of a finished run, else None."""
-    try:
-        result = json.loads((Path(directory) / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result if isinstance(result, dict) and "accuracy" in result else None
+    with suppress(UserError):
+        return load_result(Path(directory) / "result.json")
+    return None
 
 
 def finished_result(directory: Path) -> dict[str, Any] | None:

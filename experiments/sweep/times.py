@@ -24,7 +24,7 @@ class Times:
             self.add(read_result(path.parent))
 
     def add(self, result: dict[str, Any] | None) -> None:
-        """Ignores a result without the figures, and one of an interrupted training: its total covers only the rest."""
+        """Ignores a result without the figures, and one of a resumed training: its total covers only the rest."""
         try:
             trainer, dataset = str(result["trainer"]), str(result["dataset"])  # type: ignore[index]
             seconds, work = result["seconds"], result["shots"] * result["epochs"]  # type: ignore[index]

@@ -2,10 +2,9 @@
 
     python -m benchmarks.busy [--epochs 3] [--repeats 1]
 
-Times `bash scripts/plot/main.sh symbols 16` with one seed, start included, beside 0, 1 and 2 pure Python loops: once as
-it is, once with OMP_WAIT_POLICY=PASSIVE in the environment. OpenMP's threads spin while they wait for each other; on a
-busy core that takes the time slice of the thread they wait for. One uncounted run draws the pictures and fills the
-feature cache. The cases take turns; seconds are medians, a ratio is to the same row without busy processes.
+Times `bash scripts/plot/main.sh symbols 16` with one seed, start included, beside 0, 1 and 2 pure Python loops. One
+uncounted run draws the pictures and fills the feature cache. The cases take turns; seconds are medians, a ratio is to
+the row without busy processes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from benchmarks.report import parser_of, save, show
 from runs.directory import REPOSITORY
 
 COMMAND = ("bash", str(REPOSITORY / "scripts/plot/main.sh"), "symbols", "16")
-POLICIES: dict[str, dict[str, str]] = {"as it is": {}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"}}
 COUNTS = (0, 1, 2)
 LOOP = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(10**5))"  # ends with its parent
 
@@ -40,10 +38,10 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def run_seconds(epochs: int, policy: str) -> float:
+def run_seconds(epochs: int) -> float:
     """Wall seconds of one run in a fresh OUT."""
     with tempfile.TemporaryDirectory() as out:
-        env = {**os.environ, **POLICIES[policy], "SEEDS": "1", "OUT": out}
+        env = {**os.environ, "SEEDS": "1", "OUT": out}
         start = time.perf_counter()
         code = subprocess.call([*COMMAND, "OPTIM.MAX_EPOCH", str(epochs)], env=env, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - start
@@ -57,18 +55,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=1)
     options = parser.parse_args()
-    run_seconds(options.epochs, "as it is")
-    seconds: dict[str, dict[int, list[float]]] = {policy: {count: [] for count in COUNTS} for policy in POLICIES}
+    run_seconds(options.epochs)
+    seconds: dict[int, list[float]] = {count: [] for count in COUNTS}
     for _ in range(options.repeats):
-        for count in COUNTS:
-            for policy, found in seconds.items():
-                with busy(count):
-                    found[count].append(run_seconds(options.epochs, policy))
-    rows = [
-        {"OpenMP waits": policy, "busy processes": count, "s": statistics.median(found[count]),
-         "ratio": statistics.median(found[count]) / statistics.median(found[0])}
-        for policy, found in seconds.items() for count in COUNTS
-    ]  # fmt: skip
+        for count, found in seconds.items():
+            with busy(count):
+                found.append(run_seconds(options.epochs))
+    medians = {count: statistics.median(found) for count, found in seconds.items()}
+    rows = [{"busy processes": count, "s": s, "ratio": s / medians[0]} for count, s in medians.items()]
     show(f"{options.epochs} epochs, {os.cpu_count()} cores, medians of {options.repeats}", rows)
     save(options, rows=rows, seconds=seconds)
 

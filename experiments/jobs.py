@@ -78,7 +78,7 @@ class Job:
         return positive_integers(self.environment.SEEDS, "SEEDS") if method_of(self.trainer).has_seeds else [1]
 
     def arguments(self, seed: int) -> list[str]:
-        """The command line of ``train.py`` for one seed."""
+        """The command line of ``train.py``."""
         method = method_of(self.trainer)
         n = positive_integer(self.environment.N, "N") if self.environment.N else 0
         takes_n = n and any(option.key == "N" for option in method.options)

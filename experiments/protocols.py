@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ def base_to_new(args: argparse.Namespace) -> Table:
     (shots,) = args.shots
     for job, base in trained(args, shots, [*_without_subsample(args.opts), SUBSAMPLE, "base"]):
         new = test(job, base, args.dataset, (SUBSAMPLE, "new"))
-        harmonic = harmonic_mean(base.mean, new.mean)
+        harmonic = statistics.harmonic_mean([base.mean or 0.0, new.mean or 0.0])
         rows.append([label(job.trainer), mean_std(base.mean, base.std), mean_std(new.mean, new.std), number(harmonic)])
         place = {"dataset": args.dataset, "method": job.trainer, "shots": shots}
         means = {"base": base.mean, "base_std": base.std, "new": new.mean, "new_std": new.std}
@@ -87,12 +88,6 @@ def base_to_new(args: argparse.Namespace) -> Table:
     section = Section("", ["method", "base (%)", "new (%)", "harmonic mean"], rows)
     name, title = f"base_to_new_{args.dataset}_{shots}shots", f"Base to new, {args.dataset}, {shots} shots"
     return Table(name, title, [section], records, ["The harmonic mean is that of the two means, as in CoCoOp's paper."])
-
-
-def harmonic_mean(base: float | None, new: float | None) -> float | None:
-    if base is None or new is None:
-        return None
-    return 2 * base * new / (base + new) if base + new > 0 else 0.0
 
 
 def cross_dataset(args: argparse.Namespace) -> Table:

@@ -22,7 +22,6 @@ from trainers.method import methods
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-
 LOCK = ".lock"  # in the directory of a run, while a process writes there
 
 # Keys that say where a run happens, not what comes out of it.
@@ -33,10 +32,8 @@ ELSEWHERE = {
     *("TEST.FEATURE_CACHE", "TEST.FEATURE_CACHE_DIR", "TEST.FEATURE_CACHE_GB"),
 }
 
-
 # Keys with a place of their own in the path.
 IN_PATH = {"SEED", "DATASET.NAME", "DATASET.NUM_SHOTS", "TRAINER.NAME"}
-
 
 SPELLED = (("N", "n"), ("N_CTX", "nctx"), ("CSC", "csc"), ("CLASS_TOKEN_POSITION", "ctp"))
 

@@ -6,8 +6,7 @@ import argparse
 import json
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +83,8 @@ def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) 
         return
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
-    with writer(directory):
+    refusal = f"another process is writing to '{directory}'; wait for its end, or name another --output-dir"
+    with locked(directory / LOCK, refusal) if is_main() else nullcontext():
         if of_main(lambda: is_finished(directory, cfg, args)):  # by another command, meanwhile
             return
         try:
@@ -97,17 +97,6 @@ def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) 
             if directory.is_dir():
                 raise
             raise UserError(f"the run's directory '{directory}' has vanished; nothing more was written") from error
-
-
-@contextmanager
-def writer(directory: Path) -> Iterator[None]:
-    """The scope of the run's one writer. UserError: there is another."""
-    if not is_main():
-        yield
-        return
-    refusal = f"another process is writing to '{directory}'; wait for its end, or name another --output-dir"
-    with locked(directory / LOCK, refusal):
-        yield
 
 
 def is_finished(directory: Path, cfg: Any, args: argparse.Namespace) -> bool:

@@ -78,7 +78,9 @@ def open_run(run: str | Path, classes: Sequence[str] | None = None) -> OpenRun:
         raise UserError(f"'{directory}' {what}: looked for '{path}'; a run's own command finishes it")
     result = load_result(path)
     cfg = read_cfg(directory)
-    names = check_classes(classes) if classes is not None else result.get("classnames")
+    names = result.get("classnames") if classes is None else [name.strip() for name in classes]
+    if classes is not None and not (names and all(names) and len(set(names)) == len(names)):
+        raise UserError(f"--classes is '{','.join(classes)}'; it must be different names, separated by commas")
     if not names:
         raise UserError(f"'{path}' names no classes; give them with --classes")
     if classes is not None and method_options(cfg)[1].get("CSC") and names != result.get("classnames"):
@@ -96,14 +98,6 @@ def open_run(run: str | Path, classes: Sequence[str] | None = None) -> OpenRun:
         )
     trainer.set_model_mode("eval")
     return OpenRun(trainer, result, list(names), transform)
-
-
-def check_classes(classes: Sequence[str]) -> list[str]:
-    """Raises UserError if a name is empty or comes twice."""
-    names = [name.strip() for name in classes]
-    if not names or not all(names) or len(set(names)) < len(names):
-        raise UserError(f"--classes is '{','.join(classes)}'; it must be different names, separated by commas")
-    return names
 
 
 def _trainer_of(cfg: Any, classnames: Sequence[str]) -> Any:
@@ -200,20 +194,10 @@ def write(predictions: Iterable[Prediction], form: str) -> int:
             writer.writerows([prediction.image, i + 1, k, f"{p:.6f}"] for i, (k, p) in enumerate(prediction.top))
         elif form == "jsonl":
             top = [{"class": k, "probability": round(p, 6)} for k, p in prediction.top]
-            print(_json({"image": prediction.image, "top": top}))
+            print(json.dumps({"image": prediction.image, "top": top}))
         else:
             print(prediction.image + "".join(f"\n  {100 * p:6.2f}%  {k}" for k, p in prediction.top))
     return failures
-
-
-def _json(value: Any) -> str:
-    """In ASCII only where standard output takes nothing else, or a file's name is no text."""
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(value)
-    return text
 
 
 def printable(text: str) -> str:

@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,9 @@ from .directory import REPOSITORY, brief, method_options, snake_case
 
 def read_result(directory: str | Path) -> dict[str, Any] | None:
     """The result of a finished run, else None."""
-    try:
-        result = json.loads((Path(directory) / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result if isinstance(result, dict) and "accuracy" in result else None
+    with suppress(UserError):
+        return load_result(Path(directory) / "result.json")
+    return None
 
 
 def finished_result(directory: Path) -> dict[str, Any] | None:

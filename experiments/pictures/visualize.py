@@ -126,15 +126,6 @@ def spelled(classname: str) -> str:
     return printable(classname.replace("_", " "))
 
 
-def label_of(run: OpenRun, name: str) -> int | None:
-    """Raises UserError if the run has no such class."""
-    labels = {k.replace("_", " ").lower(): i for i, k in enumerate(run.classnames)}
-    label = labels.get(name.replace("_", " ").lower())
-    if name and label is None:
-        raise UserError(f"--class '{name}' is none of the run's classes: {', '.join(run.classnames)}")
-    return label
-
-
 def page(entries: Mapping[str, tuple[str, list[tuple[str, float]]]], title: str) -> str:
     """An HTML page of PNG files, each with its picture's path and the most probable classes."""
     title = html.escape(title)
@@ -153,7 +144,10 @@ def run(args: argparse.Namespace) -> int:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"'{folder}' is no folder; name one with --to")
     opened = open_run(args.run)
-    label = label_of(opened, args.name)
+    labels = {k.replace("_", " ").lower(): i for i, k in enumerate(opened.classnames)}
+    label = labels.get(args.name.replace("_", " ").lower())
+    if args.name and label is None:
+        raise UserError(f"--class '{args.name}' is none of the run's classes: {', '.join(opened.classnames)}")
     images = pictures(args.images)
     entries: dict[str, tuple[str, list[tuple[str, float]]]] = {}
     failures = 0

@@ -27,6 +27,7 @@ from runs.prediction import OpenRun, open_output, open_run, printable
 from trainers.clip.weights import load_clip
 
 _tokenizer = SimpleTokenizer()
+PIPE = r"\|"  # in a cell of a Markdown table
 
 
 def contexts(run: OpenRun, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -73,11 +74,6 @@ def word(token: int) -> str:
     return printable(text) + ("" if spelled.endswith("</w>") else "-")
 
 
-def markdown(text: str) -> str:
-    """Text for a cell of a table."""
-    return text.replace("|", r"\|")
-
-
 def run(args: argparse.Namespace) -> None:
     open_output()
     if args.top < 1:
@@ -86,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
     embedding = load_clip(opened.trainer.cfg).token_embedding.weight.detach().float()
     for title, context in contexts(opened, args.name):
         rows = [
-            [str(i + 1), *(f"{markdown(text)} ({distance:.3f})" for text, distance in words)]
+            [str(i + 1), *(f"{text.replace('|', PIPE)} ({distance:.3f})" for text, distance in words)]
             for i, words in enumerate(nearest(context, embedding, min(args.top, len(embedding))))
         ]
         headers = ["vector", *(f"{i + 1}. (distance)" for i in range(len(rows[0]) - 1))]

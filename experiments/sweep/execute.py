@@ -5,10 +5,9 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 from dassl.extras.locks import is_free
 from dassl.utils import write_atomically
@@ -19,33 +18,22 @@ from .plan import Plan, Run, duration
 from .task import Outcome, recorded
 from .times import Times
 
+if TYPE_CHECKING:
+    from .local import LocalEngine
+    from .ray_engine import RayEngine
+
+Engine: TypeAlias = Union["LocalEngine", "RayEngine"]
 TRIES = 3
 BUSY = 1.0  # seconds between two looks whether other processes have ended
 
 
-class Engine(Protocol):
-    """``wait`` returns the runs that have ended, after a moment at most; ``stop`` asks the others to save and leave."""
-
-    @property
-    def slots(self) -> int: ...
-    @property
-    def free(self) -> bool: ...
-    @property
-    def running(self) -> Collection[Any]: ...
-    def start(self, run: Run) -> None: ...
-    def wait(self) -> list[tuple[Run, Outcome]]: ...
-    def stop(self, number: int) -> None: ...
-    def close(self) -> None: ...
-
-
 @dataclass
 class Progress:
-    """The state of a sweep. ``slow`` holds seconds / expected seconds of each finished run."""
+    """The state of a sweep."""
 
     plan: Plan
     times: Times
     failed: list[tuple[Run, Outcome]] = field(default_factory=list)
-    slow: list[float] = field(default_factory=list)
 
     def ended(self, run: Run, outcome: Outcome) -> str:
         """Returns the event for the run's line."""
@@ -55,8 +43,6 @@ class Progress:
             self.failed.append((run, Outcome(outcome.code, outcome.seconds, why)))
             return f"failed (exit {outcome.code}): {why}"
         self.times.add(result)
-        if expected := self.times.estimate(run):
-            self.slow.append(outcome.seconds / expected)
         return f"{result['accuracy']:.2f}% in {outcome.seconds:.0f} s"
 
     def line(self, run: Run, event: str, left: list[Run], slots: int) -> None:
@@ -73,8 +59,7 @@ class Progress:
         known = [seconds for seconds in each if seconds is not None]
         if len(known) < len(each):
             return None
-        slow = sum(self.slow) / len(self.slow) if self.slow else 1.0
-        return slow * max(sum(known) / max(1, slots), max(known, default=0.0))
+        return max(sum(known) / max(1, slots), max(known, default=0.0))
 
 
 def execute(engine: Engine, progress: Progress) -> int:

@@ -76,7 +76,6 @@ class RayEngine:
         self.running[self.attempt.remote(run.task.within(environment), self.token)] = run
 
     def wait(self) -> list[tuple[Run, Outcome]]:
-        """The runs that have ended; waits a moment if none has."""
         ready, _ = ray.wait(list(self.running), timeout=0.5)
         return [(self.running.pop(ref), result_of(ref)) for ref in ready]
 

@@ -38,8 +38,6 @@ class Spec:
 
 def spec_of(args: argparse.Namespace) -> Spec:
     """Raises UserError: a file that is not a sweep, an unknown method, a number that is not positive."""
-    if len(args.opts) % 2:
-        raise UserError(f"KEY VALUE pairs expected, '{args.opts[-1]}' has no value")
     asked = read_file(Path(args.file)) if args.file else {}
     asked |= {key: getattr(args, key) for key in KEYS[:-1] if getattr(args, key)}
     datasets = list(dict.fromkeys(asked.get("datasets", "").replace(",", " ").split()))

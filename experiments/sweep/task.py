@@ -43,7 +43,6 @@ class Task:
         return f"cd {shlex.quote(self.cwd)} && {shlex.join(words)}"
 
     def within(self, environment: Mapping[str, str]) -> Task:
-        """The task with more variables."""
         return replace(self, environment={**self.environment, **environment})
 
     def start(self) -> process.Child:

@@ -6,20 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from runs.result import read_result
 
-
-class Planned(Protocol):
-    @property
-    def trainer(self) -> str: ...
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def shots(self) -> int: ...
-    @property
-    def epochs(self) -> int: ...
+if TYPE_CHECKING:
+    from .plan import Run
 
 
 class Times:
@@ -32,7 +24,7 @@ class Times:
             self.add(read_result(path.parent))
 
     def add(self, result: dict[str, Any] | None) -> None:
-        """Ignores a result without the figures, and one of an interrupted training: its total covers only the rest."""
+        """Ignores a result without the figures, and one of a resumed training: its total covers only the rest."""
         try:
             trainer, dataset = str(result["trainer"]), str(result["dataset"])  # type: ignore[index]
             seconds, work = result["seconds"], result["shots"] * result["epochs"]  # type: ignore[index]
@@ -47,14 +39,14 @@ class Times:
             if work:
                 self.rate[key].append(training / work)
 
-    def estimate(self, run: Planned) -> float | None:
+    def estimate(self, run: Run) -> float | None:
         work = run.shots * run.epochs
         for key in ((run.trainer, run.dataset), (run.trainer,), ()):
             if key in self.fixed and (not work or key in self.rate):
                 return fmean(self.fixed[key]) + (work * fmean(self.rate[key]) if work else 0.0)
         return None
 
-    def of(self, planned: Iterable[Planned]) -> float | None:
+    def of(self, planned: Iterable[Run]) -> float | None:
         """The sum; None if one is not known."""
         estimates = [self.estimate(run) for run in planned]
         return None if None in estimates else sum(seconds for seconds in estimates if seconds is not None)

@@ -58,19 +58,16 @@ def build(request: Request, cells: Cells | None = None) -> Table:
 
 
 def one_run() -> str:
-    """For a note: the methods without seeds."""
     return f"{' or '.join(label(name) for name, kind in methods().items() if not kind.has_seeds)} is one run"
 
 
 def no_seeds(trainer: str) -> str:
-    """The beginning of a footnote."""
     return f"{label(trainer)} has no seeds"
 
 
 def record(
     table: str, dataset: str, method: str, shots: int, cell: Cell, figure: Figure | None = None, **more: Any
 ) -> dict[str, Any]:
-    """One line of the CSV."""
     return {
         "table": table,
         "dataset": dataset,

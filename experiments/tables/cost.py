@@ -56,7 +56,7 @@ def costs(table: Table, cell: Cell, columns: Iterable[str] = COLUMNS) -> tuple[d
     texts: dict[str, str] = {}
     means: dict[str, float | None] = {}
     for key in columns:
-        values = [_value(run.result, key) for run in cell.runs]
+        values = [_values(run.result)[key] for run in cell.runs]
         whole, testing = [value for value in values if value is not None], key == "test_images_per_second"
         means[key] = fmean(whole) if whole and (testing or len(whole) == len(values)) else None
         why = FEATURES_READ if testing else NO_TRAINING if cell.runs and cell.runs[0].epochs == 0 else NOT_KEPT
@@ -65,16 +65,13 @@ def costs(table: Table, cell: Cell, columns: Iterable[str] = COLUMNS) -> tuple[d
     return texts, means
 
 
-def _value(result: dict[str, Any], key: str) -> float | None:
-    step = result["seconds"].get("step_seconds")
-    if key == "test_images_per_second":
-        return result["seconds"].get("test_images_per_second")
-    if key == "step_ms":
-        return None if step is None else 1000 * step
-    if key == "train_images_per_second":
-        batch = result.get("batch_size")
-        return None if not step or not batch else min(batch, result["counts"].get("train", batch)) / step
-    if key == "memory_mb":
-        memory = result.get("peak_gpu_memory_bytes") or result.get("peak_memory_bytes")
-        return None if memory is None else memory / 2**20
-    return result.get("parameters")
+def _values(result: dict[str, Any]) -> dict[str, float | None]:
+    step, batch = result["seconds"].get("step_seconds"), result.get("batch_size")
+    memory = result.get("peak_gpu_memory_bytes") or result.get("peak_memory_bytes")
+    return {
+        "train_images_per_second": min(batch, result["counts"].get("train", batch)) / step if step and batch else None,
+        "test_images_per_second": result["seconds"].get("test_images_per_second"),
+        "step_ms": None if step is None else 1000 * step,
+        "memory_mb": None if memory is None else memory / 2**20,
+        "parameters": result.get("parameters"),
+    }

@@ -77,7 +77,6 @@ class Table:
         return self.dash(why) if p is None else probability(p)
 
     def remarks(self) -> list[str]:
-        """Footnotes and notes."""
         footnotes = [f"{str(i + 1).translate(_SUPERSCRIPT)} {text}." for i, text in enumerate(self.footnotes)]
         return footnotes + self.notes
 

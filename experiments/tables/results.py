@@ -169,9 +169,8 @@ def select(candidates: Iterable[FinishedRun], trainer: str, dataset: str, shots:
 
 def of_recipe(run: FinishedRun) -> bool:
     """Whether a run's config is the recipe's, on any backbone and for any epochs."""
-    config = run.source.result.get("config")
-    prescribed, _ = recipe(run.trainer, run.source.dataset, max(1, run.shots))
-    return config is None or _family(config) == _family(PurePath(prescribed).name)
+    prescribed = PurePath(recipe(run.trainer, run.source.dataset, max(1, run.shots))[0]).name
+    return _family(run.source.result.get("config") or prescribed) == _family(prescribed)
 
 
 def _family(config: str) -> str:

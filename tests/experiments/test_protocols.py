@@ -61,11 +61,6 @@ def test_base_to_new(
     assert len(in_process) == started and "Finished before, kept" in capsys.readouterr().out
 
 
-def test_harmonic_mean_by_hand() -> None:
-    assert protocols.harmonic_mean(80.0, 60.0) == pytest.approx(68.5714, abs=1e-4)
-    assert protocols.harmonic_mean(0.0, 0.0) == 0 and protocols.harmonic_mean(None, 1.0) is None
-
-
 def test_domain_generalization_tests_plot_with_both_heads(
     tiny: list[str],
     in_process: list[list[str]],

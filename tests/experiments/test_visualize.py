@@ -171,7 +171,6 @@ def test_class_specific_contexts_speak_class_by_class(
         ("visualize", "CoOp", [], "this run of CoOp computes no transport plans"),
         ("visualize", "mean", [], "this run of PLOT computes no transport plans"),
         ("visualize", "PLOT", ["--class", "tiger"], "--class 'tiger' is none of the run's classes"),
-        ("visualize", "PLOT", [""], "an IMAGE's name is empty"),
         ("visualize", "PLOT", ["--to", __file__], "is no folder; name one with --to"),
         ("words", "ZeroshotCLIP", [], "a run of ZeroshotCLIP has no learned context"),
         ("words", "PLOT", ["--class", "leopard"], "common ones"),

@@ -147,5 +147,7 @@ def test_few_shot_sets_follow_the_global_generator(image_root: Path) -> None:
 def test_mistakes(make_cfg: MakeCfg, image_root: Path) -> None:
     with pytest.raises(UserError, match=r"unknown sampler .*did you mean 'RandomSampler'"):
         DataManager(make_cfg(DATALOADER__TEST__SAMPLER="RandmSampler"))
+    with pytest.raises(UserError, match="batch size is 0"):
+        DataManager(make_cfg(DATALOADER__TEST__BATCH_SIZE=0))
     with pytest.raises(UserError, match="has no training images"):
         DataManager(make_cfg(DATASET__ROOT=str(image_root / "empty")))

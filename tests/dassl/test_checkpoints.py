@@ -70,20 +70,6 @@ def test_round_trip(tmp_path: Path) -> None:
         assert torch.equal(model.weight, again[0].weight)
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_a_checksum_that_is_cut_or_followed_by_something(tmp_path: Path, flip: bool) -> None:
-    """At every place, with or without a change in what it is the checksum of."""
-    save_checkpoint({"state_dict": {"ctx": torch.ones(300)}, "epoch": 1}, str(tmp_path))
-    path = tmp_path / "model.pth.tar-1"
-    whole = bytearray(path.read_bytes())
-    if flip:
-        whole[whole.index(torch.ones(300).numpy().tobytes())] ^= 64
-    for content in (*(whole[:-n] for n in range(1, 95)), whole + b"x", whole + bytes(71), *([whole] * flip)):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match="cannot read checkpoint"):
-            load_checkpoint(str(path))
-
-
 def test_data_parallels_prefix_goes(tmp_path: Path) -> None:
     given = {"state_dict": {"module.weight": torch.ones(1)}, "epoch": 1}
     save_checkpoint(given, str(tmp_path))
@@ -195,11 +181,7 @@ def test_upstreams_scheduler_objects(zipped: bool, tmp_path: Path) -> None:
 
 def damaged(path: Path, damage: str) -> None:
     torch.save({"state_dict": {"w": torch.ones(1000)}, "epoch": 1}, path)
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[:2000])
-    elif damage == "empty":
-        path.write_bytes(b"")
-    elif damage == "text":
+    if damage == "text":
         path.write_text("no checkpoint\n")
     elif damage == "pickle":
         path.write_bytes(pickle.dumps({"epoch": 1}))
@@ -217,7 +199,7 @@ def damaged(path: Path, damage: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")
 @pytest.mark.parametrize(
     "damage",
-    ["truncated", "empty", "text", "pickle", "a tensor", "torchscript", "a call", "an old call", "missing"],
+    ["text", "pickle", "a tensor", "torchscript", "a call", "an old call", "missing"],
 )
 def test_no_checkpoint(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "model.pth.tar-1"
@@ -252,12 +234,10 @@ def test_pretrained_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     torch.save({"unknown": torch.ones(1)}, path)
     with pytest.raises(UserError, match=r"nothing in .*weights fits"):
         load_pretrained_weights(model, str(path))
-    with pytest.raises(UserError, match=r"checkpoint not found: .*nowhere"):
-        load_pretrained_weights(model, str(tmp_path / "nowhere"))
 
 
 def test_truncated_or_altered_it_is_right_or_refused(tmp_path: Path) -> None:
-    """50 truncations and 200 flipped bits: never another content, never another error."""
+    """Truncations, also at each byte of the checksum, and flipped bits: never another content or another error."""
     model, optim, sched = parts()
     train_an_epoch(model, optim, sched)
     save_checkpoint(state(1, model, optim, sched), str(tmp_path))
@@ -265,6 +245,10 @@ def test_truncated_or_altered_it_is_right_or_refused(tmp_path: Path) -> None:
     whole, right = path.read_bytes(), model.state_dict()
     rng = random.Random(0)
     damages = [whole[: len(whole) * i // 50] for i in range(50)]
+    flipped = bytearray(whole)
+    flipped[whole.index(right["weight"].numpy().tobytes())] ^= 64
+    for content in (whole, bytes(flipped)):
+        damages += [*(content[:-n] for n in range(1, 95)), content + b"x", content + bytes(71)]
     for _ in range(200):
         altered = bytearray(whole)
         altered[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
@@ -279,7 +263,7 @@ def test_truncated_or_altered_it_is_right_or_refused(tmp_path: Path) -> None:
             refused += 1
             continue
         assert loaded["epoch"] == 1 and all(torch.equal(loaded["state_dict"][k], right[k]) for k in right)
-    assert refused >= 50 + 190  # a flip in the checksum's own mark leaves the content whole
+    assert refused >= 50 + 2 * 96 + 190  # a flip in the checksum's own mark leaves the content whole
 
 
 @pytest.mark.parametrize("key", ["epoch", "state_dict", "optimizer", "scheduler"])

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from yacs.config import CfgNode
 
 import dassl
@@ -58,12 +57,6 @@ def test_files(tmp_path: Path) -> None:
     u.write_atomically(path.with_name("c"), b"first", replace=False)
     assert u.read_json(str(path)) == {"x": [1, 2]} and path.with_name("c").read_text() == "first"
     assert u.listdir_nohidden(str(path.parent), sort=True) == ["a.txt", "b.json", "c"]
-
-
-def test_image_is_rgb(tmp_path: Path) -> None:
-    Image.new("L", (3, 2), 7).save(tmp_path / "grey.png")
-    image = u.read_image(str(tmp_path / "grey.png"))
-    assert (image.mode, image.size, image.getpixel((0, 0))) == ("RGB", (3, 2), (7, 7, 7))
 
 
 def draws() -> list[float]:

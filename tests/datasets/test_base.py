@@ -12,8 +12,7 @@ from PIL import Image
 import train
 from dassl.data.datasets import DATASET_REGISTRY, Datum, base_dataset
 from dassl.utils import UserError, read_image
-from datasets.base import FewShotDataset, subsample_classes
-from datasets.splits import Item
+from datasets.base import FewShotDataset
 
 from .trees import build
 
@@ -24,16 +23,6 @@ def change(folder: Path, **parts: Any) -> None:
     """Replaces parts of the split file; None removes one."""
     split = {**json.loads((folder / SPLIT).read_text()), **parts}
     (folder / SPLIT).write_text(json.dumps({part: rows for part, rows in split.items() if rows is not None}))
-
-
-def test_base_and_new_are_halves_relabelled() -> None:
-    data = [Item(str(i), label, f"c{label}") for i, label in enumerate([4, 2, 0, 1, 3])]
-    (base,) = subsample_classes(data, subsample="base")
-    (new,) = subsample_classes(data, subsample="new")
-    assert base == [("1", 2, "c2"), ("2", 0, "c0"), ("3", 1, "c1")]
-    assert new == [("0", 1, "c4"), ("4", 0, "c3")]
-    with pytest.raises(UserError, match="'old' is none of all, base, new"):
-        subsample_classes(data, subsample="old")
 
 
 def test_a_dataset_without_its_split_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +54,6 @@ def run(folder: Path, run_args: list[str], capsys: pytest.CaptureFixture[str], *
     [
         ('{"train": [', "JSONDecodeError"),
         ('{"train": [1], "val": [], "test": []}', "TypeError"),
-        ('{"train": [["a.jpg", 0]], "val": [], "test": []}', "ValueError"),
         ("[" * 200_000, "RecursionError"),
     ],
 )
@@ -83,10 +71,6 @@ def test_a_split_file_that_is_none(
         ({"val": None}, "is no split file: it has no 'val'"),
         ({"train": [], "val": [], "test": []}, "it lists no images"),
         ({"test": [["zigzagged/zigzagged_0000.jpg", 4, "odd"]]}, "4 classes, but none has the label 3"),
-        (
-            {"test": [["zigzagged/zigzagged_0000.jpg", 1, "zigzagged"]]},
-            "label 1 has two names, 'polka-dotted' and 'zigzagged'",
-        ),
         (
             {"test": [["zigzagged/zigzagged_0000.jpg", 3, "veined"]]},
             "1 of 4 classes have no training images: 'veined'",
@@ -123,14 +107,6 @@ def test_what_is_missing_is_named(
         (root / missing).parent.mkdir(parents=True)
     err = run(root / "dtd", run_args, capsys)
     assert f"no {what} for DescribableTextures: looked for '{root / missing}'" in err and "--root" in err
-
-
-def test_a_pickle_with_something_else_in_it(
-    folder: Path, run_args: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "split_fewshot").mkdir()
-    (folder / "split_fewshot/shot_2-seed_1.pkl").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
-    assert "it holds a posix.system; remove it" in run(folder, run_args, capsys, "DATASET.NUM_SHOTS", "2")
 
 
 # Pictures

@@ -16,6 +16,7 @@ import dassl.utils
 from dassl.data.datasets import base_dataset
 from dassl.utils import UserError
 from datasets import files
+from tests.dassl.test_checkpoints import Bomb
 
 from .trees import as_coop_draws, build, dtd, imagenet, rows
 
@@ -274,17 +275,9 @@ def test_a_pickles_images_that_are_not_here(folder: Path, monkeypatch: pytest.Mo
         few(folder)
 
 
-class Evil:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.target),)
-
-
 @pytest.mark.parametrize("content", ["evil", b"", b"\x80\x05N.", b"\x80\x05\x95\xff"])
 def test_a_pickle_of_anything_else_is_refused(folder: Path, tmp_path: Path, content: str | bytes) -> None:
-    raw = pickle.dumps({"train": [Evil(tmp_path / "touched")]}) if isinstance(content, str) else content
+    raw = pickle.dumps({"train": [Bomb(os.mkdir, str(tmp_path / "touched"))]}) if isinstance(content, str) else content
     (folder / PICKLED).parent.mkdir(exist_ok=True)
     (folder / PICKLED).write_bytes(raw)
     with pytest.raises(UserError, match=r"shot_2-seed_1.pkl' is no few-shot set of CoOp's: .*; remove it") as error:

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 import datasets
-import train
 from dassl.data import DataManager
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError
@@ -130,7 +129,6 @@ def test_names_of_your_own(root: Path) -> None:
     ("names", "says"),
     [
         ("{", r"classnames.json' is no JSON"),
-        ('{"a": 3}', r"classnames.json' should be a JSON object"),
         ('{"c": "crab"}', r"classnames.json' names 'c', which is no class folder; there are a, b_b"),
         ('{"a": "b b"}', r"the classes 'a' and 'b_b' in '.*' have one name, 'b b'"),
     ],
@@ -208,24 +206,6 @@ def test_a_folder_that_cannot_be_written(read_only: Path, tmp_path: Path) -> Non
     assert len(json.loads(kept.read_text())["train"]) == 10
     second = build(read_only, "image_folder", NUM_SHOTS=2)
     assert [files(first.train_x), files(first.test)] == [files(second.train_x), files(second.test)]
-
-
-@pytest.mark.parametrize("damage", ["truncated", "zero bytes"])
-def test_a_training_run_names_a_bad_picture(
-    damage: str, root: Path, run_args: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    for part in ("train", "test"):
-        fill(root / part / "crab", 3, ".jpg")
-        fill(root / part / "sea horse", 3, ".jpg")
-    bad = root / "train" / "sea horse" / "1.jpg"
-    bad.write_bytes(bad.read_bytes()[:200] if damage == "truncated" else b"")
-    configs = ("--dataset-config-file", str(REPOSITORY / "configs/datasets/image_folder.yaml"))
-    trainer = ("--trainer", "CoOp", "--config-file", str(REPOSITORY / "configs/trainers/CoOp/rn50_ep50.yaml"))
-    options = ("INPUT.SIZE", "(64, 64)", "DATALOADER.NUM_WORKERS", "0", "DATALOADER.TRAIN_X.BATCH_SIZE", "6")
-    assert train.main([*run_args, "--root", str(root), *configs, *trainer, *options]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"error: cannot decode image {bad}") and err.count("\n") == 1
-    assert not list(tmp_path.rglob("result.json"))
 
 
 def test_two_folders_never_share_a_run(tmp_path: Path) -> None:

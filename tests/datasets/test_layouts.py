@@ -178,23 +178,12 @@ def test_imagenets_listing_is_kept_until_a_folder_changes(tmp_path: Path, monkey
 
 def test_mistakes_in_imagenets_folders(tmp_path: Path) -> None:
     folder = LAYOUTS["imagenet"](tmp_path)
-    (folder / "images/val/n09999999").mkdir()
-    with pytest.raises(UserError, match=r"class folder '.*val/n09999999' is empty"):
-        build(tmp_path, "imagenet")
     picture(folder / "images/val/n09999999/x.JPEG")
     with pytest.raises(UserError, match=r"same class folders; 1 are in one of them only, 'n09999999'"):
         build(tmp_path, "imagenet")
     picture(folder / "images/train/n09999999/x.JPEG")
     with pytest.raises(UserError, match=r"1 class folders are not in classnames.txt: 'n09999999'"):
         build(tmp_path, "imagenet")
-    (folder / "classnames.txt").unlink()
-    with pytest.raises(UserError, match=r"no annotation file '.*imagenet/classnames.txt'"):
-        build(tmp_path, "imagenet")
-    flat = tmp_path / "flat" / "imagenet"
-    lines(flat / "classnames.txt", ["n01440764 tench"])
-    picture(flat / "images/train/x.JPEG")
-    with pytest.raises(UserError, match="holds no class folders"):
-        build(tmp_path / "flat", "imagenet")
     v2 = LAYOUTS["imagenetv2"](tmp_path)
     lines(v2 / "classnames.txt", [f"n{i:08d} class {i}" for i in range(8)])
     with pytest.raises(UserError, match=r"should have the folders 0 to 7, .* 2 are missing, '6' the first"):
@@ -207,10 +196,7 @@ def test_mistakes_in_imagenets_folders(tmp_path: Path) -> None:
         ("oxford_pets", "annotations/test.txt", None, "no annotation file '.*annotations/test.txt'"),
         ("oxford_pets", "annotations/test.txt", b"Abyssinian_1\n", "damaged or do not fit together: IndexError"),
         ("oxford_flowers", "imagelabels.mat", b"MATLAB 5.0 MAT-file, cut", "is no MATLAB file with 'labels' in it"),
-        ("oxford_flowers", "cat_to_name.json", b"{", "cat_to_name.json' is no JSON"),
-        ("oxford_flowers", "cat_to_name.json", b"{}", "do not fit together: KeyError: '3'"),
         ("sun397", "ClassName.txt", b"\xff\xfe\x00", "is no text file"),
-        ("ucf101", "ucfTrainTestlist/classInd.txt", b"one ApplyEyeMakeup\n", "ValueError"),
     ],
 )
 def test_damaged_annotations_are_named(
@@ -222,14 +208,6 @@ def test_damaged_annotations_are_named(
         build(tmp_path, name)
     assert "\n" not in str(error.value)
     assert not list(folder.glob("split_*"))
-
-
-def test_a_class_too_small_to_split(tmp_path: Path) -> None:
-    LAYOUTS["dtd"](tmp_path)
-    for i in range(2):
-        picture(tmp_path / f"dtd/images/veined/{i}.jpg")
-    with pytest.raises(UserError, match="class 'veined' has 2 images; a split takes 4 or more"):
-        build(tmp_path, "dtd")
 
 
 def test_each_has_the_template_of_the_paper() -> None:

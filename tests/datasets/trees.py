@@ -11,6 +11,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,43 +166,29 @@ def imagenet(root: Path) -> Path:
     return folder
 
 
-def imagenetv2(root: Path) -> Path:
-    folder = root / "imagenetv2"
-    labels = [str(label) for label in range(len(WNIDS))]
-    class_folders(folder / "imagenetv2-matched-frequency-format-val", labels, "{c}{i}ab.jpeg", n=3)
-    classnames(folder)
-    return folder
+def variant(folder: str, images: str, classes: Sequence[str], name: str, n: int, root: Path) -> Path:
+    """One of ImageNet's other test sets. A file beside the class folders is no class."""
+    class_folders(root / folder / images, classes, name, n)
+    (root / folder / images / "README.txt").touch()
+    classnames(root / folder)
+    return root / folder
 
 
-def imagenet_sketch(root: Path) -> Path:
-    folder = root / "imagenet-sketch"
-    class_folders(folder / "images", WNIDS, "sketch_{i}.JPEG", n=4)
-    classnames(folder)
-    return folder
-
-
-def imagenet_a(root: Path) -> Path:
-    folder = root / "imagenet-adversarial"
-    class_folders(folder / "imagenet-a", (WNIDS[4], WNIDS[1]), "0.00{i}_fox_0.9.jpg", n=4)
-    lines(folder / "imagenet-a" / "README.txt", ["natural adversarial examples"])
-    classnames(folder)
-    return folder
-
-
-def imagenet_r(root: Path) -> Path:
-    folder = root / "imagenet-rendition"
-    class_folders(folder / "imagenet-r", (WNIDS[0], WNIDS[3], WNIDS[5]), "art_{i}.jpg", n=4)
-    lines(folder / "imagenet-r" / "README.txt", ["renditions"])
-    classnames(folder)
-    return folder
-
-
+V2 = ("imagenetv2", "imagenetv2-matched-frequency-format-val", [str(label) for label in range(len(WNIDS))])
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     layout.__name__: layout
     for layout in (
         *(caltech101, dtd, eurosat, food101, fgvc_aircraft, oxford_flowers, oxford_pets, stanford_cars, sun397),
-        *(ucf101, imagenet, imagenetv2, imagenet_sketch, imagenet_a, imagenet_r),
+        *(ucf101, imagenet),
     )
+}
+LAYOUTS |= {
+    "imagenetv2": partial(variant, *V2, "{c}{i}ab.jpeg", 3),
+    "imagenet_sketch": partial(variant, "imagenet-sketch", "images", WNIDS, "sketch_{i}.JPEG", 4),
+    "imagenet_a": partial(
+        variant, "imagenet-adversarial", "imagenet-a", (WNIDS[4], WNIDS[1]), "0.00{i}_fox_0.9.jpg", 4
+    ),
+    "imagenet_r": partial(variant, "imagenet-rendition", "imagenet-r", WNIDS[::3] + WNIDS[5:], "art_{i}.jpg", 4),
 }
 
 

@@ -23,12 +23,7 @@ from tests.experiments.test_tables import commands, show
 pytestmark = pytest.mark.slow
 
 ALL = (
-    ["few-shot"],
-    ["domain"],
-    ["prompts"],
-    ["match"],
-    ["cost"],
-    ["diagnostics"],
+    *([table] for table in tables.TABLES),
     *([table, "--dataset", "symbols"] for table in tables.TABLES),
     ["few-shot", "--backbone", "vit_b16"],
     ["domain", "--backbone", "vit_b32"],

@@ -206,15 +206,10 @@ def test_a_place_with_two_runs_is_refused(tmp_path: Path, capsys: pytest.Capture
         ('{"accuracy": NaN, "seed": 1}', "is damaged"),
         *(({field: True}, f"'{field}' is True") for field in ("accuracy", "seed", "config", "options", "diagnostics")),
         *(({field: "1"}, f"'{field}' is '1'") for field in ("batch_size", "peak_memory_bytes", "classnames")),
-        ({"macro_f1": None}, "'macro_f1' is None"),
         ({"accuracy": 101.0}, "'accuracy' is 101"),
-        ({"epochs": 0}, "'epochs' is 0"),
         ({"device": "a\nb"}, "'device' is no name"),
         ({"backbone": {"name": "RN50", "sha256": 5}}, "'backbone.sha256' is 5"),
-        ({"classnames": ["cat", 1]}, "'classnames.1' is 1"),
-        ({"seconds": {"step_seconds": None}}, "'seconds.step_seconds' is None"),
         ({"seconds": {"step_seconds": 10**400}}, "'seconds.step_seconds' is 1000"),
-        ({"diagnostics": {"plan_entropy": float("inf")}}, "'diagnostics.plan_entropy' is inf"),
     ],
 )
 @pytest.mark.parametrize("table", list(tables.TABLES))

@@ -169,15 +169,11 @@ def test_class_specific_contexts_speak_class_by_class(
     ("program", "run", "extra", "says"),
     [
         ("visualize", "CoOp", [], "this run of CoOp computes no transport plans"),
-        ("visualize", "ZeroshotCLIP", [], "this run of ZeroshotCLIP computes no transport plans"),
         ("visualize", "mean", [], "this run of PLOT computes no transport plans"),
         ("visualize", "PLOT", ["--class", "tiger"], "--class 'tiger' is none of the run's classes"),
-        ("visualize", "nowhere", [], "is no run"),
-        ("visualize", "PLOT", [""], "an IMAGE's name is empty"),
         ("visualize", "PLOT", ["--to", __file__], "is no folder; name one with --to"),
         ("words", "ZeroshotCLIP", [], "a run of ZeroshotCLIP has no learned context"),
         ("words", "PLOT", ["--class", "leopard"], "common ones"),
-        ("words", "PLOT", ["--top", "0"], "--top is 0"),
     ],
 )
 def test_a_mistake_gives_one_line(

@@ -206,7 +206,6 @@ def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> No
     [
         ("PLOT", ["INPUT.SIZE", "(96, 96)"], r"INPUT.SIZE \(96, 96\) does not fit .*64 x 64"),
         ("PLOT", [*SMALL, "TRAINER.PLOT.N_CTX", "74"], "the prompt of class 'face' has 78 tokens"),
-        ("CoOp", ["DATASET.ROOT", "nowhere"], "no data root for Caltech101: looked for '.*nowhere'"),
         ("ZeroshotCLIP", ["DATASET.TEMPLATE", "a photo"], "has no {}"),
     ],
 )

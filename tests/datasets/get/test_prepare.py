@@ -160,7 +160,6 @@ def test_pictures_that_are_missing_or_bad_are_named(
         (["symbols"], "'symbols' is not downloaded; --check alone takes it"),
         ([], "name a dataset"),
         *((["dtd", "--mirror", url], f"'{url}' is no address") for url in ("ftp://example.org", "http://[::1")),
-        (["dtd", "--chekc"], "unrecognized arguments: --chekc"),
     ],
 )
 def test_a_mistake_gives_one_line(

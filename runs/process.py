@@ -25,6 +25,7 @@ from dassl.extras.interrupts import SIGNALS
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUN = "runs.child:main"  # train.py
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+DRIVER = "PLOT_DRIVER"  # the server's environment variable with the process that started it
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 SERVER_DIED = 255  # multiprocessing's exit code for a child whose server has died
 _loaded_by = os.getpid()  # in a fork: the server
@@ -101,7 +102,7 @@ def _inherited(function: str) -> Iterator[None]:
     server finds the repository from any folder. No child runs the caller's main module again.
     """
     paths = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
-    variables = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+    variables = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", DRIVER: str(os.getpid())}
     main, environment = sys.modules["__main__"], dict(os.environ)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:

@@ -15,7 +15,6 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,11 @@ from .directory import REPOSITORY, brief, method_options, snake_case
 
 def read_result(directory: str | Path) -> dict[str, Any] | None:
     """The result of a finished run, else None."""
-    with suppress(UserError):
-        return load_result(Path(directory) / "result.json")
-    return None
+    try:
+        result = json.loads((Path(directory) / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) and "accuracy" in result else None
 
 
 def finished_result(directory: Path) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
-"""SIGINT (Ctrl-C) and SIGTERM as an exception that comes between the steps of a training, never within one.
+"""SIGINT (Ctrl-C) and SIGTERM as an exception between the steps of a training, never within one.
 
-What must not be cut in two (a step, a checkpoint) stands in `uninterrupted()`; a signal is raised at its end. What
-comes after the first signal is ignored, so that there is time to save the state and to end the loader's workers.
+`uninterrupted()` holds code that must not be cut in two (a step, a checkpoint) and raises a signal at its end. Later
+signals are ignored: there is time to save the state and to end the loader's workers.
 """
 
 import os
@@ -43,8 +43,14 @@ def _raise_once() -> None:
 
 
 def signalled() -> int | None:
-    """The signal that has come and waits to be raised."""
-    return None if _State.raised else _State.came
+    """The signal that has come."""
+    return _State.came
+
+
+def check() -> None:
+    """Raises Interrupted if a signal has come: Python drops an exception that a handler raises within a finalizer."""
+    if _State.came is not None and not _State.depth:
+        raise Interrupted(_State.came)
 
 
 def interrupt() -> None:

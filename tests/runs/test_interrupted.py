@@ -146,7 +146,11 @@ def test_the_programs_exit_code_and_the_scripts(weights: Path, data_root: Path, 
     )
     children.wait_for(lambda: "epoch [2/" in (tmp_path / "log").read_text(), seconds=300)
     process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
+    try:
+        _, error = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 143
     assert not children.processes_of(process.pid)
     said, line = error.strip().splitlines()

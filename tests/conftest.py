@@ -42,7 +42,18 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A state dict in float16 of OpenAI's architecture: a ResNet for 64 x 64 pictures, random."""
     torch.manual_seed(0)
     model = CLIP(64, 64, (1, 1, 1, 1), 8, None, 77, 49408, 64, 1, 2)
-    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    return in_half(model, tmp_path_factory.mktemp("weights") / "tiny.pt")
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for a ViT of two blocks."""
+    torch.manual_seed(0)
+    model = CLIP(64, 64, 2, 64, 32, 77, 49408, 64, 1, 2)
+    return in_half(model, tmp_path_factory.mktemp("vit") / "tiny_vit.pt")
+
+
+def in_half(model: CLIP, path: Path) -> Path:
     torch.save({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, path)
     return path
 

@@ -90,6 +90,28 @@ def test_two_processes_learn_what_one_does(name: str, kind: str, runs: Path) -> 
             assert results[1]["diagnostics"][key] == pytest.approx(value, rel=1e-6), key
 
 
+def test_two_processes_average_visual_parameters(run_args: list[str], vit: Path, tmp_path: Path) -> None:
+    """A token that is learned in the image tower."""
+
+    def argv(name: str) -> list[str]:
+        flags = ["--output-dir", str(tmp_path / name), *run_args[:-1], str(vit), "--trainer", "ToyVisualToken"]
+        dataset = ["--dataset-config-file", str(REPOSITORY / "configs/datasets/caltech101.yaml")]
+        toys = ["--import", str(REPOSITORY / "tests/trainers/toys.py")]
+        return [*toys, *flags, *dataset, *STEPS, "OPTIM.NAME", "sgd", "OPTIM.LR", "0.1"]
+
+    def learned(name: str) -> dict[str, torch.Tensor]:
+        return load_checkpoint(str(tmp_path / name / "prompt_learner" / "model.pth.tar-8"))["state_dict"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers.prompt_trainer, "load_clip", load_double)
+        assert train.main(argv("alone")) == 0
+    done = launch([argv("two")])
+    assert done.returncode == 0, done.stderr
+    assert learned("alone")["visual"].dtype == torch.float64
+    for key, value in learned("alone").items():
+        torch.testing.assert_close(learned("two")[key], value, rtol=0, atol=1e-9)
+
+
 def test_a_mistake_of_all_is_said_once(run_args: list[str], tmp_path: Path) -> None:
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/result.json").write_text("{")

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from clip.model import CLIP
 from torch import Tensor
 
 import train
@@ -26,15 +25,6 @@ from trainers.clip.encoders import Extra, ImageEncoder, TextEncoder
 from trainers.clip.prompts import PromptBuilder, UserError
 from trainers.method import add_options
 from trainers.prompt_trainer import PromptTrainer
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = CLIP(64, 64, 2, 64, 32, 77, 49408, 64, 1, 2)
-    path = tmp_path_factory.mktemp("vit") / "tiny_vit.pt"
-    torch.save({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, path)
-    return path
 
 
 def trainer_of(name: str, run_args: list[str], vit: Path, out: Path, *opts: str) -> Any:

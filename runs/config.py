@@ -54,8 +54,8 @@ def setup_cfg(args: argparse.Namespace) -> tuple[Any, Any]:
     except ValueError as error:
         faults.append(f"--recipe '{args.recipe}' cannot be read: {error}")
     if args.model_dir and (trained := Path(args.model_dir) / "config.yaml").is_file():
-        # The head is a property of the trained run and goes with it, as does the backbone.
-        merge_file(trained, (f"TRAINER.{method_options(cfg)[0]}.", "MODEL.BACKBONE.NAME"))
+        # The head is a property of the trained run and goes with it, as do the backbone and the seed.
+        merge_file(trained, (f"TRAINER.{method_options(cfg)[0]}.", "MODEL.BACKBONE.NAME", "SEED"))
     base = cfg.clone()
     flags = {
         "DATASET.ROOT": args.root or args.environment.DATA,

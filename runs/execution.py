@@ -29,7 +29,7 @@ from .directory import (
     spell,
     write_config,
 )
-from .result import describe, finished_result, git_commit, hash_of_checkpoints, predictions
+from .result import check_classes, describe, finished_result, git_commit, hash_of_checkpoints, predictions
 
 
 def output_directory(args: argparse.Namespace, cfg: Any, base: Any) -> Path:
@@ -81,6 +81,8 @@ def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) 
         raise UserError(f"{cfg.DATASET.NAME} is for testing only: give --eval-only and a --model-dir")
     if args.no_train:
         return
+    for source in filter(None, (args.model_dir, cfg.RESUME, learned_in(cfg.MODEL.INIT_WEIGHTS))):
+        check_classes(Path(source), cfg, trainer.dm.dataset.classnames)
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
     refusal = f"another process is writing to '{directory}'; wait for its end, or name another --output-dir"
@@ -97,6 +99,11 @@ def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) 
             if directory.is_dir():
                 raise
             raise UserError(f"the run's directory '{directory}' has vanished; nothing more was written") from error
+
+
+def learned_in(checkpoint: str) -> Path | None:
+    """The run's directory of a checkpoint."""
+    return Path(checkpoint).parent.parent if checkpoint else None
 
 
 def is_finished(directory: Path, cfg: Any, args: argparse.Namespace) -> bool:

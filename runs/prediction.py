@@ -28,8 +28,7 @@ from dassl.extras.cli import Parser, complain, guarded
 from dassl.utils import UserError, read_image
 from runs.config import read_cfg
 
-from .directory import method_options
-from .result import load_result
+from .result import check_classes, load_result
 
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -83,8 +82,7 @@ def open_run(run: str | Path, classes: Sequence[str] | None = None) -> OpenRun:
         raise UserError(f"--classes is '{','.join(classes)}'; it must be different names, separated by commas")
     if not names:
         raise UserError(f"'{path}' names no classes; give them with --classes")
-    if classes is not None and method_options(cfg)[1].get("CSC") and names != result.get("classnames"):
-        raise UserError(f"'{directory}' has class-specific contexts (CSC True): they fit its own classes alone")
+    check_classes(directory, cfg, names)
     cfg.MODEL.INIT_WEIGHTS = ""  # what was trained from them comes from the checkpoint
     with contextlib.redirect_stdout(io.StringIO()):
         trainer = _trainer_of(cfg, names)

@@ -14,7 +14,7 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,22 @@ def finished_result(directory: Path) -> dict[str, Any] | None:
     """The result of a finished run, else None. Raises UserError if the file is damaged."""
     path = directory / "result.json"
     return load_result(path) if path.exists() else None
+
+
+def check_classes(directory: Path, cfg: Any, classnames: Sequence[str]) -> None:
+    """Compares the classes of class-specific contexts with those of a run that learned them, by name and order.
+
+    Raises:
+        UserError: they differ.
+    """
+    theirs = (read_result(directory) or {}).get("classnames")
+    if not method_options(cfg)[1].get("CSC") or not theirs or list(theirs) == list(classnames):
+        return
+    first = next(((a, b) for a, b in zip(theirs, classnames, strict=False) if a != b), (len(theirs), len(classnames)))
+    raise UserError(
+        f"'{directory}' has class-specific contexts (CSC True) for its own classes alone: {brief(first[0])} there, "
+        f"{brief(first[1])} here"
+    )
 
 
 def hash_of_checkpoints(directory: Path) -> str:

@@ -13,7 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-NAMES = ("plan_entropy", "plan_distance", "shift_spread", "predictions_changed", "iterations_mean", "text_cosine")
+NAMES = (
+    *("plan_entropy", "plan_distance", "shift_spread", "predictions_changed"),
+    *("iterations_mean", "unconverged", "text_cosine"),
+)
 
 
 class HeadMeter:
@@ -24,10 +27,12 @@ class HeadMeter:
     - ``shift_spread``: standard deviation over the classes of the logits' difference from the uniform plan's.
     - ``predictions_changed``: percent of the images whose prediction the plan changes.
     - ``iterations_mean``, ``iterations_max``: of Sinkhorn, a problem.
+    - ``unconverged``: percent of the problems that took ``max_iter`` iterations.
     - ``text_cosine``: mean pairwise cosine of a class's N text features; 1 is collapse.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_iter: int) -> None:
+        self.max_iter = max_iter
         self.totals: dict[str, Tensor] = {}  # [sum, count]
         self.iterations_max = 0
         self.shift: list[Tensor] = []
@@ -40,6 +45,7 @@ class HeadMeter:
         self._add("plan_entropy", entropy / math.log(M * N) if M * N > 1 else torch.ones_like(entropy))
         self._add("plan_distance", (plan - 1 / (M * N)).abs().sum(dim=(2, 3)) / 2)
         self._add("iterations_mean", iterations)
+        self._add("unconverged", 100.0 * (iterations >= self.max_iter))
         self.iterations_max = max(self.iterations_max, int(iterations.max()))
         self.shift.append(((plan - 1 / (M * N)) * similarity).sum(dim=(2, 3)))
 

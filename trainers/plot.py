@@ -126,7 +126,7 @@ class PLOT(PromptTrainer):
         """At the last batch of an epoch, the plans and the prompts also go to TensorBoard."""
         split = self.model.prompt_learner.prompts.share is not None  # then the head sees a share of the classes
         last = self.batch_idx + 1 == self.num_batches and not split
-        self.model.meter = HeadMeter() if last else None
+        self.model.meter = self._meter() if last else None
         summary = super().forward_backward(batch)
         if last:
             for name, value in self._take_diagnostics().items():
@@ -135,10 +135,20 @@ class PLOT(PromptTrainer):
         return summary
 
     def before_test(self, split: str) -> None:
-        self.model.meter = HeadMeter()
+        self.model.meter = self._meter()
 
     def after_test(self, split: str) -> None:
+        """Says so if plans are not converged."""
         self.diagnostics = self._take_diagnostics()
+        if share := self.diagnostics.get("unconverged"):
+            options, where = self.method_cfg, f"TRAINER.{self.node}"
+            print(
+                f"Not converged: {share:.2g}% of the plans took {where}.MAX_ITER {options.MAX_ITER} iterations, with "
+                f"{where}.EPS {options.EPS} and THRESH {options.THRESH}"
+            )
+
+    def _meter(self) -> HeadMeter:
+        return HeadMeter(self.method_cfg.MAX_ITER)
 
     def _take_diagnostics(self) -> dict[str, float | None]:
         meter, self.model.meter = self.model.meter, None

@@ -92,16 +92,34 @@ def write_json(obj: Any, fpath: str) -> None:
     write_atomically(fpath, json.dumps(obj, indent=4))
 
 
+PLAIN_MODES = {"RGB", "L", "1", "P", "CMYK", "YCbCr"}  # Pillow converts them as one sees them
+
+
 def read_image(path: str) -> Image.Image:
-    """The picture as RGB. ImageError, naming `path`: it is missing or cannot be decoded."""
+    """The picture as RGB, 16-bit levels by their high byte. ImageError: it is missing or cannot be decoded."""
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return image.convert("RGB") if image.mode in PLAIN_MODES else _to_rgb(image)
     except FileNotFoundError:
         raise ImageError(f"image not found: {path}") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ImageError(f"cannot decode image {path} ({reason}); replace the file or remove it") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of an unusual mode. ValueError: its levels do not fit, or eight bits leave one of them."""
+    levels = np.asarray(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        if image.mode == "F" or not 0 <= levels.min() <= levels.max() < 2**16:
+            raise ValueError(f"mode {image.mode}, levels {levels.min()} to {levels.max()}: convert it to 8 bits")
+        rgb = Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
+    else:
+        rgb = image.convert("RGB")
+    of_one_colour = all(low == high for low, high in rgb.getextrema())  # type: ignore[misc]
+    if of_one_colour and np.ptp(levels.reshape(image.width * image.height, -1), axis=0).any():
+        raise ValueError(f"mode {image.mode}, levels {levels.min()} to {levels.max()}: as RGB it is of one colour")
+    return rgb
 
 
 def with_progress(items: Iterable[Any]) -> Iterable[Any]:

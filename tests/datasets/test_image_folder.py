@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import datasets
 from dassl.data import DataManager
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UserError
+from dassl.utils import UserError, read_image
 from datasets import prepare
 from datasets.image_folder import SPLIT_FILE
 from runs.command_line import build_parser
@@ -89,6 +90,47 @@ def test_kinds_of_pictures(ending: str, root: Path) -> None:
     fill(root / "a", 4, ending)
     data = DataManager(config(root, "image_folder")).train_loader_x.dataset
     assert data[0]["img"].shape[0] == 3 and data[0]["impath"].endswith(ending)
+
+
+def test_pictures_of_more_than_eight_bits(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The high byte is kept, as Pillow does for 16-bit colours; what would decode to one colour is refused."""
+    for name, level in (("dark", 3_000), ("light", 60_000)):
+        (root / name).mkdir(parents=True)
+        for i in range(10):
+            levels = np.full((6, 8), level + i, dtype=np.uint16)
+            levels[0, 0] = 0
+            Image.fromarray(levels).save(root / name / f"{i}.{'png' if i % 2 else 'tif'}")
+    assert prepare.main(["image_folder", "--root", str(root), "--check", "--decode"]) == 0
+    for name, level in (("dark", 11), ("light", 234)):
+        for ending in ("0.tif", "1.png"):
+            assert read_image(str(root / name / ending)).getextrema() == ((0, level),) * 3
+
+
+@pytest.mark.parametrize(
+    ("levels", "mode", "says"),
+    [
+        (np.linspace(0, 1, 48, dtype=np.float32), "F", "mode F, levels 0.0 to 1.0: convert it to 8 bits"),
+        (np.arange(48, dtype=np.int32) << 16, "I", "levels 0 to 3080192: convert it to 8 bits"),
+        (np.arange(48, dtype=np.uint16), "I;16", "levels 0 to 47: as RGB it is of one colour"),
+        (np.array([(0, 0, 0, 5 * i) for i in range(48)], dtype=np.uint8), "RGBA", "as RGB it is of one colour"),
+    ],
+)
+def test_pictures_that_would_lose_their_content(
+    levels: np.ndarray, mode: str, says: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(root / "a")
+    fill(root / "b")
+    image = Image.fromarray(levels.reshape(6, 8, *levels.shape[1:]))
+    assert image.mode == mode
+    image.save(root / "b/10.tif")
+    assert prepare.main(["image_folder", "--root", str(root), "--check", "--decode"]) != 0
+    said = capsys.readouterr()
+    assert "b/10.tif" in said.out + said.err and says in said.out + said.err
+
+
+def test_a_picture_of_one_colour_is_one(tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 6), (0, 0, 0, 255)).save(tmp_path / "black.png")
+    assert read_image(str(tmp_path / "black.png")).getextrema() == ((0, 0),) * 3
 
 
 def test_parts_of_your_own(root: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import train
 import trainers.clip_trainer
@@ -151,6 +152,53 @@ def test_a_test_is_kept_for_the_checkpoints_it_was_made_of(
     assert "two/prompt_learner" in test("two", *place) and "kept" in test("two", *place)
     (runs_of["one"] / "model.pth.tar-2").unlink()
     assert "(epoch 1)" in test("one") and "kept" in test("one")
+
+
+def test_a_test_has_the_runs_seed(run_args: list[str], tmp_path: Path) -> None:
+    run, without_seed = tmp_path / "run", [word for word in run_args if word not in ("--seed", "1")]
+    argv = [*command(without_seed, "CoOp"), *SHORT]
+    assert train.main(["--output-dir", str(run), "--seed", "7", *argv]) == 0
+    assert train.main(["--eval-only", "--model-dir", str(run), *argv]) == 0
+    assert one_result(run / "eval", "caltech101")[1]["seed"] == 7
+    assert train.main(["--eval-only", "--model-dir", str(run), "--seed", "8", "--output-dir", f"{run}8", *argv]) == 0
+    assert one_result(tmp_path, "run8")[1]["seed"] == 8
+
+
+def test_class_specific_contexts_belong_to_classes(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two of four classes learn; the other two, as many, are neither tested, nor resumed, nor started from them."""
+    for i, name in enumerate(("ant", "bee", "cat", "dog")):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for k in range(10):
+            Image.new("RGB", (64, 64), (60 * i, 5 * k, 9)).save(tmp_path / "own" / name / f"{k}.png")
+    argv = [*command(["--root", str(tmp_path / "own"), "--seed", "1", *run_args[-2:]], "CoOp"), *SHORT]
+    argv[argv.index(str(CONFIGS / "datasets/caltech101.yaml"))] = str(CONFIGS / "datasets/image_folder.yaml")
+    argv += ["TRAINER.COOP.CSC", "True", "DATASET.SUBSAMPLE_CLASSES"]
+    run = tmp_path / "run"
+    assert train.main(["--output-dir", str(run), *argv, "base"]) == 0
+    assert train.main(["--eval-only", "--model-dir", str(run), *argv, "base"]) == 0
+    others = ["--output-dir", str(tmp_path / "other"), *argv, "new"]
+    checkpoint = str(run / "prompt_learner/model.pth.tar-2")
+    for flags, more in (
+        (["--eval-only", "--model-dir", str(run)], []),
+        (["--resume", str(run)], []),
+        ([], ["MODEL.INIT_WEIGHTS", checkpoint]),
+    ):
+        capsys.readouterr()
+        assert train.main([*flags, *others, *more]) == 2
+        assert "for its own classes alone: 'ant' there, 'cat' here" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(("eps", "max_iter", "said"), [("0.1", "100", False), ("0.001", "3", True), ("0.1", "1", True)])
+def test_a_plan_that_is_not_converged_is_said(
+    eps: str, max_iter: str, said: bool, run_args: list[str], tmp_path: Path
+) -> None:
+    argv = [*command(run_args, "PLOT"), *SHORT, "TRAINER.PLOT.EPS", eps, "TRAINER.PLOT.MAX_ITER", max_iter]
+    assert train.main(["--output-dir", str(tmp_path / "run"), *argv]) == 0
+    assert bool(one_result(tmp_path, "run")[1]["diagnostics"]["unconverged"]) == said
+    assert (f"MAX_ITER {max_iter} iterations" in (tmp_path / "run/log.txt").read_text()) == said
 
 
 def test_another_config_is_neither_kept_nor_resumed(

@@ -13,13 +13,21 @@ from tests.trainers.custom_clip import NAMES, build
 from trainers.diagnostics import HeadMeter, effective_rank
 from trainers.sinkhorn import counted_sinkhorn, sinkhorn
 
-NOTHING = {"plan_entropy", "plan_distance", "shift_spread", "predictions_changed", "iterations_mean", "iterations_max"}
+NOTHING = {
+    "plan_entropy",
+    "plan_distance",
+    "shift_spread",
+    "predictions_changed",
+    "iterations_mean",
+    "iterations_max",
+    "unconverged",
+}
 
 
 def test_against_the_definitions() -> None:
     """Every number from PLOT's plans and features, by a loop over images and classes."""
     model = build("PLOT", "RN", N=3).eval()
-    model.meter = HeadMeter()
+    model.meter = HeadMeter(100)
     image = random_images(5, 64, 1)
     with torch.no_grad():
         logits = model(image)
@@ -49,7 +57,7 @@ def test_against_the_definitions() -> None:
 
 def test_measuring_changes_neither_logits_nor_gradients() -> None:
     outcomes = []
-    for meter in (None, HeadMeter()):
+    for meter in (None, HeadMeter(100)):
         model = build("PLOT", "RN", N=2)
         model.meter = meter
         logits = model(random_images(3, 64, 1))
@@ -60,7 +68,7 @@ def test_measuring_changes_neither_logits_nor_gradients() -> None:
 
 def test_without_a_plan_its_numbers_are_absent() -> None:
     model = build("PLOT", "RN", N=2, MATCH="mean").eval()
-    model.meter = HeadMeter()
+    model.meter = HeadMeter(100)
     with torch.no_grad():
         model(random_images(2, 64, 1))
     found = model.meter.summary()

@@ -15,7 +15,7 @@ from dassl.data.datasets import DatasetBase, Datum
 
 from .few_shot import few_shot_set
 from .files import UserError, keep, places
-from .splits import Item, Split, check_files, check_labels, digest_of, items_of, read_split
+from .splits import Item, Split, check_files, check_labels, digest_of, inside, items_of, read_split
 
 SUBSAMPLES = ("all", "base", "new")
 
@@ -80,12 +80,20 @@ class FewShotDataset(DatasetBase):
         kept = places(folder, self.split_file) if self.split_file else ()
         path = next((place for place in kept if os.path.lexists(place)), None)
         split, digest = read_split(path) if path else (self._make_split(folder, seed), "")
+        images = folder / self.image_dir
+        split = Split(*([item._replace(file=inside(item.file, images)) for item in part] for part in split))
         if self.test_only:
             split = Split(split.test, [], split.test)
         where = f"'{path or folder}'"
         check_labels(split, where)
         if self.split_file:  # without one, make_split has listed the files itself
-            check_files(split, folder / self.image_dir, where)
+            try:
+                check_files(split, images, where)
+            except UserError as error:
+                if not path or type(self).make_split is FewShotDataset.make_split:
+                    raise
+                advice = "a split that was made here is made anew once its file is removed"
+                raise UserError(f"{error}; {advice}") from None
         if self.split_file and not path:
             # If two processes make a split at once, the first to write wins, and both read its file.
             try:

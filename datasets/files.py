@@ -6,6 +6,7 @@ cannot be written, they go under the user's cache folder.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -14,7 +15,13 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import dassl.utils
+
+# What Pillow opens, but decodes by another program or not at all.
+NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
+SYSTEM_FILES = ("Thumbs.db", "desktop.ini")  # Windows writes them into folders of pictures
 
 # Hooks that upstream Dassl does not have. Beside it files are written plainly and nothing is locked.
 UserError: type[Exception] = getattr(dassl.utils, "UserError", ValueError)
@@ -90,6 +97,18 @@ def read_mat(path: Path, variable: str) -> Any:
         raise UserError(f"'{path}' is no MATLAB file with '{variable}' in it: {reason}") from error
 
 
+@functools.cache
+def endings() -> frozenset[str]:
+    """The endings of the pictures that Pillow decodes, in small letters with their dot."""
+    known = Image.registered_extensions().items()
+    return frozenset(ending for ending, form in known if form in Image.OPEN and form not in NO_PICTURES)
+
+
+def is_picture(name: str) -> bool:
+    """By its ending. Hidden files, such as macOS's "._0.jpg", are none."""
+    return os.path.splitext(name)[1].lower() in endings() and not name.startswith(".")
+
+
 def missing_files(images: Path, files: Iterable[str]) -> list[str]:
     """The ``files``, paths relative to ``images``, that do not exist. Each folder is listed once."""
     listed: dict[str, set[str]] = {}
@@ -109,10 +128,10 @@ def missing_files(images: Path, files: Iterable[str]) -> list[str]:
 
 
 def list_classes(images: Path, ignored: Iterable[str] = ()) -> dict[str, list[str]]:
-    """Class folders in ``images`` and the files in each, both sorted, without hidden ones.
+    """Class folders in ``images`` and the pictures in each, both sorted, without hidden ones.
 
     Raises:
-        UserError: there is no folder, or one is empty.
+        UserError: there is no folder, or one has no pictures.
     """
     folders = _class_folders(images, ignored)
     return {folder: _list_folder(images / folder) for folder in folders}
@@ -152,7 +171,8 @@ def _class_folders(images: Path, ignored: Iterable[str]) -> list[str]:
 
 def _list_folder(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        files = sorted(e.name for e in entries if not e.name.startswith(".") and e.is_file())
-    if not files:
-        raise UserError(f"the class folder {str(folder)!r} is empty; fill it or remove it")
-    return files
+        files = [entry.name for entry in entries if entry.is_file()]
+    if found := sorted(file for file in files if is_picture(file)):
+        return found
+    what = f"has no pictures in it ({' '.join(sorted(endings()))})" if files else "is empty"
+    raise UserError(f"the class folder {str(folder)!r} {what}; fill it or remove it")

@@ -3,7 +3,8 @@
     train/<class>/..., test/<class>/..., optionally val/<class>/...
     <class>/...                         split 50/20/30 once, at random with the seed, and kept as a split file
 
-A class has its folder's name with underscores read as spaces, or its name in ``classnames.json``: {folder: name}.
+The parts may be called training, valid, validation and testing, in any case. A class has its folder's name with
+underscores read as spaces, or its name in ``classnames.json``: {folder: name}.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset
-from .files import UserError, list_classes, read_json
+from .files import SYSTEM_FILES, UserError, is_picture, list_classes, read_json
 from .splits import Item, Split, split_classes
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 SPLIT_FILE = "split_zhou_ImageFolder.json"
 NO_CLASSES = ("split_fewshot", "__MACOSX")  # folders made by this program, or by a zip from macOS
 
@@ -29,19 +30,36 @@ class ImageFolder(FewShotDataset):
     image_dir = ""
 
     def prepare(self, root: Path) -> None:
-        """Prints how many pictures are in no class folder."""
-        for folder in (root, root / "val", root / "test") if has_parts(root) else (root,):
-            paths = (path for path in folder.glob("[!.]*") if path.suffix.lower() in PICTURES and path.is_file())
-            if loose := sorted(path.name for path in paths):
-                print(f"{len(loose)} pictures in '{folder}' are left out, in no class folder: {loose[0]!r} the first")
+        """Prints how many files are not used, and the first of each kind."""
+        found = parts(root) if root.is_dir() else {}
+        folders = [root / name for name in found.values()] or [root]
+        classes = {path for folder in folders for path in folder.glob("[!._]*") if path.is_dir()}
+        unused: dict[str, list[str]] = {}
+        for path in sorted(path for path in root.rglob("*") if path.is_file()):
+            name = path.relative_to(root)
+            if (path.parent in classes and is_picture(path.name)) or is_ours(name):
+                continue
+            if not is_picture(path.name):
+                kind = "no pictures"
+            elif classes & {*path.parents}:
+                kind = "pictures below a class folder"
+            elif path.parent in (root, *folders):
+                kind = "pictures in no class folder"
+            else:
+                kind = f"pictures in no part ({', '.join(found.values())})"
+            unused.setdefault(kind, []).append(str(name))
+        if unused:
+            said = ", ".join(f"{len(names)} {kind} ({names[0]!r} the first)" for kind, names in unused.items())
+            print(f"Not used of '{root}': {said}")
 
     def read(self, folder: Path, seed: int) -> tuple[Split, str]:
         """As the base's; also raises UserError if pictures were added since the split file was made."""
-        self.split_file = "" if has_parts(folder) else SPLIT_FILE
+        self.split_file = "" if parts(folder) else SPLIT_FILE
         split, digest = super().read(folder, seed)
         if self.split_file:
             listed = {item.file for part in split for item in part}
-            if new := sorted({f"{c}/{file}" for c, files in pictures(folder).items() for file in files} - listed):
+            found = {f"{name}/{file}" for name, files in list_classes(folder, NO_CLASSES).items() for file in files}
+            if new := sorted(found - listed):
                 raise UserError(
                     f"{len(new)} pictures have come to '{folder}' since its split was made, {new[0]!r} the first; "
                     f"remove '{self.split_file}' (there, or in the cache folder), and it is made anew"
@@ -51,34 +69,36 @@ class ImageFolder(FewShotDataset):
         return Split(*named), digest
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
-        if has_parts(folder):
-            return read_parts(folder)
-        found = enumerate(pictures(folder).items())
+        if parts(folder):
+            return read_parts(folder, parts(folder))
+        found = enumerate(list_classes(folder, NO_CLASSES).items())
         classes = [[Item(f"{name}/{file}", label, name) for file in files] for label, (name, files) in found]
         return split_classes(classes, rng, least=2)
 
 
-def has_parts(folder: Path) -> bool:
-    """Whether ``train/`` is a part. If it holds pictures itself, it is a class called train."""
-    train = folder / "train"
-    return train.is_dir() and not any(path.suffix.lower() in PICTURES for path in train.iterdir())
+def parts(folder: Path) -> dict[str, str]:
+    """The folders of "train", "val" and "test" by any of their usual names; none without one for training.
 
-
-def pictures(folder: Path) -> dict[str, list[str]]:
-    """Class folders and the pictures in each, both sorted.
+    A folder with pictures in it is a class, whatever its name.
 
     Raises:
-        UserError: there are no class folders, or one has no pictures.
+        UserError: a part has two folders.
     """
-    found = {}
-    for name, files in list_classes(folder, NO_CLASSES).items():
-        found[name] = [file for file in files if file.lower().endswith(PICTURES)]
-        if not found[name]:
-            raise UserError(
-                f"the class folder {str(folder / name)!r} has no pictures in it ({' '.join(PICTURES)}); "
-                "fill it or remove it"
-            )
-    return found
+    found: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        part = next((part for part, names in PARTS.items() if path.name.lower() in names), "")
+        if not part or not path.is_dir() or any(is_picture(inside.name) for inside in path.iterdir()):
+            continue
+        if found.setdefault(part, path.name) != path.name:
+            raise UserError(f"'{folder}' has two folders for one part, '{found[part]}' and '{path.name}'; remove one")
+    return {part: found[part] for part in PARTS if part in found} if "train" in found else {}
+
+
+def is_ours(name: Path) -> bool:
+    """Whether a file was made by this program or by an operating system."""
+    return any(part.startswith(".") or part in NO_CLASSES for part in name.parts) or name.name in (
+        *(SPLIT_FILE, "classnames.json", *SYSTEM_FILES),
+    )
 
 
 def class_names(folder: Path, classes: Iterable[str]) -> dict[str, str]:
@@ -103,23 +123,20 @@ def class_names(folder: Path, classes: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def read_parts(folder: Path) -> Split:
+def read_parts(folder: Path, found: dict[str, str]) -> Split:
     """The parts by their folders. Without ``test/``, ``val/`` is also the test set, as in CoOp's ImageNet.
 
     Raises:
         UserError: there is neither ``test/`` nor ``val/``, or a class is not in ``train/``.
     """
-    if not (folder / "test").is_dir() and not (folder / "val").is_dir():
-        raise UserError(f"'{folder}' has train/ but no test/ (nor val/) beside it; what should be tested on?")
-    labels: dict[str, int] = {}
-    parts: dict[str, list[Item]] = {"train": [], "val": [], "test": []}
-    for part, items in parts.items():
-        if not (folder / part).is_dir():
-            continue
-        found = pictures(folder / part)
-        labels = labels or {name: label for label, name in enumerate(found)}
-        for name, files in found.items():
+    train = found["train"]
+    if len(found) == 1:
+        raise UserError(f"'{folder}' has {train}/ but no test/ (nor val/) beside it; what should be tested on?")
+    labels = {name: label for label, name in enumerate(list_classes(folder / train, NO_CLASSES))}
+    items: dict[str, list[Item]] = {part: [] for part in PARTS}
+    for part, place in found.items():
+        for name, files in list_classes(folder / place, NO_CLASSES).items():
             if name not in labels:
-                raise UserError(f"{str(folder / part / name)!r} is no class of train/: {', '.join(labels)}")
-            items += [Item(f"{part}/{name}/{file}", labels[name], name) for file in files]
-    return Split(parts["train"], parts["val"], parts["test"] or parts["val"])
+                raise UserError(f"{str(folder / place / name)!r} is no class of {train}/: {', '.join(labels)}")
+            items[part] += [Item(f"{place}/{name}/{file}", labels[name], name) for file in files]
+    return Split(items["train"], items["val"], items["test"] or items["val"])

@@ -70,6 +70,14 @@ def items_of(rows: Iterable[tuple[str, int, str]]) -> list[Item]:
     return items
 
 
+def inside(file: str, images: Path) -> str:
+    """A path of a split or an annotation file, with slashes and relative to the image folder."""
+    file = file.replace("\\", "/").removeprefix("./")
+    for folder in (images, images.resolve()):
+        file = file.removeprefix(f"{folder.as_posix()}/")
+    return file
+
+
 def digest_of(split: Split) -> str:
     """SHA-256 of the images' paths, in order, for a dataset without a split file."""
     parts = ["\n".join([item.file for item in part]) for part in split]

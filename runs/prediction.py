@@ -26,11 +26,10 @@ from dassl.data.transforms import build_transform
 from dassl.engine import TRAINER_REGISTRY
 from dassl.extras.cli import Parser, complain, guarded
 from dassl.utils import UserError, read_image
+from datasets.files import endings, is_picture
 from runs.config import read_cfg
 
 from .result import check_classes, load_result
-
-ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -124,9 +123,9 @@ def pictures(paths: Iterable[str | Path]) -> list[str]:
     found: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+            inside = sorted(str(p) for p in path.rglob("*") if is_picture(p.name) and p.is_file())
             if not inside:
-                raise UserError(f"no pictures in '{path}': looked for {', '.join(sorted(ENDINGS))}")
+                raise UserError(f"no pictures in '{path}': looked for {', '.join(sorted(endings()))}")
             found += inside
         else:
             found.append(str(path))

@@ -40,7 +40,7 @@ class KeepPlans(HeadMeter):
     """Keeps the plans that the head computes, [batch, n_cls, M, N]."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(max_iter=0)
         self.plans: list[Tensor] = []
 
     def see_plan(self, plan: Tensor, similarity: Tensor, iterations: Tensor) -> None:

@@ -148,6 +148,68 @@ def test_parts_of_your_own(root: Path) -> None:
     assert new.classnames == ["sea horse"]
 
 
+def test_every_file_is_used_or_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for ending in (".jpg", ".jfif", ".ppm", ".avif", ".TIF"):
+        fill(root / "a", 2, ending)
+    fill(root / "b", 4)
+    assert prepare.main(["image_folder", "--root", str(root), "--check"]) == 0
+    assert "Not used" not in capsys.readouterr().out
+    fill(root / "b" / "session1", 3)
+    fill(root, 2)
+    for name in ("a/notes.txt", "b/Thumbs.db", "b/desktop.ini", "b/.DS_Store", "b/._0.png"):
+        (root / name).touch()
+    dataset = build(root, "image_folder")
+    used = files(dataset.train_x) | files(dataset.val) | files(dataset.test)
+    assert used == {str(path) for name in "ab" for path in (root / name).glob("[0-9].*")} and len(used) == 14
+    assert (
+        f"Not used of '{root}': 2 pictures in no class folder ('0.png' the first), "
+        "1 no pictures ('a/notes.txt' the first), 3 pictures below a class folder ('b/session1/0.png' the first)\n"
+    ) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "valid", "test"), ("Train", "Validation", "Test"), ("training", "VAL", "testing")]
+)
+def test_usual_names_of_the_parts(names: tuple[str, ...], root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for part, n in zip(names, (4, 2, 3), strict=True):
+        fill(root / part / "a", n)
+    dataset = build(root, "image_folder")
+    assert (len(dataset.train_x), len(dataset.val), len(dataset.test)) == (4, 2, 3)
+    fill(root / "unlabelled" / "a", 5)
+    build(root, "image_folder")
+    assert f"5 pictures in no part ({names[0]}, " in capsys.readouterr().out
+    fill(root / "tests" / "a", 1)
+    fill(root / "TEST" / "a", 1)
+    if names[2] != "TEST":
+        with pytest.raises(UserError, match=r"has two folders for one part, 'TEST' and '(test|Test|testing)'"):
+            build(root, "image_folder")
+
+
+@pytest.mark.parametrize("form", ["{images}/{file}", "./{file}", "{windows}"])
+def test_paths_in_split_files(form: str, root: Path) -> None:
+    fill(root / "a")
+    fill(root / "b")
+    before = build(root, "image_folder", NUM_SHOTS=2)
+    split = json.loads((root / SPLIT_FILE).read_text())
+    for part in split.values():
+        for row in part:
+            row[0] = form.format(images=root, file=row[0], windows=row[0].replace("/", "\\"))
+    (root / SPLIT_FILE).write_text(json.dumps(split))
+    after = build(root, "image_folder", NUM_SHOTS=2)
+    assert files(after.train_x) == files(before.train_x) and files(after.test) == files(before.test)
+
+
+def test_a_split_of_ones_own_that_no_longer_fits(root: Path) -> None:
+    fill(root / "a")
+    fill(root / "b")
+    build(root, "image_folder")
+    (root / "a/3.png").unlink()
+    with pytest.raises(UserError, match="is made anew once its file is removed"):
+        build(root, "image_folder")
+    (root / SPLIT_FILE).unlink()
+    assert sum(map(len, (lambda d: (d.train_x, d.val, d.test))(build(root, "image_folder")))) == 19
+
+
 @pytest.mark.parametrize(("given", "sizes"), [("test", (4, 0, 2)), ("val", (4, 2, 2))])
 def test_parts_that_are_left_out(given: str, sizes: tuple[int, ...], root: Path) -> None:
     fill(root / "train" / "a", 4)

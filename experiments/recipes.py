@@ -101,7 +101,11 @@ def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str 
 
 
 def config_file(trainer: str, config: str) -> Path:
-    return Path(os.path.normpath(REPOSITORY / "configs/trainers" / trainer / f"{config}.yaml"))
+    """A method without configs of its own has those of the method that it derives from."""
+    folder = REPOSITORY / "configs/trainers"
+    names = (trainer, *(kind.__name__ for kind in method_of(trainer).__mro__))
+    own = next((name for name in names if (folder / name).is_dir()), trainer)
+    return Path(os.path.normpath(folder / own / f"{config}.yaml"))
 
 
 @functools.cache

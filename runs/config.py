@@ -134,6 +134,9 @@ def _merge(cfg: Any, pairs: Iterable[tuple[str, Any]], source: str) -> list[str]
     known = dict(flatten(cfg))
     for key, value in pairs:
         if key not in known:
+            if key.startswith("--"):
+                faults.append(f"{source}: {key[:80]!r} is no config key; options come before KEY VALUE pairs")
+                continue
             nearest = difflib.get_close_matches(key[:80], known, n=1, cutoff=0)[0]
             faults.append(f"{source}: unknown config key {key[:80]!r}; the nearest is '{nearest}'")
             continue

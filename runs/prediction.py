@@ -57,7 +57,9 @@ class OpenRun:
     @torch.no_grad()
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """images [batch, 3, h, w] -> logits [batch, n_cls]."""
-        return self.trainer.model_inference(images.to(self.trainer.device)).float()
+        batch = {"img": images, "label": torch.zeros(len(images), dtype=torch.long)}
+        input, _ = self.trainer.parse_batch_test(batch)
+        return self.trainer.model_inference(input).float()
 
 
 def open_run(run: str | Path, classes: Sequence[str] | None = None) -> OpenRun:

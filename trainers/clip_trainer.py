@@ -27,6 +27,9 @@ from .method import Method
 _CODE = hashlib.sha256(
     b"".join(Path(module.__file__ or "").read_bytes() for module in (encoders, frozen, clip.model))
 ).hexdigest()
+# The steps from pictures to logits, and the modules whose steps leave CLIP's features as they are.
+_STEPS = ("parse_input", "parse_batch_train", "parse_batch_test", "model_inference", "encode_images")
+_WAY = (__name__, f"{__package__}.prompt_trainer")
 Features = dict[str, Tensor]  # pooled [batch, d] and, if the head reads it, local [batch, M, d]
 Batch = Mapping[str, Any]
 
@@ -61,8 +64,17 @@ class CLIPTrainer(Method, TrainerX):
         return ("pooled", "local") if self.image_encoder.local else ("pooled",)
 
     def feature_key(self) -> dict[str, str] | None:
-        """What the features depend on, images and machine apart: weights, dtype and code. None: do not keep them."""
-        return {"weights": self.weights_sha256, "dtype": str(self.image_encoder.dtype), "code": _CODE}
+        """What the features depend on, images and machine apart: weights, dtype and code.
+
+        None, and they are not kept, where the trainer changes the way from pictures to logits.
+        """
+        if any(getattr(type(self), name).__module__ not in _WAY for name in _STEPS):
+            return None
+        digest = hashlib.sha256()  # of the tower as it is: a method may have changed what the file holds
+        for name, weight in sorted(self.image_encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+        return {"weights": digest.hexdigest(), "dtype": str(self.image_encoder.dtype), "code": _CODE}
 
     def encode_images(self, image: Tensor) -> Features:
         """image [batch, 3, h, w] -> the features by name, contiguous."""

@@ -15,6 +15,8 @@ from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
+from .clip.prompts import UserError
+
 
 class Option(NamedTuple):
     """A key of the method's config node; a number is from ``least`` to ``most``, a name one of ``choices``."""
@@ -98,7 +100,7 @@ class Method:
 def methods() -> dict[str, type[Method]]:
     """The registered methods by name, in the order of their papers."""
     registered = {name: TRAINER_REGISTRY.get(name) for name in TRAINER_REGISTRY.registered_names()}
-    found = {name: kind for name, kind in registered.items() if issubclass(kind, Method)}
+    found = {name: kind for name, kind in registered.items() if isinstance(kind, type) and issubclass(kind, Method)}
     return dict(sorted(found.items(), key=lambda item: _arxiv(item[1].paper)))
 
 
@@ -108,12 +110,23 @@ def _arxiv(paper: str) -> str:
 
 
 def add_options(cfg: CfgNode) -> None:
-    """Adds the options of every registered method to its node. Methods may share a node."""
+    """Adds the options of every registered method to its node. Methods may share a node.
+
+    Raises:
+        UserError: they give an option different defaults, or a node or an option is none that a config can hold.
+    """
+    given: dict[tuple[str, str], tuple[object, str]] = {}
     for kind in methods().values():
-        if kind.node:
-            node = cfg.TRAINER.setdefault(kind.node, CfgNode())
-            for option in kind.options:
-                node.setdefault(option.key, option.default)
+        for option in kind.options if kind.node else ():
+            default, other = given.setdefault((kind.node, option.key), (option.default, kind.__name__))
+            where = f"TRAINER.{kind.node}.{option.key}"
+            if default != option.default:
+                both = f"{default!r} in {other} and {option.default!r} in {kind.__name__}"
+                raise UserError(f"{where} is {both}; give one its own node")
+            try:
+                cfg.TRAINER.setdefault(kind.node, CfgNode()).setdefault(option.key, option.default)
+            except (AttributeError, AssertionError, KeyError) as error:
+                raise UserError(f"{kind.__name__} cannot have the option {where}: {error}") from error
 
 
 def method_cfg(cfg: CfgNode, node: str) -> CfgNode:

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import train
+import trainers.prompt_trainer
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.extras.distributed import local_device
+from experiments.recipes import config_file, recipe
 from runs.command_line import build_parser
 from runs.config import setup_cfg
 from tests.oracle import make_cfg, plain_layernorms, random_images, tiny_clip
@@ -23,7 +25,8 @@ from tests.trainers.toys import TextScale, VisualToken
 from trainers import plot
 from trainers.clip.encoders import Extra, ImageEncoder, TextEncoder
 from trainers.clip.prompts import PromptBuilder, UserError
-from trainers.method import add_options
+from trainers.clip.weights import load_clip
+from trainers.method import Option, add_options
 from trainers.prompt_trainer import PromptTrainer
 
 
@@ -67,8 +70,6 @@ def test_trained_and_tested_with_the_caches_on(
 
 
 def fresh_clip(cfg: Any) -> Any:
-    from trainers.clip.weights import load_clip
-
     return load_clip(cfg).float()
 
 
@@ -86,6 +87,57 @@ def test_features_that_a_constant_changes_are_not_kept() -> None:
     model = VisualToken(make_cfg("COOP", 64, N_CTX=4), NAMES, tiny_clip("ViT"))
     trainer = SimpleNamespace(model=model)
     assert PromptTrainer.feature_key(trainer) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("step", ["parse_input", "parse_batch_test", "model_inference", "encode_images"])
+def test_features_are_not_kept_where_a_trainer_changes_the_way(
+    step: str, run_args: list[str], vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(train.__file__).parent)
+    trainer = trainer_of("CoOp", run_args, vit, tmp_path)
+    assert trainer.feature_key() is not None
+    own = type("Own", (type(trainer),), {step: lambda self, *args: None})
+    trainer.__class__ = own
+    vars(own)[step].__module__ = "my_method"
+    assert trainer.feature_key() is None
+
+
+def test_the_key_of_kept_features_is_of_the_tower_in_use(
+    run_args: list[str], vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Methods share features, unless one changes CLIP's weights before it builds its model."""
+    monkeypatch.chdir(Path(train.__file__).parent)
+    coop, plot_ = (trainer_of(name, run_args, vit, tmp_path / name) for name in ("CoOp", "PLOT"))
+    assert coop.feature_key() == plot_.feature_key()
+
+    def changed(cfg: Any) -> Any:
+        clip_model = load_clip(cfg)
+        with torch.no_grad():
+            clip_model.visual.conv1.weight.mul_(1.5)
+        return clip_model
+
+    monkeypatch.setattr(trainers.prompt_trainer, "load_clip", changed)
+    other = trainer_of("CoOp", run_args, vit, tmp_path / "other")
+    assert other.weights_sha256 == coop.weights_sha256 and other.feature_key() != coop.feature_key()
+
+
+def test_methods_that_share_a_node_agree_on_defaults() -> None:
+    kind = type("Halved", (plot.PLOT,), {"options": (Option("N", 2, "prompts a class", 1),)})
+    TRAINER_REGISTRY.register(kind, force=True)
+    try:
+        with pytest.raises(UserError, match=r"TRAINER.PLOT.N is 4 in PLOT and 2 in Halved; give one its own node"):
+            add_options(make_cfg("PLOT", 64))
+    finally:
+        del TRAINER_REGISTRY._objects["Halved"]
+
+
+def test_a_variant_has_the_configs_of_what_it_derives_from() -> None:
+    TRAINER_REGISTRY.register(type("Sibling", (plot.PLOT,), {"node": "SIBLING"}), force=True)
+    try:
+        config, _ = recipe("Sibling", "caltech101", 16)
+        assert config_file("Sibling", config) == config_file("PLOT", "rn50") and config_file("PLOT", "rn50").is_file()
+    finally:
+        del TRAINER_REGISTRY._objects["Sibling"]
 
 
 def test_a_variant_has_a_node_of_its_own() -> None:

@@ -111,9 +111,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """A picture of an unusual mode. ValueError: its levels do not fit, or eight bits leave one of them."""
     levels = np.asarray(image)
     if image.mode == "F" or image.mode.startswith("I"):
-        if image.mode == "F" or not 0 <= levels.min() <= levels.max() < 2**16:
-            raise ValueError(f"mode {image.mode}, levels {levels.min()} to {levels.max()}: convert it to 8 bits")
-        rgb = Image.fromarray((levels >> 8).astype(np.uint8)).convert("RGB")
+        low, high = levels.min(), levels.max()
+        fits = 0 <= low <= high <= 255 and high > 1 if image.mode == "F" else 0 <= low <= high < 2**16
+        if not fits:
+            raise ValueError(f"mode {image.mode}, levels {low} to {high}: convert it to 8 bits")
+        rgb = (image if image.mode == "F" else Image.fromarray((levels >> 8).astype(np.uint8))).convert("RGB")
     else:
         rgb = image.convert("RGB")
     of_one_colour = all(low == high for low, high in rgb.getextrema())  # type: ignore[misc]

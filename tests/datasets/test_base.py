@@ -92,7 +92,7 @@ def test_files_that_are_not_there(folder: Path, run_args: list[str], capsys: pyt
     first = [file for file in listed if not (folder / "images" / file).exists()][:3]
     err = run(folder, run_args, capsys)
     assert f"11 of 30 files are not in '{folder}/images': " in err
-    assert err.rstrip().endswith(", ".join(f"'{file}'" for file in first))
+    assert ", ".join(f"'{file}'" for file in first) + "; a split that was made here is made anew" in err
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,6 @@ KINDS = {
     "grey.jpg": ("L", 90),
     "palette.gif": ("P", 3),
     "cmyk.jpg": ("CMYK", (10, 20, 30, 40)),
-    "sixteen.png": ("I;16", 300),
     "float.tiff": ("F", 70.0),
 }
 

@@ -72,4 +72,5 @@ def test_pictures_in_no_class_folder_are_named_once(tmp_path: Path, capsys: pyte
         capsys.readouterr()
         assert len(build(tmp_path, "image_folder").train_x) == 2
         out = capsys.readouterr().out
-        assert out.count("left out") == 1 and f"1 pictures in '{tmp_path}' are left out" in out and "'loose.JPG'" in out
+        assert out.count("Not used") == 1
+        assert f"Not used of '{tmp_path}': 1 pictures in no class folder ('loose.JPG' the first)\n" in out

@@ -14,19 +14,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-if __name__ == "__main__":
-    from dassl.startup import before_imports
-
-    before_imports()
-
 from matplotlib.figure import Figure
 
 from dassl.extras.cli import guarded
-from dassl.utils import write_atomically
 from experiments.recipes import label, method_of
 from experiments.tables.by_shots import Cells, cells_of, complete_mean, mean_of_figures
 from experiments.tables.published import published
-from experiments.tables.render import Table
+from experiments.tables.render import Table, write_files
 from experiments.tables.request import Request, parser, request_of
 from experiments.tables.suite import DATASETS, SHOTS
 
@@ -84,14 +78,8 @@ def draw(request: Request) -> Figure:
 def run(args: argparse.Namespace) -> None:
     request = request_of(args, DATASETS, SHOTS)
     figure = draw(request)
-    if not request.may_write():
-        return
-    name = request.table("few_shot_curves", "").name
-    paths = [request.out / "tables" / f"{name}.{ending}" for ending in ("png", "pdf")]
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    for path in paths:
-        write_atomically(path, partial(figure.savefig, format=path.suffix[1:], dpi=150))
-    print("Written: " + ", ".join(map(str, paths)))
+    pages = {ending: partial(figure.savefig, format=ending, dpi=150) for ending in ("png", "pdf")}
+    write_files(request.out, request.table("few_shot_curves", "").name, pages)
 
 
 def main(argv: list[str] | None = None) -> int:

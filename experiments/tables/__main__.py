@@ -14,11 +14,6 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-if __name__ == "__main__":
-    from dassl.startup import before_imports
-
-    before_imports()
-
 from dassl.extras.cli import guarded
 from dassl.utils import UserError
 
@@ -44,11 +39,7 @@ def run(args: argparse.Namespace) -> None:
     request = request_of(args, DATASETS, SHOTS if args.table == "few-shot" else (16,))
     if args.table == "domain" and len(request.shots) > 1:
         raise UserError("domain takes one number of --shots")
-    table = TABLES[args.table](request)
-    if request.may_write():
-        table.show(request.out)
-    else:
-        print(table.markdown())
+    TABLES[args.table](request).show(request.out)
 
 
 def main(argv: list[str] | None = None) -> int:

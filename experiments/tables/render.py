@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,11 +116,19 @@ class Table:
     def show(self, out: Path) -> None:
         """Prints the table, and writes it as OUT/tables/<name>.md, .csv and .tex."""
         print(self.markdown())
-        paths = [out / "tables" / f"{self.name}.{ending}" for ending in ("md", "csv", "tex")]
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
-        for path, text in zip(paths, (self.markdown(), self.csv(), self.latex()), strict=True):
-            write_atomically(path, text)
-        print("Written: " + ", ".join(map(str, paths)))
+        write_files(out, self.name, {"md": self.markdown(), "csv": self.csv(), "tex": self.latex()})
+
+
+def write_files(out: Path, name: str, contents: Mapping[str, Any]) -> None:
+    """Writes OUT/tables/<name>.<ending> by ending. A mistyped OUT, in a folder that does not exist, is not made."""
+    if not (out.is_dir() or out.parent.is_dir()):
+        print(f"Not written: there is no folder '{out.parent}' to make '{out.name}' in")
+        return
+    paths = {out / "tables" / f"{name}.{ending}": content for ending, content in contents.items()}
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    for path, content in paths.items():
+        write_atomically(path, content)
+    print("Written: " + ", ".join(map(str, paths)))
 
 
 def _escaped(text: str) -> str:

@@ -59,13 +59,6 @@ class Request:
         """An empty table, whose name has the dataset if it is the only one."""
         return Table(f"{stem}_{self.datasets[0]}" if len(self.datasets) == 1 else stem, title)
 
-    def may_write(self) -> bool:
-        """Whether OUT is there or would be made in a folder that is; a mistyped path makes no folders."""
-        may = self.out.is_dir() or self.out.parent.is_dir()
-        if not may:
-            print(f"Not written: there is no folder '{self.out.parent}' to make '{self.out.name}' in")
-        return may
-
     def cell(self, trainer: str, dataset: str, shots: int, **options: Any) -> Cell:
         """The cell of the recipe's runs, but for the method's ``options``; the method's own script fills it."""
         method = method_of(trainer)

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 
 from dassl.extras.cli import guarded
 from experiments.recipes import label, method_of
-from experiments.tables.by_shots import Cells, cells_of, complete_mean, mean_of_figures
+from experiments.tables import significance
+from experiments.tables.by_shots import Cells, cells_of, mean_of_figures
 from experiments.tables.published import published
 from experiments.tables.render import Table, write_files
 from experiments.tables.request import Request, parser, request_of
@@ -33,7 +34,7 @@ def draw_panel(axes: Any, title: str, request: Request, cells: Cells, names: Seq
         points = []
         for shots in request.shots if kind.has_seeds else request.shots[:1]:
             row = [cells[name, method, shots] for name in names]
-            ours, spread = complete_mean([cell.mean for cell in row]), row[0].std if len(names) == 1 else None
+            ours, spread = significance.mean([cell.mean for cell in row]), row[0].std if len(names) == 1 else None
             theirs = mean_of_figures([published("few-shot", name, method, shots) for name in names])
             points.append((shots if kind.has_seeds else 0, ours, spread, theirs))
         size = 5 if kind.has_seeds else 9

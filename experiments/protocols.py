@@ -122,8 +122,7 @@ def _transfer(args: argparse.Namespace, targets: Sequence[str], title: str, shif
         for method, options in tests.items():
             extra = pairs_of(job.trainer, options)
             cells = {args.dataset: source} | {t: test(job, source, t, extra) for t in targets}
-            means = [cell.mean for cell in list(cells.values())[1:] if cell.mean is not None]
-            average = number(significance.mean(means))
+            average = number(significance.mean([cells[target].mean for target in targets]))
             rows.append([method, *(mean_std(cell.mean, cell.std) for cell in cells.values()), average])
             records += [
                 {"method": method, "dataset": dataset, "mean": cell.mean, "std": cell.std, "runs": len(cell.runs)}

@@ -12,7 +12,7 @@ from . import significance
 from .published import NOTE, Figure, published
 from .render import Section, Table, mean_std, number
 from .request import Request, difference
-from .results import Cell, paired
+from .results import Cell, differences
 from .suite import SUBJECT
 
 Cells = dict[tuple[str, str, int], Cell]
@@ -83,14 +83,8 @@ def record(
     }
 
 
-def complete_mean(values: Sequence[float | None]) -> float | None:
-    """The mean, None if one is missing."""
-    whole = [value for value in values if value is not None]
-    return significance.mean(whole) if len(whole) == len(values) else None
-
-
 def mean_of_figures(figures: Sequence[Figure | None]) -> float | None:
-    return complete_mean([figure.mean if figure else None for figure in figures])
+    return significance.mean([figure.mean if figure else None for figure in figures])
 
 
 def _averages(request: Request, cells: Cells, table: Table, shown: bool) -> list[list[str]]:
@@ -101,9 +95,9 @@ def _averages(request: Request, cells: Cells, table: Table, shown: bool) -> list
             own = [cells[dataset, method, shots] for dataset in request.datasets]
             figures = [published("few-shot", dataset, method, shots) for dataset in request.datasets]
             numbers = {
-                "mean": complete_mean([cell.mean for cell in own]),
+                "mean": significance.mean([cell.mean for cell in own]),
                 "published_mean": mean_of_figures(figures),
-                "difference": complete_mean([difference(*pair) for pair in zip(own, figures, strict=True)]),
+                "difference": significance.mean([difference(*pair) for pair in zip(own, figures, strict=True)]),
             }
             mean, theirs, diff = numbers.values()
             row += [number(mean), *([number(theirs), number(diff, signed=True)] if shown else [])]
@@ -122,22 +116,21 @@ def _tests(request: Request, cells: Cells, table: Table) -> Section:
     for baseline in (method for method in request.methods if method != SUBJECT):
         for shots in request.shots:
             for whose in ("ours",) if single else ("ours", "published"):
-                a, b = paired(*(_means(request, cells, whose, method, shots) for method in (SUBJECT, baseline)))
-                if whose == "published" and not a:
+                found = differences(*(_means(request, cells, whose, method, shots) for method in (SUBJECT, baseline)))
+                if whose == "published" and not found:
                     continue
-                why = f"fewer than two {unit} with both methods" if len(a) < 2 else "the differences do not vary"
+                why = f"fewer than two {unit} with both methods" if len(found) < 2 else "the differences do not vary"
                 why = f"{why}: no test"
                 if single and not method_of(baseline).has_seeds:
                     why = f"{no_seeds(baseline)}: no test over seeds"
-                differences = [x - y for x, y in zip(a, b, strict=True)]
-                mean, std = significance.mean(differences), significance.deviation(differences)
-                tests = {"t_test_p": significance.paired_t(a, b), "wilcoxon_p": significance.wilcoxon(a, b)}
+                mean, std = significance.mean(found), significance.deviation(found)
+                tests = {"t_test_p": significance.paired_t(found), "wilcoxon_p": significance.wilcoxon(found)}
                 shown = [table.p_value(p, why) for p in tests.values()]
-                start = [label(baseline), str(shots), whose, str(len(a))]
+                start = [label(baseline), str(shots), whose, str(len(found))]
                 rows.append([*start, mean_std(mean, std, signed=True), *shown])
                 place = {"dataset": request.datasets[0] if single else "all", "method": SUBJECT, "shots": shots}
                 name = f"{SUBJECT} against {baseline} ({whose})"
-                table.records.append({"table": name, **place, "runs": len(a), "difference": mean, **tests})
+                table.records.append({"table": name, **place, "runs": len(found), "difference": mean, **tests})
     return Section(f"{SUBJECT} against each baseline, paired over the {unit}, two-sided", headers, rows)
 
 

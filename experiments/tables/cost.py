@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from statistics import fmean
 from typing import Any
 
 from experiments.recipes import label
 
+from . import significance
 from .render import Section, Table, number
 from .request import Request
 from .results import Cell
@@ -57,8 +57,9 @@ def costs(table: Table, cell: Cell, columns: Iterable[str] = COLUMNS) -> tuple[d
     means: dict[str, float | None] = {}
     for key in columns:
         values = [_values(run.result)[key] for run in cell.runs]
-        whole, testing = [value for value in values if value is not None], key == "test_images_per_second"
-        means[key] = fmean(whole) if whole and (testing or len(whole) == len(values)) else None
+        if testing := key == "test_images_per_second":
+            values = [value for value in values if value is not None]
+        means[key] = significance.mean(values)
         why = FEATURES_READ if testing else NO_TRAINING if cell.runs and cell.runs[0].epochs == 0 else NOT_KEPT
         digits = 0 if key in ("memory_mb", "parameters") else 1
         texts[key] = table.dash(why) if means[key] is None and cell.runs else number(means[key], digits)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from experiments.recipes import imported, label, method_of, pairs_of, short_name
 
-from .by_shots import complete_mean, mean_of_figures, record
+from . import significance
+from .by_shots import mean_of_figures, record
 from .published import NOTE, published
 from .render import Section, number
 from .request import Request, Table
@@ -38,7 +39,7 @@ def build(request: Request) -> Table:
                 row += request.against(cell, figures[dataset], with_published)
                 table.records.append(record(TABLE, dataset, name, shots, cell, figures[dataset]))
             theirs = number(mean_of_figures(list(figures.values())[1:]))
-            average = number(complete_mean([cells[target].mean for target in targets]))
+            average = number(significance.mean([cells[target].mean for target in targets]))
             rows.append([*row, average, *([theirs] if with_published else [])])
     more = ["published", "diff."] if with_published else []
     headers = [text for dataset in (source, *targets) for text in (dataset, *more)]

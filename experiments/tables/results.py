@@ -138,10 +138,9 @@ class Cell:
         return significance.deviation(list(self.by_seed.values()))
 
 
-def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> tuple[list[float], list[float]]:
-    """The values of the keys that both have."""
-    common = [key for key in ours if key in theirs]
-    return [ours[key] for key in common], [theirs[key] for key in common]
+def differences(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> list[float]:
+    """Ours minus theirs, for the keys that both have."""
+    return [ours[key] - theirs[key] for key in ours if key in theirs]
 
 
 def select(candidates: Iterable[FinishedRun], trainer: str, dataset: str, shots: int, **options: Any) -> Cell:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 from experiments.recipes import label, method_of
@@ -11,7 +12,7 @@ from . import significance
 from .by_shots import record
 from .render import DASH, Section, Table, mean_std, number, probability
 from .request import Request
-from .results import Cell, FinishedRun, discordant, paired, select
+from .results import Cell, FinishedRun, differences, discordant, select
 
 ONE_SEED = "fewer than two seeds that both have: no test"
 NO_VARIANCE = "the differences between the seeds do not vary: no test"
@@ -39,7 +40,7 @@ def build(request: Request, name: str) -> Table:
                 rows.append([*row, *tests])
                 more = {"variant": str(value), "interval": interval, **numbers}
                 table.records.append(record(table.name, dataset, method, shots, cell, **more))
-            plans.append([dataset, str(shots), *diagnostics_row(table, cells[base], PLAN)])
+            plans.append([dataset, str(shots), *diagnostics_of(table, cells[base], PLAN)[0]])
         against = f"diff. to {base if isinstance(base, str) else f'{option} = {base}'}"
         headers = ["dataset", "shots", option, "accuracy (%)", "95% interval", against, "paired t-test p"]
         caption = label(method) if len(methods) > 1 else ""
@@ -80,9 +81,9 @@ def diagnostics(request: Request) -> Table:
             if options == usual or select(request.found, method, dataset, shots, **options).runs:
                 cell = request.cell(method, dataset, shots, **options)
                 place = [dataset, str(shots), *map(str, values), request.ours(cell)]
-                rows.append([*place, *diagnostics_row(table, cell, ALL)])
-                more: dict[str, Any] = {**options, **{key: mean for key, (mean, _) in _diagnostics(cell).items()}}
-                table.records.append(record("diagnostics", dataset, method, shots, cell, **more))
+                texts, means = diagnostics_of(table, cell, ALL)
+                rows.append([*place, *texts])
+                table.records.append(record("diagnostics", dataset, method, shots, cell, **options, **means))
         caption = label(method) if len(methods) > 1 else ""
         headers = ["dataset", "shots", *kinds, "accuracy (%)", *ALL.values()]
         table.sections.append(Section(caption, headers, rows))
@@ -90,22 +91,19 @@ def diagnostics(request: Request) -> Table:
     return request.close(table)
 
 
-def diagnostics_row(table: Table, cell: Cell, names: dict[str, str]) -> list[str]:
-    """Means over the seeds; a dash where there is nothing to measure, blank where there is no run."""
-    row = []
-    for name, (mean, why) in _diagnostics(cell).items():
-        digits = {"plan_entropy": 4, "plan_distance": 4, "shift_spread": 3, "text_cosine": 3}.get(name, 2)
-        if name in names:
-            row.append(number(mean, digits) if mean is not None or not cell.runs else table.dash(why))
-    return row
+def diagnostics_of(table: Table, cell: Cell, names: Iterable[str]) -> tuple[list[str], dict[str, float | None]]:
+    """By name, the means over the seeds, as text and as numbers.
 
-
-def _diagnostics(cell: Cell) -> dict[str, tuple[float | None, str]]:
-    """By name: the mean over the seeds, None if a run lacks it, and then why."""
+    The text is a dash where there is nothing to measure, blank where there is no run.
+    """
     kept = [run.result.get("diagnostics") or {} for run in cell.runs]
     why = "nothing to measure: no plan, or a single prompt" if all(kept) else "the run has kept no diagnostics"
-    values = {name: [d[name] for d in kept if d.get(name) is not None] for name in ALL}
-    return {name: (significance.mean(v) if len(v) == len(kept) else None, why) for name, v in values.items()}
+    means = {name: significance.mean([values.get(name) for values in kept]) for name in names}
+    digits = {"plan_entropy": 4, "plan_distance": 4, "shift_spread": 3, "text_cosine": 3}
+    return [
+        number(mean, digits.get(name, 2)) if mean is not None or not kept else table.dash(why)
+        for name, mean in means.items()
+    ], means
 
 
 def compare_cells(table: Table, cell: Cell, base: Cell, why: str = "") -> tuple[list[str], dict[str, Any]]:
@@ -114,19 +112,18 @@ def compare_cells(table: Table, cell: Cell, base: Cell, why: str = "") -> tuple[
     Args:
         why: there is nothing to pair over the seeds.
     """
-    a, b = ([], []) if why else paired(cell.by_seed, base.by_seed)
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    p = significance.paired_t(a, b)
+    found = [] if why else differences(cell.by_seed, base.by_seed)
+    mean, p = significance.mean(found), significance.paired_t(found)
     tests = mcnemar_by_seed(cell, base)
     text = [
-        mean_std(significance.mean(differences), significance.deviation(differences), signed=True),
-        table.p_value(p, why or (ONE_SEED if len(a) < 2 else NO_VARIANCE)),
+        mean_std(mean, significance.deviation(found), signed=True),
+        table.p_value(p, why or (ONE_SEED if len(found) < 2 else NO_VARIANCE)),
         " ".join(table.dash(NO_PAIRS) if t is None else probability(t[2]) for t in tests)
         if any(tests)
         else table.dash(NO_PAIRS),
     ]
     numbers = {
-        "difference_to_base": significance.mean(differences),
+        "difference_to_base": mean,
         "t_test_p": p,
         "mcnemar_p": " ".join("" if t is None else f"{t[2]:.6g}" for t in tests),
         "only_this_right": " ".join("" if t is None else str(t[0]) for t in tests),
@@ -144,8 +141,7 @@ def mcnemar_by_seed(cell: Cell, base: Cell) -> list[tuple[int, int, float] | Non
     found: list[tuple[int, int, float] | None] = []
     for seed in sorted(set(first) & set(second)):
         counts = discordant(first[seed], second[seed])
-        p = None if counts is None else significance.mcnemar(*counts)
-        found.append(None if counts is None else (*counts, 1.0 if p is None else p))
+        found.append(None if counts is None else (*counts, significance.mcnemar(*counts)))
     return found
 
 

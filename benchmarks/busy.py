@@ -13,15 +13,12 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks.report import parser_of, save, show
-from runs.directory import REPOSITORY
+from benchmarks.report import parser_of, save, seconds_of, show
 
-COMMAND = ("bash", str(REPOSITORY / "scripts/plot/main.sh"), "symbols", "16")
+COMMAND = ("bash", "scripts/plot/main.sh", "symbols", "16")
 COUNTS = (0, 1, 2)
 LOOP = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(10**5))"  # ends with its parent
 
@@ -38,29 +35,18 @@ def busy(count: int) -> Iterator[None]:
             process.wait()
 
 
-def run_seconds(epochs: int) -> float:
-    """Wall seconds of one run in a fresh OUT."""
-    with tempfile.TemporaryDirectory() as out:
-        env = {**os.environ, "SEEDS": "1", "OUT": out}
-        start = time.perf_counter()
-        code = subprocess.call([*COMMAND, "OPTIM.MAX_EPOCH", str(epochs)], env=env, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - start
-    if code:
-        sys.exit(code)
-    return seconds
-
-
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=1)
     options = parser.parse_args()
-    run_seconds(options.epochs)
+    command = [*COMMAND, "OPTIM.MAX_EPOCH", str(options.epochs)]
+    seconds_of(command, SEEDS="1")
     seconds: dict[int, list[float]] = {count: [] for count in COUNTS}
     for _ in range(options.repeats):
         for count, found in seconds.items():
             with busy(count):
-                found.append(run_seconds(options.epochs))
+                found.append(seconds_of(command, SEEDS="1"))
     medians = {count: statistics.median(found) for count, found in seconds.items()}
     rows = [{"busy processes": count, "s": s, "ratio": s / medians[0]} for count, s in medians.items()]
     show(f"{options.epochs} epochs, {os.cpu_count()} cores, medians of {options.repeats}", rows)

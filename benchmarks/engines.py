@@ -10,15 +10,9 @@ from the start of ``sweep.py`` to its table; the cluster exists before.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
 
-from benchmarks.report import parser_of, save, show
-from runs.directory import REPOSITORY
+from benchmarks.report import parser_of, save, seconds_of, show
 from tests.experiments.sweep.cluster import cluster
 
 
@@ -29,17 +23,13 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=4)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="for all runs")
     options = parser.parse_intermixed_args()
-    env = {**os.environ, "DATA": str(Path(os.environ.get("DATA") or "data").absolute()), "OMP_NUM_THREADS": "1"}
 
     def seconds(*engine: str, runs: int = options.runs) -> float:
         """Of a whole sweep in a fresh OUT."""
         seeds = ",".join(map(str, range(1, runs + 1)))
         command = [sys.executable, "sweep.py", "--trainers", "CoOp", "--datasets", "symbols", "--seeds", seeds]
         command += ["--shots", str(options.shots), *engine, "DATALOADER.NUM_WORKERS", "0", *options.opts]
-        with tempfile.TemporaryDirectory() as out:
-            start = time.perf_counter()
-            subprocess.run(command, cwd=REPOSITORY, env={**env, "OUT": out}, stdout=subprocess.DEVNULL, check=True)
-            return time.perf_counter() - start
+        return seconds_of(command, OMP_NUM_THREADS="1")
 
     seconds(runs=1)  # draws the pictures and fills the feature cache
     before = seconds()

@@ -98,18 +98,16 @@ class Job:
 
     def directories(self) -> list[Path]:
         """By seed. UserError: a mistake in the arguments, or a damaged result."""
-        directories = [resolve(self.arguments(seed))[2] for seed in self.seeds]
-        for directory in directories:
-            finished_result(directory)
-        return directories
+        return [resolve(self.arguments(seed))[2] for seed in self.seeds]
 
 
 def resolve(arguments: list[str]) -> tuple[argparse.Namespace, Any, Path]:
-    """A run's parsed arguments, config and directory. UserError: any mistake in them."""
+    """A run's parsed arguments, config and directory. UserError: a mistake in them, or a damaged result."""
     parsed = build_parser().parse_args(arguments)
     cfg, base = setup_cfg(parsed)
     directory = output_directory(parsed, cfg, base)
     check_config(directory, cfg)
+    finished_result(directory)
     return parsed, cfg, directory
 
 

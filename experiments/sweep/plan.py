@@ -18,7 +18,6 @@ from experiments.tables import by_shots
 from experiments.tables.render import Table
 from experiments.tables.request import Request
 from experiments.tables.results import Cell, check_unmixed, finished
-from runs.result import finished_result
 
 from .spec import Spec
 from .task import Task
@@ -111,7 +110,6 @@ def plan_of(spec: Spec) -> Plan:
 def run_of(job: Job, seed: int, spec: Spec) -> Run:
     arguments = job.arguments(seed)
     _, cfg, directory = resolve(arguments)
-    finished_result(directory)
     directory, method = directory.absolute(), method_of(job.trainer)
     place = (f"{job.shots} shots", f"seed {seed}") if method.has_seeds else ()
     log = (spec.out / "sweeps" / directory.relative_to(spec.out)).with_suffix(".txt")

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, command: str) -> int:
     if plan.todo:
         engine = engine_of(args, plan)
         if slots := engine.slots:
-            print(f"{slots} at once: {duration(progress.left(plan.todo, slots))}", flush=True)
+            print(f"{slots} at once: {duration(times.of(plan.todo, slots))}", flush=True)
         else:
             print("no node has room for a run (--cpus, --memory, --gpus): it waits for one that has", flush=True)
         code = execute(engine, progress)

@@ -49,17 +49,9 @@ class Progress:
         total = len(self.plan.runs)
         done = total - len(left) - len(self.failed)
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        seconds = self.left(left, slots)
+        seconds = self.times.of(left, slots)
         to_go = f"; {duration(seconds)} to go" if left and seconds is not None else ""
         print(f"[{done:{len(str(total))}}/{total}{failed}] {run.name}: {event}{to_go}", flush=True)
-
-    def left(self, left: list[Run], slots: int) -> float | None:
-        """Seconds: the sum of the estimates by slots, and at least the longest; None if one is not known."""
-        each = [self.times.estimate(run) for run in left]
-        known = [seconds for seconds in each if seconds is not None]
-        if len(known) < len(each):
-            return None
-        return max(sum(known) / max(1, slots), max(known, default=0.0))
 
 
 def execute(engine: Engine, progress: Progress) -> int:

@@ -46,7 +46,8 @@ class Times:
                 return fmean(self.fixed[key]) + (work * fmean(self.rate[key]) if work else 0.0)
         return None
 
-    def of(self, planned: Iterable[Run]) -> float | None:
-        """The sum; None if one is not known."""
-        estimates = [self.estimate(run) for run in planned]
-        return None if None in estimates else sum(seconds for seconds in estimates if seconds is not None)
+    def of(self, planned: Iterable[Run], slots: int = 1) -> float | None:
+        """Seconds of the runs: the sum by slots, and at least the longest; None if one is not known."""
+        each = [self.estimate(run) for run in planned]
+        known = [seconds for seconds in each if seconds is not None]
+        return max(sum(known) / max(1, slots), *known, 0.0) if len(known) == len(each) else None

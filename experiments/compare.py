@@ -26,7 +26,7 @@ from experiments.tables.cost import costs
 from experiments.tables.render import DASH, Section, Table, number
 from experiments.tables.results import Cell, check_unmixed, finished
 from experiments.tables.suite import BASELINE
-from experiments.tables.variants import compare_cells
+from experiments.tables.variants import NOTE, compare_cells
 from runs.directory import shorten, spell
 
 ONE_SEED = "fewer than two seeds: no deviation, no interval"
@@ -75,10 +75,7 @@ def train_all(jobs: Sequence[Job], mixed: bool) -> list[Cell]:
 
 def check_backbones(jobs: Sequence[Job]) -> None:
     """Raises UserError if the jobs are on different ones: what ``check_unmixed`` finds later, before the runs."""
-    names = {}
-    for job in jobs:
-        _, cfg, _ = resolve(job.arguments(job.seeds[0]))
-        names[job.trainer] = cfg.MODEL.BACKBONE.NAME
+    names = {job.trainer: resolve(job.arguments(job.seeds[0]))[1].MODEL.BACKBONE.NAME for job in jobs}
     if len(set(names.values())) > 1:
         named = ", ".join(f"{trainer} on {name}" for trainer, name in names.items())
         raise UserError(f"mixed backbones: {named}; set BACKBONE, or allow it with --mixed")
@@ -92,11 +89,8 @@ def build(cells: Mapping[str, Cell], seeds: Sequence[int], name: str, title: str
     rows = [_row(table, trainer, cell, cells.get(BASELINE)) for trainer, cell in cells.items()]
     table.sections.append(Section("", HEADERS, rows))
     table.notes.append(
-        f"Seeds {' '.join(map(str, seeds))}. Standard deviation with n - 1; the 95% interval is Student's, for the "
-        f"mean. Tests are two-sided, against {BASELINE}: paired t over the seeds; McNemar over the test images, one p "
-        "a seed (exact below 25 discordant images, else chi-squared with continuity correction). Step: median, loading "
-        "apart. Memory: the most that the process has held or, on a GPU, its tensors; compare only what ran on one "
-        "machine."
+        f"Seeds {' '.join(map(str, seeds))}. {NOTE} Step: median, loading apart. Memory: the most that the process has "
+        "held or, on a GPU, its tensors; compare only what ran on one machine."
     )
     return table
 

@@ -31,7 +31,8 @@ def cells_of(request: Request) -> Cells:
 def build(request: Request, cells: Cells | None = None) -> Table:
     """Of all runs that follow the recipe, or of the cells that are given."""
     cells = cells_of(request) if cells is None else cells
-    table = request.table("few_shot", f"Few-shot: accuracy in percent{request.of}")
+    of = f", {request.datasets[0]}" if len(request.datasets) == 1 else ""
+    table = request.table("few_shot", f"Few-shot: accuracy in percent{of}")
     shown = any(published("few-shot", dataset, SUBJECT, 16) for dataset in request.datasets)
     beside = ["published", "diff."] if shown else []
     heads = [text for shots in request.shots for text in (f"{shots}-shot", *beside)]

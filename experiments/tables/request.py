@@ -50,11 +50,6 @@ class Request:
     def places(self) -> list[tuple[str, int]]:
         return [(dataset, shots) for dataset in self.datasets for shots in self.shots]
 
-    @property
-    def of(self) -> str:
-        """The dataset, for a title; empty where there are several."""
-        return f", {self.datasets[0]}" if len(self.datasets) == 1 else ""
-
     def table(self, stem: str, title: str) -> Table:
         """An empty table, whose name has the dataset if it is the only one."""
         return Table(f"{stem}_{self.datasets[0]}" if len(self.datasets) == 1 else stem, title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
@@ -212,14 +213,12 @@ def check_unmixed(used: Sequence[FinishedRun], mixed: bool) -> list[str]:
 
 def check_unique(cell: Cell, mixed: bool) -> None:
     """Raises UserError if a seed has two runs and ``mixed`` is off."""
-    seen: dict[int, FinishedRun] = {}
-    for run in cell.runs:
-        if run.seed in seen and not mixed:
+    for first, second in itertools.combinations(cell.runs, 2):
+        if first.seed == second.seed and not mixed:
             raise UserError(
-                f"two runs for one place of the table, '{seen[run.seed].path.parent}' and '{run.path.parent}': move "
-                "one away, or take their mean with --mixed"
+                f"two runs for one place of the table, '{first.path.parent}' and '{second.path.parent}': move one "
+                "away, or take their mean with --mixed"
             )
-        seen[run.seed] = run
 
 
 def discordant(first: FinishedRun, second: FinishedRun) -> tuple[int, int] | None:

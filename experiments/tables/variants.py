@@ -48,7 +48,7 @@ def build(request: Request, name: str) -> Table:
         if name == "match":
             caption = f"The plans of {base}, on the test set"
             table.sections.append(Section(caption, ["dataset", "shots", *PLAN.values()], plans))
-    table.notes += [_NOTE, *([_PLAN_NOTE] if name == "match" else [])]
+    table.notes += [NOTE, *([_PLAN_NOTE] if name == "match" else [])]
     return request.close(table)
 
 
@@ -152,7 +152,7 @@ def _seeds(cell: Cell, other: Cell) -> dict[int, FinishedRun]:
     return {run.seed: run for run in cell.runs}
 
 
-_NOTE = (
+NOTE = (
     "Mean and standard deviation (n - 1) over the seeds; the 95% interval is Student's, for the mean. Tests are "
     "two-sided: paired t over the seeds; McNemar over the test images, one p a seed (exact below 25 discordant images, "
     "else chi-squared with continuity correction)."

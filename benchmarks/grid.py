@@ -117,12 +117,8 @@ def main() -> None:
     rows = [{"method": m, "hours": hours_of(m), "of these on ImageNet": hours_of(m, "imagenet")} for m in METHODS]
     show(f"{len(seconds)} runs, {hours:,.0f} device hours", rows, ",.1f")
     (method, dataset, shots, _), longest = max(seconds.items(), key=lambda item: item[1])
-    rows = []
-    for devices in options.devices:
-        took = makespan(list(seconds.values()), devices) / 3600
-        rows.append(
-            {"devices": devices, "hours": took, "ideal": hours / devices, "busy (%)": 100 * hours / devices / took}
-        )
+    took = {n: makespan(list(seconds.values()), n) / 3600 for n in options.devices}
+    rows = [{"devices": n, "hours": h, "ideal": hours / n, "busy (%)": 100 * hours / n / h} for n, h in took.items()]
     show(f"The longest run: {method} on {dataset}, {shots} shots, {longest / 3600:,.1f} hours", rows, ",.1f")
     save(options, rows=rows)
 

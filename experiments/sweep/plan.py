@@ -5,6 +5,7 @@ A mistake in any run's arguments is found here, before anything starts.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -102,9 +103,7 @@ def plan_of(spec: Spec) -> Plan:
                 else:  # one run, the same at every number of shots
                     runs_of = cells.get((dataset, job.trainer, spec.shots[0])) or [run_of(job, 1, spec)]
                 cells[dataset, job.trainer, shots] = runs_of
-    order = {trainer: i for i, trainer in enumerate(spec.trainers)}
-    ordered = sorted(cells, key=lambda key: (spec.datasets.index(key[0]), order[key[1]]))
-    return Plan(spec, {key: cells[key] for key in ordered})
+    return Plan(spec, {key: cells[key] for key in itertools.product(spec.datasets, spec.trainers, spec.shots)})
 
 
 def run_of(job: Job, seed: int, spec: Spec) -> Run:

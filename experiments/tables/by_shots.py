@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,12 +21,8 @@ Cells = dict[tuple[str, str, int], Cell]
 
 def cells_of(request: Request) -> Cells:
     """By dataset, method and shots."""
-    return {
-        (dataset, method, shots): request.cell(method, dataset, shots)
-        for dataset in request.datasets
-        for method in request.methods
-        for shots in request.shots
-    }
+    places = itertools.product(request.datasets, request.methods, request.shots)
+    return {(dataset, method, shots): request.cell(method, dataset, shots) for dataset, method, shots in places}
 
 
 def build(request: Request, cells: Cells | None = None) -> Table:

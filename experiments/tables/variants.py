@@ -83,7 +83,8 @@ def diagnostics(request: Request) -> Table:
                 place = [dataset, str(shots), *map(str, values), request.ours(cell)]
                 texts, means = diagnostics_of(table, cell, ALL)
                 rows.append([*place, *texts])
-                table.records.append(record("diagnostics", dataset, method, shots, cell, **options, **means))
+                more: dict[str, Any] = {**options, **means}
+                table.records.append(record("diagnostics", dataset, method, shots, cell, **more))
         caption = label(method) if len(methods) > 1 else ""
         headers = ["dataset", "shots", *kinds, "accuracy (%)", *ALL.values()]
         table.sections.append(Section(caption, headers, rows))

@@ -152,7 +152,7 @@ def test_the_programs_exit_code_and_the_scripts(weights: Path, data_root: Path, 
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 143
-    assert not children.processes_of(process.pid)
+    children.wait_for(lambda: not children.processes_of(process.pid), seconds=10)
     said, line = error.strip().splitlines()
     assert said.startswith("interrupted by SIGTERM")
     words = shlex.split(line)

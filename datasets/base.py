@@ -15,7 +15,7 @@ from dassl.data.datasets import DatasetBase, Datum
 
 from .few_shot import few_shot_set
 from .files import UserError, keep, places
-from .splits import Item, Split, check_files, check_labels, digest_of, inside, items_of, read_split
+from .splits import Item, Split, check_files, check_labels, digest_of, items_of, normalized, read_split
 
 SUBSAMPLES = ("all", "base", "new")
 
@@ -81,12 +81,13 @@ class FewShotDataset(DatasetBase):
         path = next((place for place in kept if os.path.lexists(place)), None)
         split, digest = read_split(path) if path else (self._make_split(folder, seed), "")
         images = folder / self.image_dir
-        split = Split(*([item._replace(file=inside(item.file, images)) for item in part] for part in split))
+        if self.split_file:  # without one, make_split has listed the files itself
+            split = normalized(split, images)
         if self.test_only:
             split = Split(split.test, [], split.test)
         where = f"'{path or folder}'"
         check_labels(split, where)
-        if self.split_file:  # without one, make_split has listed the files itself
+        if self.split_file:
             try:
                 check_files(split, images, where)
             except UserError as error:

@@ -33,14 +33,14 @@ class ImageFolder(FewShotDataset):
         """Prints how many files are not used, and the first of each kind."""
         found = parts(root) if root.is_dir() else {}
         folders = [root / name for name in found.values()] or [root]
-        classes = {path for folder in folders for path in folder.glob("[!._]*") if path.is_dir()}
+        classes = {path for folder in folders for path in folder.glob("[!.]*") if path.is_dir()}
         unused: dict[str, list[str]] = {}
         for path in sorted(path for path in root.rglob("*") if path.is_file()):
             name = path.relative_to(root)
             if (path.parent in classes and is_picture(path.name)) or is_ours(name):
                 continue
             if not is_picture(path.name):
-                kind = "no pictures"
+                kind = "other files"
             elif classes & {*path.parents}:
                 kind = "pictures below a class folder"
             elif path.parent in (root, *folders):

@@ -70,12 +70,15 @@ def items_of(rows: Iterable[tuple[str, int, str]]) -> list[Item]:
     return items
 
 
-def inside(file: str, images: Path) -> str:
-    """A path of a split or an annotation file, with slashes and relative to the image folder."""
-    file = file.replace("\\", "/").removeprefix("./")
-    for folder in (images, images.resolve()):
-        file = file.removeprefix(f"{folder.as_posix()}/")
-    return file
+def normalized(split: Split, images: Path) -> Split:
+    """Paths with slashes, relative to the image folder. Those of a file may be Windows' or absolute."""
+    absolute = [f"{folder.as_posix()}/" for folder in (images, images.resolve())]
+
+    def inside(file: str) -> str:
+        file = file.replace("\\", "/").removeprefix("./")
+        return file.removeprefix(absolute[0]).removeprefix(absolute[1])
+
+    return Split(*([item._replace(file=inside(item.file)) for item in part] for part in split))
 
 
 def digest_of(split: Split) -> str:

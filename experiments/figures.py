@@ -14,6 +14,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+if __name__ == "__main__":
+    from dassl.startup import before_imports
+
+    before_imports()
+
 from matplotlib.figure import Figure
 
 from dassl.extras.cli import guarded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import time
 from contextlib import nullcontext
@@ -81,7 +82,10 @@ def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) 
         raise UserError(f"{cfg.DATASET.NAME} is for testing only: give --eval-only and a --model-dir")
     if args.no_train:
         return
-    for source in filter(None, (args.model_dir, cfg.RESUME, learned_in(cfg.MODEL.INIT_WEIGHTS))):
+    sources = [args.model_dir, cfg.RESUME]
+    if cfg.MODEL.INIT_WEIGHTS:  # <run>/prompt_learner/<checkpoint>
+        sources.append(os.path.dirname(os.path.dirname(cfg.MODEL.INIT_WEIGHTS)))
+    for source in filter(None, sources):
         check_classes(Path(source), cfg, trainer.dm.dataset.classnames)
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
@@ -99,11 +103,6 @@ def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) 
             if directory.is_dir():
                 raise
             raise UserError(f"the run's directory '{directory}' has vanished; nothing more was written") from error
-
-
-def learned_in(checkpoint: str) -> Path | None:
-    """The run's directory of a checkpoint."""
-    return Path(checkpoint).parent.parent if checkpoint else None
 
 
 def is_finished(directory: Path, cfg: Any, args: argparse.Namespace) -> bool:

@@ -6,6 +6,7 @@ parameter reaches them, and then gives batches that hold ``features``; upstream'
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,11 +71,16 @@ class CLIPTrainer(Method, TrainerX):
         """
         if any(getattr(type(self), name).__module__ not in _WAY for name in _STEPS):
             return None
-        digest = hashlib.sha256()  # of the tower as it is: a method may have changed what the file holds
+        return {"weights": self._tower_sha256, "dtype": str(self.image_encoder.dtype), "code": _CODE}
+
+    @functools.cached_property
+    def _tower_sha256(self) -> str:
+        """Of the tower in use: a method may have changed the weights of the file."""
+        digest = hashlib.sha256()
         for name, weight in sorted(self.image_encoder.state_dict().items()):
             digest.update(name.encode())
-            digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
-        return {"weights": digest.hexdigest(), "dtype": str(self.image_encoder.dtype), "code": _CODE}
+            digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def encode_images(self, image: Tensor) -> Features:
         """image [batch, 3, h, w] -> the features by name, contiguous."""

@@ -22,7 +22,7 @@ from dassl.data.data_manager import order_of
 from dassl.evaluation import build_evaluator
 from dassl.extras.distributed import gathered, is_main, local_device, summed, use_exact_convolutions
 from dassl.extras.features import with_features, with_views
-from dassl.extras.interrupts import Interrupted, check, uninterrupted
+from dassl.extras.interrupts import Interrupted, raise_again, uninterrupted
 from dassl.utils import (
     AverageMeter,
     MetricMeter,
@@ -252,7 +252,7 @@ class TrainerX(SimpleTrainer):
         seconds_before = self.timing.get("train_seconds", 0.0)
         epoch_start = end = time.perf_counter()
         for batch_idx, batch in enumerate(self.batches(self.train_loader_x), start=self.start_batch):
-            check()
+            raise_again()
             self.batch_idx = batch_idx
             loaded = time.perf_counter()
             with uninterrupted():

@@ -47,7 +47,7 @@ def signalled() -> int | None:
     return _State.came
 
 
-def check() -> None:
+def raise_again() -> None:
     """Raises Interrupted if a signal has come: Python drops an exception that a handler raises within a finalizer."""
     if _State.came is not None and not _State.depth:
         raise Interrupted(_State.came)

@@ -108,7 +108,7 @@ def read_image(path: str) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of an unusual mode. ValueError: its levels do not fit, or eight bits leave one of them."""
+    """Converts a picture of an unusual mode. ValueError: its levels do not fit, or RGB would hold one colour."""
     levels = np.asarray(image)
     if image.mode == "F" or image.mode.startswith("I"):
         low, high = levels.min(), levels.max()

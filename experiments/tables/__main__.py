@@ -14,6 +14,11 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+if __name__ == "__main__":
+    from dassl.startup import before_imports
+
+    before_imports()
+
 from dassl.extras.cli import guarded
 from dassl.utils import UserError
 

@@ -151,19 +151,19 @@ def test_parts_of_your_own(root: Path) -> None:
 def test_every_file_is_used_or_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for ending in (".jpg", ".jfif", ".ppm", ".avif", ".TIF"):
         fill(root / "a", 2, ending)
-    fill(root / "b", 4)
+    fill(root / "_b", 4)
     assert prepare.main(["image_folder", "--root", str(root), "--check"]) == 0
     assert "Not used" not in capsys.readouterr().out
-    fill(root / "b" / "session1", 3)
+    fill(root / "_b" / "session1", 3)
     fill(root, 2)
-    for name in ("a/notes.txt", "b/Thumbs.db", "b/desktop.ini", "b/.DS_Store", "b/._0.png"):
+    for name in ("a/notes.txt", "_b/Thumbs.db", "_b/desktop.ini", "_b/.DS_Store", "_b/._0.png"):
         (root / name).touch()
     dataset = build(root, "image_folder")
     used = files(dataset.train_x) | files(dataset.val) | files(dataset.test)
-    assert used == {str(path) for name in "ab" for path in (root / name).glob("[0-9].*")} and len(used) == 14
+    assert used == {str(path) for name in ("a", "_b") for path in (root / name).glob("[0-9].*")} and len(used) == 14
     assert (
         f"Not used of '{root}': 2 pictures in no class folder ('0.png' the first), "
-        "1 no pictures ('a/notes.txt' the first), 3 pictures below a class folder ('b/session1/0.png' the first)\n"
+        "3 pictures below a class folder ('_b/session1/0.png' the first), 1 other files ('a/notes.txt' the first)\n"
     ) in capsys.readouterr().out
 
 

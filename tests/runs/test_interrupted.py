@@ -109,7 +109,13 @@ def test_a_signal_ends_the_run_in_order_and_its_line_resumes_it(
     assert files(tmp_path / "run") == files(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("program", [["train.py"], ["sweep.py"], ["predict.py"], ["-m", "experiments.compare"]])
+@pytest.mark.parametrize(
+    "program",
+    [
+        *(["train.py"], ["sweep.py"], ["predict.py"]),
+        *(["-m", f"experiments.{name}"] for name in ("compare", "tables", "figures")),
+    ],
+)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_the_imports(signum: int, program: list[str], tmp_path: Path) -> None:
     """Here the import of torch never ends."""

@@ -30,7 +30,8 @@ def before_imports() -> None:
     gc.disable()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _end)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some parents hand it down, no child is seen to end
+    if hasattr(signal, "SIGCHLD"):  # ignored, as some parents hand it down, no child is seen to end
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     keep_memory()
 
 
@@ -39,7 +40,7 @@ def keep_memory() -> None:
 
     By default it gives the large ones back, and the system then zeroes every page of them anew: a tenth of a step.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None and mallopt(_MMAP_THRESHOLD, KEPT):  # if it refuses, its own thresholds are better
         mallopt(_TRIM_THRESHOLD, 2**31 - 1)
 

@@ -20,13 +20,14 @@ from types import ModuleType
 from typing import Any
 
 from dassl import startup
-from dassl.extras.interrupts import SIGNALS
+from dassl.extras.interrupts import SIGNALS, blocked
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RUN = "runs.child:main"  # train.py
 METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 DRIVER = "PLOT_DRIVER"  # the server's environment variable with the process that started it
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows, SIGTERM ends a process at once
 SERVER_DIED = 255  # multiprocessing's exit code for a child whose server has died
 _loaded_by = os.getpid()  # in a fork: the server
 
@@ -41,7 +42,7 @@ class Child:
     def poll(self) -> int | None:
         """The exit code, negative for a signal; -SIGKILL if the server died, since its children die with it."""
         code = self._process.exitcode
-        return -signal.SIGKILL if code == SERVER_DIED else code
+        return -KILL if code == SERVER_DIED else code
 
     def wait(self) -> int:
         while (code := self.poll()) is None:
@@ -104,27 +105,28 @@ def _inherited(function: str) -> Iterator[None]:
     paths = filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
     variables = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1", DRIVER: str(os.getpid())}
     main, environment = sys.modules["__main__"], dict(os.environ)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        resource_tracker.ensure_running()  # it unblocks the signals as it starts
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        os.environ.update(variables)
-        sys.modules["__main__"] = ModuleType("__main__")
-        multiprocessing.set_forkserver_preload([f"{__package__}.server", function.partition(":")[0]])
-        yield
-    finally:
-        sys.modules["__main__"] = main
-        for key in variables:
-            os.environ.pop(key, None)
-        os.environ.update(environment)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # last: a signal that has come may raise here
+    with blocked():  # at its end, a signal that has come may raise
+        if METHOD == "forkserver":
+            multiprocessing.set_forkserver_preload([f"{__package__}.server", function.partition(":")[0]])
+        if os.name == "posix":
+            resource_tracker.ensure_running()  # it unblocks the signals as it starts
+        with blocked():
+            try:
+                os.environ.update(variables)
+                sys.modules["__main__"] = ModuleType("__main__")
+                yield
+            finally:
+                sys.modules["__main__"] = main
+                for key in variables:
+                    os.environ.pop(key, None)
+                os.environ.update(environment)
 
 
 def enter() -> None:
     """Begins a child process, and the server: signals end it, and so does the death of its parent (on Linux)."""
     startup.before_imports()
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, KILL)
 
 
 def _child(
@@ -143,12 +145,14 @@ def _child(
     if cwd is not None:
         os.chdir(cwd)
     if log is not None:
-        os.setsid()
+        if hasattr(os, "setsid"):
+            os.setsid()
         with open(os.devnull, "r+b") as null, log.open("wb") as file:
             for descriptor, target in enumerate((null, null, file)):
                 os.dup2(target.fileno(), descriptor)
     multiprocessing.set_start_method(loaders, force=True)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     module, _, name = function.partition(":")
     main = getattr(importlib.import_module(module), name)
     threads = environment.get("OMP_NUM_THREADS", "")  # the server's torch has read another environment

@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -181,8 +180,12 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
     }
 
 
-def peak_memory() -> int:
-    """The largest resident size of this process so far, in bytes."""
+def peak_memory() -> int | None:
+    """The largest resident size of this process so far, in bytes; None on Windows, which has no ``getrusage``."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

@@ -134,7 +134,7 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if command:  # of a program that is there to do something, not to say something
                 complain(f"its output was closed before its end; it goes on with: {resuming(command)}")
-            return 128 + signal.SIGPIPE if command else 0
+            return 141 if command else 0  # 128 + SIGPIPE
         except OSError as error:
             if error.errno not in THE_USERS_DISK:
                 raise

@@ -87,20 +87,30 @@ def uninterrupted() -> Iterator[None]:
 
 
 @contextmanager
+def blocked() -> Iterator[None]:
+    """A scope in which the two signals wait; processes started in it inherit that. Windows has no such thing."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def kept_from_children() -> Iterator[None]:
     """A scope in which processes are started that the two signals, often sent to a whole group, leave alone."""
-    with uninterrupted():
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with uninterrupted(), blocked():
+        yield
 
 
 def follow_parent(_: int = 0) -> None:
     """In a child: it ends when its parent says so (by SIGTERM) or dies, not when the terminal or a scheduler does."""
-    if not hasattr(signal, "sigtimedwait"):  # macOS: who sends a signal cannot be told apart
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    if not hasattr(signal, "sigtimedwait"):  # macOS and Windows: who sends a signal cannot be told apart
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         return
     threading.Thread(target=_wait_for_parent, args=(os.getppid(),), daemon=True).start()
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Mapping
 
 import torch
 
 from dassl.data.data_manager import available_cpus
-from runs.process import Child
+from runs.process import KILL, Child
 
 from .plan import Run
 from .task import POLL, Outcome
@@ -46,7 +45,7 @@ class LocalEngine:
             child.send_signal(number)
 
     def close(self) -> None:
-        self.stop(signal.SIGKILL)
+        self.stop(KILL)
         for _, child, _ in self.running.values():
             child.wait()
 

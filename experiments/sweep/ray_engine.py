@@ -20,12 +20,13 @@ import ray
 import ray.exceptions
 
 from dassl.utils import UserError
+from runs.process import KILL
 
 from . import task
 from .plan import Run
 from .task import Outcome
 
-LOST = -int(signal.SIGKILL)
+LOST = -int(KILL)
 
 
 class RayEngine:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from clip.model import CLIP
 from torch import Tensor, nn
 from yacs.config import CfgNode
@@ -16,7 +15,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .clip.prompts import PromptBuilder, initial_contexts
 from .method import Recipe, epochs_by_shots, method_cfg
-from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, unit
+from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, cosine
 
 
 class PromptLearner(nn.Module):
@@ -40,9 +39,7 @@ class CustomCLIP(PromptedCLIP):
         super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model)
 
     def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
-        text = self.text_features()[0]
-        with torch.autocast(pooled.device.type, enabled=False):
-            return self.logit_scale.exp() * unit(pooled) @ unit(text).t()
+        return self.logit_scale.exp() * cosine(pooled, self.text_features()[0])
 
 
 @TRAINER_REGISTRY.register()

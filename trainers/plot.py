@@ -21,7 +21,7 @@ from .clip.prompts import PromptBuilder, initial_contexts
 from .clip_trainer import Batch
 from .diagnostics import HeadMeter, effective_rank
 from .method import Option, Recipe, epochs_by_shots, method_cfg
-from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, unit
+from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, cosine, unit
 from .sinkhorn import counted_sinkhorn
 
 MATCHES = ("ot", "uniform", "mean", "max")
@@ -57,7 +57,7 @@ class CustomCLIP(PromptedCLIP):
     def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
         text = self.text_features()
         with torch.autocast(pooled.device.type, enabled=False):
-            pooled_score = unit(pooled) @ unit(text.mean(dim=0)).t()
+            pooled_score = cosine(pooled, text.mean(dim=0))
             if self.options.MATCH == "mean":
                 score = pooled_score
             elif local is None:

@@ -5,6 +5,7 @@ A method's file adds its ``PromptLearner``, and a ``CustomCLIP`` that makes logi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -96,9 +97,10 @@ class PromptedCLIP(nn.Module):
         raise NotImplementedError
 
     def text_features(self) -> Tensor:
-        """Text features [G, n_cls, d], not normalized; without gradient kept until a learned parameter changes."""
-        learned = (p for name, p in self.named_parameters() if not name.startswith(("image_encoder.", "text_encoder.")))
-        state = [(p.data_ptr(), p._version, p.dtype, p.device) for p in learned]
+        """Text features [G, n_cls, d], not normalized; without gradient kept until a parameter or buffer changes."""
+        tensors = itertools.chain(self.named_parameters(), self.named_buffers())
+        own = (x for name, x in tensors if not name.startswith(("image_encoder.", "text_encoder.")))
+        state = [(x.data_ptr(), x._version, x.dtype, x.device) for x in own]
         if torch.is_grad_enabled():
             self._text = None
         elif self._text is not None and self._text[0] == state:
@@ -113,6 +115,12 @@ class PromptedCLIP(nn.Module):
 def unit(x: Tensor) -> Tensor:
     """x / |x| along the last axis, in float32 or wider, for logits that rounding does not blur."""
     return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+
+
+def cosine(x: Tensor, y: Tensor) -> Tensor:
+    """x [batch, d], y [n, d] -> cosines [batch, n], float32 or wider, under autocast too."""
+    with torch.autocast(x.device.type, enabled=False):
+        return unit(x) @ unit(y).t()
 
 
 class PromptTrainer(CLIPTrainer):

@@ -153,7 +153,7 @@ def test_a_variant_has_a_node_of_its_own() -> None:
     del TRAINER_REGISTRY._objects["Variant"]
 
 
-def test_kept_text_features_follow_every_learned_parameter() -> None:
+def test_kept_text_features_follow_every_parameter_and_buffer() -> None:
     clip_model = tiny_clip("ViT")
     model = TextScale(make_cfg("COOP", 64, N_CTX=4), NAMES, clip_model).eval()
     with torch.no_grad():
@@ -161,6 +161,9 @@ def test_kept_text_features_follow_every_learned_parameter() -> None:
         assert model.text_features() is model.text_features()
         model.prompt_learner.deep.neg_()
         assert (model.text_features() - first).abs().max() > 1e-3
+        second = model.text_features().clone()
+        model.prompt_learner.prompts.embedding.mul_(2)
+        assert (model.text_features() - second).abs().max() > 1e-3
 
 
 def plain_vit(clip_model: Any, image: Tensor, tokens: Tensor | None, deep: dict[int, Tensor]) -> Tensor:

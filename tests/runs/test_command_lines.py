@@ -42,6 +42,7 @@ PAIRS = [  # KEY, VALUE, what is said of them
     ("DATALOADER.TRAIN_X.BATCH_SIZE", "0", "1 or more"),
     ("DATALOADER.TEST.SAMPLER", "RandomClassSampler", "TEST.SAMPLER is"),
     ("INPUT.MAX_PIXELS", "1000", "INPUT.MAX_PIXELS is 1000; it must be 178956970 or more"),
+    ("MODEL.BACKBONE.ACTIVATION", "relu", "ACTIVATION is 'relu'; it must be quickgelu, gelu or empty"),
     ("MODEL.BACKBONE.NAME", "RN5O", "unknown backbone 'RN5O'.*the nearest is 'RN50'"),
     ("MODEL.INIT_WEIGHTS", "nowhere.pt", "MODEL.INIT_WEIGHTS is 'nowhere.pt'; it must be a file"),
     ("OPTIM.LR", "1e999", "OPTIM.LR is inf; it must be finite"),

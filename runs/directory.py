@@ -6,6 +6,7 @@ is known by its SHA-256, not by its place.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -151,8 +152,8 @@ def check_config(directory: Path, cfg: Any) -> None:
     except (yaml.YAMLError, AttributeError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"'{path}' is damaged; move its folder away or name another --output-dir") from error
     differing = [k for k in sorted({*ours, *theirs} - ELSEWHERE) if ours.get(k) != theirs.get(k)]
-    if "MODEL.BACKBONE.NAME" in differing and _same_weights(directory, cfg.MODEL.BACKBONE.NAME):
-        differing.remove("MODEL.BACKBONE.NAME")
+    if differing == ["MODEL.BACKBONE.NAME"] and _same_weights(directory, cfg.MODEL.BACKBONE.NAME):
+        return
     if differing:
         shown = ", ".join(f"{k} {brief(theirs.get(k))} there, {ours.get(k)!r} asked for" for k in differing[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
@@ -180,6 +181,7 @@ def _same_weights(directory: Path, backbone: str) -> bool:
     return True
 
 
+@functools.cache  # once a process
 def say_not_compared(directory: Path, backbone: str) -> None:
     said = f"'{directory}' stores no SHA-256 of its weights: it was not compared with that of '{backbone}'"
     print(said, file=sys.stderr)

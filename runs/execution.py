@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     backbone = cfg.MODEL.BACKBONE
     for source in map(Path, filter(None, (args.model_dir, cfg.RESUME, directory))):
         backbone.SHA256 = backbone.SHA256 or trained_with(source)
-        if args.backbone and not backbone.SHA256 and source != directory and (source / "config.yaml").is_file():
+        if backbone.NAME and not backbone.SHA256 and source != directory and (source / "config.yaml").is_file():
             say_not_compared(source, backbone.NAME)
     cfg.freeze()
     with process_group(cfg.USE_CUDA):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])  # also where the file is run by its path
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a file that is run by its path
     from dassl.startup import before_imports
 
     before_imports()

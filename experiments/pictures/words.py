@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])  # also where the file is run by its path
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a file that is run by its path
     from dassl.startup import before_imports
 
     before_imports()

@@ -118,14 +118,12 @@ class LoadedRun:
             UserError: the head computes no plans.
         """
         model, meter = self.trainer.model, _KeepPlans()
-        before = getattr(model, "meter", None)
         if hasattr(model, "meter"):
             model.meter = meter
         try:
             logits = self.logits(images)
         finally:
-            if hasattr(model, "meter"):
-                model.meter = before
+            model.meter = None
         if not meter.plans:
             raise UserError(f"this run of {self.method} computes no transport plans: there is nothing to draw")
         return logits, torch.cat(meter.plans)
@@ -199,6 +197,8 @@ def load(
             trainer.load_model(str(directory))
         trainer.set_model_mode("eval")
         trainer.before_test("test")
+        if hasattr(trainer.model, "meter"):
+            trainer.model.meter = None  # what a test also measures, nobody asks for here
         return LoadedRun(trainer, list(classnames), build_transform(cfg, is_train=False))
 
 

@@ -239,25 +239,17 @@ def test_a_picture_that_is_too_large_can_be_allowed(
     assert error.count("\n") == 1 and "too large" not in error and "cannot decode image" in error
 
 
-@pytest.mark.parametrize(("encoding", "shown"), [("ascii", "\\xfc"), ("latin-1", "ü")])
-def test_a_run_whose_output_is_not_utf_8_keeps_its_result(
-    encoding: str, shown: str, run_args: list[str], images: Path, tmp_path: Path
-) -> None:
-    """Real processes, in a folder with an umlaut: a test, and the prediction with it."""
-    run, picture = tmp_path / "für" / "lauf", next(images.glob("face/*.jpg"))
-    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(REPOSITORY)}
-
-    def program(name: str, *argv: str) -> str:
-        command = [sys.executable, str(REPOSITORY / name), *argv]
-        done = subprocess.run(command, capture_output=True, env=environment, check=True)
-        return done.stdout.decode(encoding)
-
-    argv = ["--output-dir", str(run), *command(run_args, "ZeroshotCLIP"), *SMALL]
-    assert f"f{shown}r" in program("train.py", *argv)
+def test_a_run_whose_output_is_not_utf_8_keeps_its_result(run_args: list[str], images: Path, tmp_path: Path) -> None:
+    """Real processes, in a folder with an umlaut: a test, and a prediction with it."""
+    run, picture = tmp_path / "für" / "lauf", tmp_path / "größe.jpg"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(REPOSITORY)}
+    shutil.copy(next(images.glob("face/*.jpg")), picture)
+    tested = ["train.py", "--output-dir", str(run), *command(run_args, "ZeroshotCLIP"), *SMALL]
+    for argv, shown in ((tested, r"f\xfcr"), (["predict.py", "--run", str(run), str(picture)], r"gr\xf6\xdfe.jpg")):
+        program = [sys.executable, str(REPOSITORY / argv[0]), *argv[1:]]
+        done = subprocess.run(program, capture_output=True, env=environment, check=True)
+        assert shown in done.stdout.decode("ascii")
     assert "für" in (run / "log.txt").read_text(encoding="utf-8") and load_result(run / "result.json")
-    copy = tmp_path / "größe.jpg"
-    shutil.copy(picture, copy)
-    assert "%" in program("predict.py", "--run", str(run), str(copy))
 
 
 def test_closed_standard_output(

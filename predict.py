@@ -1,4 +1,4 @@
-"""Predicts pictures with a finished run; ``python predict.py --help`` lists its flags."""
+"""Predicts pictures with a trained run; ``python predict.py --help`` lists its flags. For Python: load, predict."""
 
 import sys
 
@@ -7,7 +7,10 @@ from dassl import startup
 if __name__ == "__main__":
     startup.before_imports()
 
-from runs.prediction import main
+from runs.loaded import load
+from runs.prediction import main, predict
+
+__all__ = ["load", "main", "predict"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,6 +16,7 @@ from .data.transforms import AVAI_CHOICES, INTERPOLATION_MODES
 from .evaluation import EVALUATOR_REGISTRY
 from .limits import BELOW_ONE, NAMES, POSITIVE, Limit, at_least, between, finite, limit, list_of, one_of
 from .optim import OPTIMIZERS, SCHEDULES, WARMUPS
+from .utils import MAX_PIXELS
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ KEYS = {
         "SIZE": Key((224, 224), _SIZE),  # height, width
         "INTERPOLATION": Key("bilinear", one_of(INTERPOLATION_MODES)),
         "TRANSFORMS": Key((), one_of(AVAI_CHOICES)),
+        "MAX_PIXELS": Key(MAX_PIXELS, at_least(MAX_PIXELS), ours=True),  # of a picture; a larger one is refused
         "NO_TRANSFORM": left_out(False),
         "PIXEL_MEAN": Key([0.485, 0.456, 0.406], _MEAN),
         "PIXEL_STD": Key([0.229, 0.224, 0.225], _STD),

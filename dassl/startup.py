@@ -3,6 +3,7 @@
 Imports the standard library alone. ``dassl/extras/interrupts.py`` handles the signals once the imports are done.
 """
 
+import atexit
 import ctypes
 import gc
 import os
@@ -30,6 +31,7 @@ def before_imports() -> None:
     gc.disable()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, _end)
+    atexit.register(_ignore_signals)  # Python's own end gives them back to the system, whose handlers kill
     if hasattr(signal, "SIGCHLD"):  # ignored, as some parents hand it down, no child is seen to end
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     keep_memory()
@@ -52,6 +54,11 @@ def after_imports() -> None:
         collector_waits = False
         gc.freeze()
         gc.enable()
+
+
+def _ignore_signals() -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _end(signum: int, _: Any) -> None:

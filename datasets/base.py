@@ -141,10 +141,13 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def to_datums(items: Sequence[Item], images: Path) -> list[Datum]:
-    """The engine's items. Our ``Datum.listed`` skips the look-up of each file, since their folders were listed."""
+def to_datums(items: Sequence[Item], images: Path | None = None) -> list[Datum]:
+    """The engine's items, of files in a folder or by whole paths.
+
+    Our ``Datum.listed`` skips the look-up of each file, since their folders were listed.
+    """
     make = getattr(Datum, "listed", lambda file, label, name: Datum(impath=file, label=label, classname=name))
-    prefix = f"{images}/"
+    prefix = f"{images}/" if images else ""
     return [make(prefix + file, label, name) for file, label, name in items]
 
 

@@ -137,7 +137,12 @@ def by_label(items: Iterable[Item]) -> list[list[Item]]:
 
 
 def split_by_folder(
-    images: Path, rng: random.Random, ignored: Iterable[str] = (), names: Mapping[str, str] | None = None
+    images: Path,
+    rng: random.Random,
+    ignored: Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
+    p_train: float = 0.5,
+    p_val: float = 0.2,
 ) -> Split:
     """One folder a class, each split at random, in the folders' sorted order. ``names`` renames classes.
 
@@ -150,14 +155,17 @@ def split_by_folder(
     for label, (folder, files) in enumerate(list_classes(images, ignored).items()):
         name = (names or {}).get(folder, folder)
         classes.append([Item(f"{folder}/{file}", label, name) for file in files])
-    return split_classes(classes, rng)
+    return split_classes(classes, rng, p_train=p_train, p_val=p_val)
 
 
-def split_classes(classes: Iterable[Sequence[Item]], rng: random.Random, least: int = 4) -> Split:
-    """Each class shuffled and split 50/20/30, in the given order of classes.
+def split_classes(
+    classes: Iterable[Sequence[Item]], rng: random.Random, least: int = 4, p_train: float = 0.5, p_val: float = 0.2
+) -> Split:
+    """Each class shuffled and split, by default 50/20/30, in the given order of classes.
 
     Args:
         least: images that a class must have; 4 give every part one, 2 leave validation empty.
+        p_train, p_val: the shares of training and validation.
 
     Raises:
         UserError: a class has fewer.
@@ -167,23 +175,23 @@ def split_classes(classes: Iterable[Sequence[Item]], rng: random.Random, least: 
         if len(items) < least:
             raise UserError(f"class {items[0].classname!r} has {len(items)} images; a split takes {least} or more")
         rng.shuffle(items)
-        n_train = round(len(items) * 0.5)
-        n_val = min(round(len(items) * 0.2), len(items) - n_train - 1)
+        n_train = round(len(items) * p_train)
+        n_val = min(round(len(items) * p_val), len(items) - n_train - 1)
         split.train.extend(items[:n_train])
         split.val.extend(items[n_train : n_train + n_val])
         split.test.extend(items[n_train + n_val :])
     return split
 
 
-def split_train_val(trainval: Iterable[Item], test: list[Item], rng: random.Random) -> Split:
-    """A given test set; of the other images a fifth of each class, at random, is for validation.
+def split_train_val(trainval: Iterable[Item], test: list[Item], rng: random.Random, p_val: float = 0.2) -> Split:
+    """A given test set; of the other images the share ``p_val`` of each class, at random, is for validation.
 
     Raises:
         UserError: a class has too few images.
     """
     split = Split([], [], test)
     for items in by_label(trainval):
-        n_val = round(len(items) * 0.2)
+        n_val = round(len(items) * p_val)
         if not n_val:
             raise UserError(f"class {items[0].classname!r} has {len(items)} images, too few to split in two")
         rng.shuffle(items)

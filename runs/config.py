@@ -29,8 +29,11 @@ from .directory import brief, defaults, method_options, own_keys
 BASE = "_BASE_"
 
 
-def setup_cfg(args: argparse.Namespace) -> tuple[Any, Any]:
+def setup_cfg(args: argparse.Namespace, needs_dataset: bool = True) -> tuple[Any, Any]:
     """The merged config, and the same without the user's flags and overrides.
+
+    Args:
+        needs_dataset: whether DATASET.NAME must be there.
 
     Raises:
         UserError: all faults, an argument each.
@@ -55,7 +58,8 @@ def setup_cfg(args: argparse.Namespace) -> tuple[Any, Any]:
         faults.append(f"--recipe '{args.recipe}' cannot be read: {error}")
     if args.model_dir and (trained := Path(args.model_dir) / "config.yaml").is_file():
         # The head is a property of the trained run and goes with it, as do the backbone and the seed.
-        merge_file(trained, (f"TRAINER.{method_options(cfg)[0]}.", "MODEL.BACKBONE.NAME", "SEED"))
+        backbone = ("MODEL.BACKBONE.NAME", "MODEL.BACKBONE.ACTIVATION")
+        merge_file(trained, (f"TRAINER.{method_options(cfg)[0]}.", *backbone, "SEED"))
     base = cfg.clone()
     flags = {
         "DATASET.ROOT": args.root or args.environment.DATA,
@@ -70,12 +74,15 @@ def setup_cfg(args: argparse.Namespace) -> tuple[Any, Any]:
     }
     faults += _merge(cfg, ((k, v) for k, v in flags.items() if v not in (None, "")), "the command line")
     faults += _merge_words(cfg, args.opts, "the command line")
-    _report([*faults, *find_faults(cfg), *([] if unread else _check(cfg))])
+    _report([*faults, *find_faults(cfg), *([] if unread else _check(cfg, needs_dataset))])
     return cfg, base
 
 
-def read_cfg(directory: Path) -> Any:
+def read_cfg(directory: Path, backbone: str = "") -> Any:
     """The merged config of a run; the options of other methods are ignored.
+
+    Args:
+        backbone: where the run's weights file is now; "" where it was.
 
     Raises:
         UserError: its config.yaml is missing, damaged, or has faults.
@@ -84,6 +91,7 @@ def read_cfg(directory: Path) -> Any:
     values = read_yaml(path)
     faults = _merge(cfg, [("TRAINER.NAME", values.pop("TRAINER.NAME", ""))], f"'{path}'")
     faults += _merge(cfg, own_keys(values.items(), cfg).items(), f"'{path}'")
+    cfg.MODEL.BACKBONE.NAME = backbone or cfg.MODEL.BACKBONE.NAME
     _report([*faults, *find_faults(cfg), *_check(cfg)])
     return cfg
 
@@ -172,7 +180,7 @@ def _typed(value: Any, like: Any) -> Any:
     return value
 
 
-def _check(cfg: Any) -> list[str]:
+def _check(cfg: Any, needs_dataset: bool = True) -> list[str]:
     """Faults in names and paths, and in the trainer's own options."""
     faults = []
     if cfg.DATASET.SUBSAMPLE_CLASSES not in SUBSAMPLES:
@@ -190,5 +198,6 @@ def _check(cfg: Any) -> list[str]:
         return None
 
     trainer = look_up(TRAINER_REGISTRY, cfg.TRAINER.NAME, "--trainer")
-    look_up(DATASET_REGISTRY, cfg.DATASET.NAME, "--dataset-config-file")
+    if needs_dataset or cfg.DATASET.NAME:
+        look_up(DATASET_REGISTRY, cfg.DATASET.NAME, "--dataset-config-file")
     return faults + (trainer.find_faults(cfg) if hasattr(trainer, "find_faults") else [])

@@ -1,14 +1,19 @@
 """A run's directory: where it is, what config it holds, and the files in it.
 
-OUT/<dataset>/<trainer>/<config>_<shots>shots/<settings>/seed<S>/ follows from the merged config alone.
+OUT/<dataset>/<trainer>/<config>_<shots>shots/<settings>/seed<S>/ follows from the merged config alone. A weights file
+is known by its SHA-256, not by its place.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import re
 import reprlib
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from yacs.config import CfgNode
 import trainers
 from dassl.config import flatten, get_cfg_default
 from dassl.utils import UserError, write_atomically
+from trainers.clip.weights import sha256_of
 from trainers.method import methods
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -28,6 +34,8 @@ LOCK = ".lock"  # in the directory of a run, while a process writes there
 ELSEWHERE = {
     *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS"),
     *("TRAINER.SPLIT_CLASSES", "TRAINER.CUDA_GRAPHS", "MODEL.BACKBONE.CLIP_ROOT", "TRAIN.PRINT_FREQ"),
+    "MODEL.BACKBONE.SHA256",  # compared where the weights are loaded
+    "INPUT.MAX_PIXELS",  # a run that is finished had no larger picture
     # What is cached is what would be computed.
     *("TEST.FEATURE_CACHE", "TEST.FEATURE_CACHE_DIR", "TEST.FEATURE_CACHE_GB"),
 }
@@ -82,12 +90,18 @@ def run_directory(cfg: Any, base: Any, config: str, out: str | Path) -> Path:
     spelled = {f"TRAINER.{name}.{key}" for key, _ in SPELLED}
     settings += [key + spell(value) for key, value in overrides(cfg, base).items() if key not in spelled]
     folder = shorten("_".join(settings) or "default")
-    shots = max(0, cfg.DATASET.NUM_SHOTS)
     dataset = snake_case(cfg.DATASET.NAME)
     if cfg.DATASET.get("ROOT_IS_DATASET", False):  # another folder is another dataset
         root = Path(cfg.DATASET.ROOT).expanduser().resolve()
         dataset += f"-{spell(root.name)}-{_hash(str(root))}"
-    return Path(out) / dataset / cfg.TRAINER.NAME / f"{config}_{shots}shots" / folder / f"seed{cfg.SEED}"
+
+    def place(shots: int | str) -> Path:
+        return Path(out) / dataset / cfg.TRAINER.NAME / f"{config}_{shots}shots" / folder / f"seed{cfg.SEED}"
+
+    if cfg.DATASET.NUM_SHOTS >= 1 or not getattr(methods().get(cfg.TRAINER.NAME), "learns", True):
+        return place(max(0, cfg.DATASET.NUM_SHOTS))
+    # All images. Runs of before are in a folder that says 0 shots.
+    return place(0) if (place(0) / "config.yaml").is_file() else place("all")
 
 
 def overrides(cfg: Any, base: Any) -> dict[str, Any]:
@@ -132,10 +146,14 @@ def check_config(directory: Path, cfg: Any) -> None:
     try:
         stored = flatten(yaml.safe_load(path.read_text(encoding="utf-8")), like=cfg)
         theirs = own_keys((*flatten(defaults()), *stored), cfg)
-    except (yaml.YAMLError, AttributeError, ValueError, RecursionError) as error:
+        ours = own_keys(flatten(cfg), cfg)
+        for keys in (ours, theirs):  # -1 and 0: all images
+            keys["DATASET.NUM_SHOTS"] = max(0, keys["DATASET.NUM_SHOTS"])
+    except (yaml.YAMLError, AttributeError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"'{path}' is damaged; move its folder away or name another --output-dir") from error
-    ours = own_keys(flatten(cfg), cfg)
     differing = [k for k in sorted({*ours, *theirs} - ELSEWHERE) if ours.get(k) != theirs.get(k)]
+    if differing == ["MODEL.BACKBONE.NAME"] and _same_weights(directory, cfg.MODEL.BACKBONE.NAME):
+        return
     if differing:
         shown = ", ".join(f"{k} {brief(theirs.get(k))} there, {ours.get(k)!r} asked for" for k in differing[:3])
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
@@ -144,8 +162,37 @@ def check_config(directory: Path, cfg: Any) -> None:
         )
 
 
-def write_config(directory: Path, cfg: Any) -> None:
-    write_atomically(directory / "config.yaml", cfg.dump())
+def trained_with(directory: Path) -> str:
+    """SHA-256 of the weights that the run in a directory was trained with; "" if nothing says it any more."""
+    damaged = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError)
+    with suppress(*damaged):
+        if sha256 := json.loads((directory / "result.json").read_text(encoding="utf-8"))["backbone"]["sha256"]:
+            return str(sha256)
+    with suppress(*damaged):
+        backbone = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))["MODEL"]["BACKBONE"]
+        return str(backbone.get("SHA256") or sha256_of(backbone["NAME"]))  # a run of before stored the name alone
+    return ""
+
+
+def _same_weights(directory: Path, backbone: str) -> bool:
+    if sha256 := trained_with(directory):
+        return sha256 == sha256_of(backbone)
+    say_not_compared(directory, backbone)
+    return True
+
+
+@functools.cache  # once a process
+def say_not_compared(directory: Path, backbone: str) -> None:
+    said = f"'{directory}' stores no SHA-256 of its weights: it was not compared with that of '{backbone}'"
+    print(said, file=sys.stderr)
+
+
+def write_config(directory: Path, cfg: Any, weights_sha256: str | None) -> None:
+    """Writes config.yaml, with the SHA-256 of the weights in use."""
+    stored = cfg.clone()
+    stored.defrost()
+    stored.MODEL.BACKBONE.SHA256 = weights_sha256 or ""
+    write_atomically(directory / "config.yaml", stored.dump())
 
 
 def remove_temporaries(directory: Path) -> None:

@@ -25,9 +25,11 @@ from .directory import (
     overrides,
     remove_temporaries,
     run_directory,
+    say_not_compared,
     shorten,
     snake_case,
     spell,
+    trained_with,
     write_config,
 )
 from .result import check_classes, describe, finished_result, git_commit, hash_of_checkpoints, predictions
@@ -64,6 +66,11 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("--seed is missing: the processes of one run have to draw the same few-shot set")
     directory = output_directory(args, cfg, base)
     cfg.OUTPUT_DIR = str(directory)
+    backbone = cfg.MODEL.BACKBONE
+    for source in map(Path, filter(None, (args.model_dir, cfg.RESUME, directory))):
+        backbone.SHA256 = backbone.SHA256 or trained_with(source)
+        if backbone.NAME and not backbone.SHA256 and source != directory and (source / "config.yaml").is_file():
+            say_not_compared(source, backbone.NAME)
     cfg.freeze()
     with process_group(cfg.USE_CUDA):
         run_checked(args, cfg, base, directory)
@@ -130,7 +137,7 @@ def execute(trainer: Any, directory: Path, args: argparse.Namespace, base: Any, 
         work()
         return
     remove_temporaries(directory)
-    write_config(directory, cfg)
+    write_config(directory, cfg, getattr(trainer, "weights_sha256", None))
     with setup_logger(str(directory)) or nullcontext():
         print(f"Run directory: {directory}\n\n{cfg}\n\n{collect_env_info()}\n")
         work()

@@ -12,7 +12,7 @@ from typing import Any
 
 import clip
 import torch
-from clip.model import CLIP, AttentionPool2d, LayerNorm
+from clip.model import CLIP, AttentionPool2d, LayerNorm, ResidualAttentionBlock
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -22,16 +22,19 @@ KINDS = ("RN", "ViT")
 
 
 def tiny_clip(kind: str, dtype: torch.dtype = torch.float64, seed: int = 0, size: int = 64) -> CLIP:
-    """A frozen random CLIP for images of size x size px, of kind 'RN' or 'ViT'.
+    """A frozen random CLIP for images of size x size px, of kind 'RN' or 'ViT', or 'RN GELU' or 'ViT GELU'.
 
     It has (size / 32)^2 or (size / 16)^2 local features. The weights depend on (kind, seed, size) alone, and
     are float32 numbers in every dtype.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        vision = ((1, 1, 1, 1), 8, None) if kind == "RN" else (2, 64, 16)
-        width, heads = (128, 2) if kind == "RN" else (64, 1)
+        vision = ((1, 1, 1, 1), 8, None) if kind.startswith("RN") else (2, 64, 16)
+        width, heads = (128, 2) if kind.startswith("RN") else (64, 1)
         model = CLIP(64, size, *vision, 77, 49408, width, heads, 2)
+        for module in model.modules():
+            if kind.endswith("GELU") and isinstance(module, ResidualAttentionBlock):
+                module.mlp.gelu = nn.GELU()
         _randomize(model)
     model = model.to(dtype).eval().requires_grad_(False)
     if dtype == torch.float64:

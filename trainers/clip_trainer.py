@@ -21,7 +21,7 @@ from dassl.engine import TrainerX
 
 from .clip import encoders, frozen
 from .clip.prompts import UserError
-from .clip.weights import weights_path
+from .clip.weights import ACTIVATIONS, weights_path
 from .method import Method
 
 # Of the code that was imported: a child process runs that, whatever its files hold by the time of its test.
@@ -54,6 +54,8 @@ class CLIPTrainer(Method, TrainerX):
             weights_path(cfg)
         except UserError as error:
             faults.append(str(error))
+        if (activation := cfg.MODEL.BACKBONE.get("ACTIVATION", "")) not in ACTIVATIONS:
+            faults.append(f"MODEL.BACKBONE.ACTIVATION is '{activation}'; it must be quickgelu, gelu or empty")
         return faults
 
     def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
@@ -75,8 +77,8 @@ class CLIPTrainer(Method, TrainerX):
 
     @functools.cached_property
     def _tower_sha256(self) -> str:
-        """Of the tower in use: a method may have changed the weights of the file."""
-        digest = hashlib.sha256()
+        """Of the tower in use, its activation too: a method may have changed the weights of the file."""
+        digest = hashlib.sha256(repr(self.image_encoder).encode())
         for name, weight in sorted(self.image_encoder.state_dict().items()):
             digest.update(name.encode())
             digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy())

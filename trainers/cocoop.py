@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
-from .clip.prompts import PromptBuilder, initial_contexts
+from .clip.prompts import PromptBuilder, UserError, initial_contexts
 from .method import Recipe, method_cfg
 from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, unit
 
@@ -46,6 +46,9 @@ class CustomCLIP(PromptedCLIP):
 
     def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model)
+
+    def text_features(self) -> Tensor:
+        raise UserError("CoCoOp's text features depend on the image: there are none of a class alone")
 
     def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
         pooled = F.normalize(pooled, dim=-1)

@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
+from .clip.coop_names import TextEncoder, load_clip_to_cpu  # noqa: F401 -- for trainers written for CoOp
 from .clip.prompts import PromptBuilder, initial_contexts
 from .method import Recipe, epochs_by_shots, method_cfg
 from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, cosine

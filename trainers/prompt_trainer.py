@@ -205,6 +205,21 @@ class PromptTrainer(CLIPTrainer):
     def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
         return self.model.logits(pooled, local)
 
+    @classmethod
+    def options_of(cls, directory: str) -> dict[str, object]:
+        """The options that the learned context in a directory shows by its shape, where a published run says none.
+
+        Raises:
+            UserError: there is no checkpoint, or it holds no context.
+        """
+        path = _checkpoint(Path(directory) / "prompt_learner", None)
+        ctx = _learned(load_checkpoint(str(path)), path).get("ctx")
+        own, of_n = {option.key for option in cls.options}, any(option.key == "N" for option in cls.options)
+        if ctx is None or not 2 + of_n <= ctx.dim() <= 2 + of_n + ("CSC" in own):
+            raise UserError(f"the checkpoint '{path}' holds no context of {cls.__name__}")
+        found = {"N": ctx.shape[0], "N_CTX": ctx.shape[-2], "CSC": ctx.dim() > 2 + of_n}
+        return {key: value for key, value in found.items() if key in own}
+
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Loads a trained context; the embeddings of the class names stay those of the present classes.
 
@@ -229,7 +244,7 @@ class PromptTrainer(CLIPTrainer):
 
 
 def _learned(checkpoint: dict, path: Path) -> dict[str, Tensor]:
-    """What a checkpoint holds of a prompt learner; upstream's also have the class names' embeddings.
+    """What a checkpoint holds of a prompt learner, without the class names' embeddings of published ones.
 
     Raises:
         UserError: it has no state dict of finite floating-point tensors.

@@ -13,12 +13,23 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
+from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 
 from .clip.encoders import ImageEncoder, TextEncoder
 from .clip.prompts import PromptBuilder
 from .clip.weights import load_clip
 from .clip_trainer import CLIPTrainer, check_input_size
+
+
+def __getattr__(name: str) -> dict[str, str]:
+    """``CUSTOM_TEMPLATES``, by dataset, for trainers written for CoOp; the datasets have them."""
+    if name != "CUSTOM_TEMPLATES":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import datasets  # noqa: F401 -- registers them
+
+    kinds = {name: DATASET_REGISTRY.get(name) for name in DATASET_REGISTRY.registered_names()}
+    return {name: kind.template for name, kind in kinds.items() if hasattr(kind, "template")}
 
 
 @TRAINER_REGISTRY.register()

@@ -154,6 +154,7 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
     def __init__(self, cfg: CfgNode, data_source: Sequence[Any], transform: Any = None, is_train: bool = False) -> None:
         self.data_source = data_source
         self.transform = transform
+        self.max_pixels = cfg.INPUT.MAX_PIXELS
         self.seed = base_seed(cfg)
 
     def __len__(self) -> int:
@@ -162,7 +163,7 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
     def __getitem__(self, idx: int) -> dict[str, Any]:
         """Returns the image and its description. UserError: the image is missing or cannot be decoded."""
         item = self.data_source[idx]
-        image = read_image(item.impath)
+        image = read_image(item.impath, self.max_pixels)
         with seeded(self.seed, getattr(idx, "epoch", 0), int(idx)):
             img = image if self.transform is None else self.transform(image)
         return {"label": item.label, "domain": item.domain, "impath": item.impath, "index": int(idx), "img": img}

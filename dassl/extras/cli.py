@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import hashlib
+import io
 import os
 import shlex
 import signal
@@ -71,7 +72,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, formatter_class=form, allow_abbrev=False)
         self.set_defaults(environment=Environment.read())
         if imports:
-            about = "a Python file that registers a method; may come several times"
+            about = "a Python file that registers a method or a dataset; may come several times"
             self.add_argument("--import", action=_Import, default=argparse.SUPPRESS, metavar="FILE", help=about)
 
     def error(self, message: str) -> Any:
@@ -87,12 +88,16 @@ IMPORTED: dict[str, Path] = {}  # the files that --import has named, by their mo
 
 
 def import_method(file: str) -> None:
-    """Imports a method's file from outside the tree, once.
+    """Imports a method's or a dataset's file from outside the tree, once.
 
     Raises:
-        UserError: there is no such file, it fails, or it registers no trainer.
+        UserError: there is no such file, it fails, or it registers neither.
     """
+    from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
+
+    def registered() -> list[str]:
+        return [*TRAINER_REGISTRY.registered_names(), *DATASET_REGISTRY.registered_names()]
 
     path = Path(file).expanduser().resolve()
     name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
@@ -100,12 +105,12 @@ def import_method(file: str) -> None:
         return
     if not path.is_file():
         raise UserError(f"--import: there is no file '{file}'")
-    before, loader = TRAINER_REGISTRY.registered_names(), SourceFileLoader(name, str(path))
+    before, loader = registered(), SourceFileLoader(name, str(path))
     sys.modules[name] = module_from_spec(spec_from_loader(name, loader))  # type: ignore[arg-type]
     try:
         loader.exec_module(sys.modules[name])
-        if TRAINER_REGISTRY.registered_names() == before:
-            raise UserError("it registers no trainer; @TRAINER_REGISTRY.register() does")
+        if registered() == before:
+            raise UserError("it registers no trainer and no dataset; @TRAINER_REGISTRY.register() does")
         IMPORTED[name] = path
     except (Exception, SystemExit) as error:
         del sys.modules[name]
@@ -121,6 +126,8 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
         command: what goes on with it, said when it is interrupted; that of a script around it comes first.
     """
     startup.after_imports()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path that its encoding lacks must not end the program
     with interruptible():
         try:
             return program() or 0

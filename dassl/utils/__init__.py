@@ -16,8 +16,10 @@ from .logger import Logger, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
 from .tools import (
+    MAX_PIXELS,
     ImageError,
     UserError,
+    as_rgb,
     collect_env_info,
     derive_seed,
     listdir_nohidden,
@@ -44,12 +46,14 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+    "MAX_PIXELS",
     "AverageMeter",
     "ImageError",
     "Logger",
     "MetricMeter",
     "Registry",
     "UserError",
+    "as_rgb",
     "check_availability",
     "collect_env_info",
     "derive_seed",

@@ -21,6 +21,8 @@ from torch import nn
 from .tools import UserError, mkdir_if_missing, write_atomically
 
 ROLLING_KEPT = 2
+# The buffers of published prompt learners: embeddings of the class names, which ours makes anew.
+CLASS_NAMES = ("token_prefix", "token_suffix")
 _ZIP = b"PK\3\4"  # torch.save writes a zip archive since PyTorch 1.6
 _MARK = b"sha256:"  # 64 hexadecimal digits follow: the hash of all bytes before them
 
@@ -50,6 +52,8 @@ def _stubs(content: bytes) -> list[Any]:
 def load_checkpoint(fpath: str) -> dict[str, Any]:
     """Reads the dictionary in a checkpoint onto the CPU. No code in the file is run.
 
+    The names in its ``state_dict`` are without the prefix that nn.DataParallel adds.
+
     Raises:
         UserError: the file is missing, truncated, altered or not a checkpoint. The message names `fpath`.
     """
@@ -67,6 +71,8 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
         raise UserError(f"cannot read checkpoint {fpath}: truncated, altered or no checkpoint ({reason})") from None
     if not isinstance(checkpoint, dict):
         raise UserError(f"{fpath} is no checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary")
+    if isinstance(checkpoint.get("state_dict"), dict):
+        checkpoint["state_dict"] = _without_module(checkpoint["state_dict"])
     return checkpoint
 
 
@@ -185,9 +191,15 @@ def list_checkpoints(fdir: str) -> dict[tuple[int, int], str]:
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any], fpath: str) -> None:
-    """Calls `model.load_state_dict`. Raises UserError, naming `fpath`, if the weights do not fit."""
+    """Calls `model.load_state_dict`, without the class names' embeddings that the model lacks.
+
+    Raises:
+        UserError: the weights do not fit. The message names `fpath`.
+    """
     try:
-        model.load_state_dict(state_dict)
+        own = model.state_dict()
+        fitting = {k: v for k, v in state_dict.items() if k in own or k.rpartition(".")[2] not in CLASS_NAMES}
+        model.load_state_dict(fitting)
     except (RuntimeError, TypeError, AttributeError) as e:
         raise UserError(f"the weights in {fpath} do not fit the model: {' '.join(str(e).split())}") from None
 
@@ -215,7 +227,7 @@ def restore(
             optimizer.load_state_dict(checkpoint["optimizer"])
         if scheduler is not None and checkpoint.get("scheduler") is not None:
             state = checkpoint["scheduler"]
-            if any(isinstance(value, Stub) for value in state.values()):
+            if isinstance(state, Stub) or any(isinstance(value, Stub) for value in state.values()):
                 state = {"last_epoch": epoch}
             scheduler.load_state_dict(state)
     except (ValueError, TypeError, KeyError, AttributeError) as e:
@@ -248,5 +260,5 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
         raise UserError(f"nothing in {weight_path} fits the model by name and size; it has {list(given)[:5]}")
     model.load_state_dict({**wanted, **fitting})
     print(f"Successfully loaded pretrained weights from {weight_path}")
-    if discarded := [key for key in given if key not in fitting]:
+    if discarded := [key for key in given if key not in fitting and key.rpartition(".")[2] not in CLASS_NAMES]:
         print(f"Layers discarded due to unmatched keys or size: {discarded}")

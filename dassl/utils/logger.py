@@ -13,7 +13,8 @@ class Logger:
     def __init__(self, fpath: str) -> None:
         mkdir_if_missing(osp.dirname(fpath))
         self.console = sys.stdout
-        self.file = open(fpath, "a", buffering=1, encoding="utf-8")  # noqa: SIM115 -- as long as the run
+        how: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}  # a path may hold any bytes
+        self.file = open(fpath, "a", buffering=1, **how)  # noqa: SIM115 -- as long as the run
 
     def write(self, msg: str) -> int:
         if not self.file.closed:

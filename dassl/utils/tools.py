@@ -92,23 +92,37 @@ def write_json(obj: Any, fpath: str) -> None:
     write_atomically(fpath, json.dumps(obj, indent=4))
 
 
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # 178,956,970: Pillow refuses a larger picture, which may be a bomb
 PLAIN_MODES = {"RGB", "L", "1", "P", "CMYK", "YCbCr"}  # Pillow converts them as one sees them
 
 
-def read_image(path: str) -> Image.Image:
-    """The picture as RGB, 16-bit levels by their high byte. ImageError: it is missing or cannot be decoded."""
+def read_image(path: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture as RGB, 16-bit levels by their high byte.
+
+    Args:
+        max_pixels: raises Pillow's own limit, for the whole process.
+    Raises:
+        ImageError: it is missing, too large or cannot be decoded.
+    """
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels // 2)
     try:
         with Image.open(path) as image:
-            return image.convert("RGB") if image.mode in PLAIN_MODES else _to_rgb(image)
+            return as_rgb(image)
     except FileNotFoundError:
         raise ImageError(f"image not found: {path}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as e:
+    except Image.DecompressionBombError as e:
+        reason = str(e).partition(",")[0]
+        raise ImageError(f"image {path} is too large ({reason}); INPUT.MAX_PIXELS (--max-pixels) allows it") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ImageError(f"cannot decode image {path} ({reason}); replace the file or remove it") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Converts a picture of an unusual mode. ValueError: its levels do not fit, or RGB would hold one colour."""
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The picture as RGB. ValueError: its mode is unusual and its levels do not fit, or RGB would hold one colour."""
+    if image.mode in PLAIN_MODES:
+        return image.convert("RGB")
     levels = np.asarray(image)
     if image.mode == "F" or image.mode.startswith("I"):
         low, high = levels.min(), levels.max()

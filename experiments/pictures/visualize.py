@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a file that is run by its path
     from dassl.startup import before_imports
 
     before_imports()
@@ -30,47 +31,24 @@ from torch import Tensor
 
 from dassl.extras.cli import Parser, complain, guarded
 from dassl.utils import UserError, write_atomically
-from runs.prediction import OpenRun, open_output, open_run, pictures, printable
-from trainers.diagnostics import HeadMeter
+from runs.loaded import LoadedRun, add_arguments, load_asked
+from runs.prediction import check_output, pictures, printable
 
 TOP = 5
 
 
-class KeepPlans(HeadMeter):
-    """Keeps the plans that the head computes, [batch, n_cls, M, N]."""
-
-    def __init__(self) -> None:
-        super().__init__(max_iter=0)
-        self.plans: list[Tensor] = []
-
-    def see_plan(self, plan: Tensor, similarity: Tensor, iterations: Tensor) -> None:
-        self.plans.append(plan)
-
-    def see_scores(self, score: Tensor, text: Tensor, scale: Tensor) -> None:
-        pass
-
-
-def look(run: OpenRun, image: Tensor) -> tuple[Tensor, Tensor]:
+def look(run: LoadedRun, image: Tensor) -> tuple[Tensor, Tensor]:
     """image [3, h, w] -> probabilities [n_cls] and plans [n_cls, N, g, g], g x g being the grid of local features.
 
     Raises:
         UserError: the head computes no plans.
     """
-    model, meter = run.trainer.model, KeepPlans()
-    if hasattr(model, "meter"):
-        model.meter = meter
-    try:
-        probabilities = run.logits(image[None])[0].softmax(dim=0)
-    finally:
-        model.meter = None
-    if not meter.plans:
-        raise UserError(f"this run of {run.result['trainer']} computes no transport plans: there is nothing to draw")
-    plan = torch.cat(meter.plans)[0].float().cpu()  # [n_cls, M, N]
-    side = math.isqrt(plan.shape[1])
-    return probabilities.cpu(), plan.mT.unflatten(2, (side, side))
+    logits, plans = run.explained(image[None])
+    side = math.isqrt(plans.shape[2])
+    return logits[0].softmax(dim=0), plans[0].mT.unflatten(2, (side, side))
 
 
-def unnormalized(run: OpenRun, image: Tensor) -> Tensor:
+def unnormalized(run: LoadedRun, image: Tensor) -> Tensor:
     """image [3, h, w] as the model takes it -> red, green and blue between 0 and 1 [h, w, 3]."""
     c = run.trainer.cfg.INPUT
     if "normalize" in c.TRANSFORMS:
@@ -78,7 +56,7 @@ def unnormalized(run: OpenRun, image: Tensor) -> Tensor:
     return image.clamp(0, 1).permute(1, 2, 0)
 
 
-def draw(run: OpenRun, image: Tensor, name: str, label: int | None) -> tuple[Figure, list[tuple[str, float]]]:
+def draw(run: LoadedRun, image: Tensor, name: str, label: int | None) -> tuple[Figure, list[tuple[str, float]]]:
     """The figure of one picture, and its most probable classes.
 
     Args:
@@ -139,26 +117,26 @@ def page(entries: Mapping[str, tuple[str, list[tuple[str, float]]]], title: str)
 
 
 def run(args: argparse.Namespace) -> int:
-    open_output()
+    check_output()
     folder = Path(args.to or Path(args.run) / "pictures")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"'{folder}' is no folder; name one with --to")
-    opened = open_run(args.run)
-    labels = {k.replace("_", " ").lower(): i for i, k in enumerate(opened.classnames)}
+    loaded = load_asked(args)
+    labels = {k.replace("_", " ").lower(): i for i, k in enumerate(loaded.classnames)}
     label = labels.get(args.name.replace("_", " ").lower())
     if args.name and label is None:
-        raise UserError(f"--class '{args.name}' is none of the run's classes: {', '.join(opened.classnames)}")
+        raise UserError(f"--class '{args.name}' is none of the run's classes: {', '.join(loaded.classnames)}")
     images = pictures(args.images)
     entries: dict[str, tuple[str, list[tuple[str, float]]]] = {}
     failures = 0
     for path in images:
         try:
-            image = opened.read(path)
+            image = loaded.read(path)
         except UserError as error:
             failures += 1
             complain(str(error))
             continue
-        figure, top = draw(opened, image, Path(path).name, label)
+        figure, top = draw(loaded, image, Path(path).name, label)
         stem = f"{Path(path).parent.name}_{Path(path).stem}".lstrip("_")
         names = (f"{stem}{end}.png" for end in ("", *(f"_{i}" for i in range(2, len(images) + 1))))
         file = next(name for name in names if name not in entries)
@@ -175,6 +153,7 @@ def run(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("experiments.pictures.visualize", __doc__, imports=True)
     parser.add_argument("run", metavar="RUN", help="a finished run of a method with transport plans")
+    add_arguments(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER")
     parser.add_argument("--class", dest="name", default="", help="draw this class's plans (default: the predicted)")
     parser.add_argument("--to", default="", help="the folder for the pictures (default: RUN/pictures)")

@@ -8,10 +8,14 @@ Distances are Euclidean, between a context vector and the vocabulary's token emb
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for a file that is run by its path
     from dassl.startup import before_imports
 
     before_imports()
@@ -23,14 +27,15 @@ from torch import Tensor
 
 from dassl.extras.cli import Parser, guarded
 from dassl.utils import UserError
-from runs.prediction import OpenRun, open_output, open_run, printable
+from runs.loaded import LoadedRun, add_arguments, load_asked
+from runs.prediction import check_output, printable
 from trainers.clip.weights import load_clip
 
 _tokenizer = SimpleTokenizer()
 PIPE = r"\|"  # in a cell of a Markdown table
 
 
-def contexts(run: OpenRun, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def contexts(run: LoadedRun, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """(title, context [n_ctx, d]) of each prompt and, with class-specific contexts, of each class.
 
     Raises:
@@ -38,7 +43,7 @@ def contexts(run: OpenRun, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """
     learned = getattr(getattr(run.trainer.model, "prompt_learner", None), "ctx", None)
     if learned is None:
-        raise UserError(f"a run of {run.result['trainer']} has no learned context")
+        raise UserError(f"a run of {run.method} has no learned context")
     ctx = learned.detach().float().cpu()
     specific = bool(run.trainer.method_cfg.get("CSC"))
     if ctx.dim() == 2 + specific:  # a method of one prompt
@@ -75,12 +80,13 @@ def word(token: int) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    open_output()
+    check_output()
     if args.top < 1:
         raise UserError(f"--top is {args.top}; it must be 1 or more")
-    opened = open_run(args.run)
-    embedding = load_clip(opened.trainer.cfg).token_embedding.weight.detach().float()
-    for title, context in contexts(opened, args.name):
+    loaded = load_asked(args)
+    with contextlib.redirect_stdout(io.StringIO()):
+        embedding = load_clip(loaded.trainer.cfg).token_embedding.weight.detach().float()
+    for title, context in contexts(loaded, args.name):
         rows = [
             [str(i + 1), *(f"{text.replace('|', PIPE)} ({distance:.3f})" for text, distance in words)]
             for i, words in enumerate(nearest(context, embedding, min(args.top, len(embedding))))
@@ -92,6 +98,7 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser("experiments.pictures.words", __doc__, imports=True)
     parser.add_argument("run", metavar="RUN", help="a finished run of a method that learns contexts")
+    add_arguments(parser)
     parser.add_argument("--top", type=int, default=3, help="words a vector")
     parser.add_argument("--class", dest="name", default="", help="one class only, of class-specific contexts")
     return guarded(lambda: run(parser.parse_args(argv)))

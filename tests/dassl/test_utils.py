@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from yacs.config import CfgNode
 
 import dassl
@@ -132,3 +133,13 @@ def test_slow_imports_wait() -> None:
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 source = ast.unparse(node)
                 assert not any(slow in source for slow in ("sklearn", "tensorboard", "tqdm")), (path, source)
+
+
+def test_pillows_limit_of_pixels_is_raised_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow refuses twice as many
+    Image.new("RGB", (50, 50)).save(tmp_path / "large.png")
+    with pytest.raises(u.ImageError, match=r"is too large .*INPUT.MAX_PIXELS"):
+        u.read_image(str(tmp_path / "large.png"), max_pixels=2000)
+    assert u.read_image(str(tmp_path / "large.png"), max_pixels=2500).size == (50, 50)

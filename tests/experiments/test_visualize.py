@@ -6,6 +6,8 @@ import html
 import io
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,8 +19,9 @@ from PIL import Image
 from torch.nn import functional as F
 
 import train
-from experiments.pictures import visualize, words
-from runs.prediction import open_run
+from experiments.pictures import tsne, visualize, words
+from runs.directory import REPOSITORY
+from runs.loaded import load
 from tests.runs.test_train import SHORT, command
 from trainers.sinkhorn import sinkhorn
 
@@ -53,7 +56,7 @@ def picture(tmp_path: Path) -> Path:
 
 
 def test_the_normalization_is_undone(runs_of: dict[str, Path], picture: Path) -> None:
-    run = open_run(runs_of["PLOT"])
+    run = load(runs_of["PLOT"])
     shown = visualize.unnormalized(run, run.read(picture))
     assert shown.shape == (64, 64, 3)
     for (row, column), colour in (((16, 16), (250, 5, 5)), ((16, 48), (5, 250, 5)), ((48, 16), (5, 5, 250))):
@@ -61,10 +64,9 @@ def test_the_normalization_is_undone(runs_of: dict[str, Path], picture: Path) ->
 
 
 def test_plans_are_the_heads_and_lie_where_their_features_do(runs_of: dict[str, Path], picture: Path) -> None:
-    run = open_run(runs_of["PLOT"])
-    image = run.read(picture)
+    run = load(runs_of["PLOT"])
+    image, model = run.read(picture), run.trainer.model
     probabilities, plans = visualize.look(run, image)
-    model = run.trainer.model
     with torch.no_grad():
         local = F.normalize(model.image_encoder(image[None])[1][0], dim=-1)
         text = F.normalize(model.text_features(), dim=-1)
@@ -112,7 +114,7 @@ def test_names_that_are_no_mathematics_and_no_text(
 
 
 def test_class_names_are_no_mathematics(runs_of: dict[str, Path], picture: Path) -> None:
-    run = open_run(runs_of["PLOT"])
+    run = load(runs_of["PLOT"])
     run.classnames[:] = [f"$x_{{{k}$" for k in range(5)]
     figure, _ = visualize.draw(run, run.read(picture), "$a^$", label=None)
     figure.savefig(io.BytesIO())
@@ -120,7 +122,7 @@ def test_class_names_are_no_mathematics(runs_of: dict[str, Path], picture: Path)
 
 
 def test_the_figure_has_the_picture_n_plans_a_bar_and_the_top_five(runs_of: dict[str, Path], picture: Path) -> None:
-    run = open_run(runs_of["PLOT"])
+    run = load(runs_of["PLOT"])
     figure, top = visualize.draw(run, run.read(picture), "picture", label=2)
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:3] == ["picture", "prompt 1", "prompt 2"] and len(figure.axes) == 5  # the bars, the colour bar
@@ -164,6 +166,32 @@ def test_class_specific_contexts_speak_class_by_class(
     assert re.findall(r"^prompt.*$", text, re.M) == ["prompt 1, class leopard", "prompt 2, class leopard"]
 
 
+def test_a_plane_of_prompts_and_local_features(
+    runs_of: dict[str, Path], data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dot each of the 2 x 2 local features of a picture, a star each of the prompts of the classes that are shown."""
+    paths = sorted(map(str, data_root.rglob("test_*.jpg")))[::4]
+    run = load(runs_of["PLOT"])
+    features, label, is_prompt = tsne.points(run, paths)
+    shown = set(run.classes(paths))
+    assert {run.classnames[k] for k in label.tolist()} == shown
+    assert (is_prompt.sum(), (~is_prompt).sum()) == (2 * len(shown), 4 * len(paths))
+    text = F.normalize(run.text_features()[:, label[-1]], dim=-1)
+    torch.testing.assert_close(features[is_prompt][label[is_prompt] == label[-1]].diff(dim=0), text.diff(dim=0))
+    for name, more in (("PLOT", []), ("CoOp", ["--class", load(runs_of["CoOp"]).classes(paths[0])[0]])):
+        to = tmp_path / f"{name}.png"
+        assert tsne.main([str(runs_of[name]), *paths, "--to", str(to), *more]) == 0
+        assert capsys.readouterr().out == f"{to}\n" and Image.open(to).width > 800
+
+
+@pytest.mark.parametrize("program", ["visualize", "words", "tsne"])
+def test_a_program_runs_by_its_path(program: str, tmp_path: Path) -> None:
+    """From any folder; that it asks for its arguments shows that it has begun."""
+    command = [sys.executable, str(REPOSITORY / "experiments/pictures" / f"{program}.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: the following arguments are required: RUN")
+
+
 @pytest.mark.parametrize(
     ("program", "run", "extra", "says"),
     [
@@ -171,6 +199,8 @@ def test_class_specific_contexts_speak_class_by_class(
         ("visualize", "mean", [], "this run of PLOT computes no transport plans"),
         ("visualize", "PLOT", ["--class", "tiger"], "--class 'tiger' is none of the run's classes"),
         ("visualize", "PLOT", ["--to", __file__], "is no folder; name one with --to"),
+        ("tsne", "PLOT", ["--class", "tiger"], "--class 'tiger' is none of the run's classes"),
+        ("tsne", "PLOT", ["--to", "."], "'.' is a folder; name a file with --to"),
         ("words", "ZeroshotCLIP", [], "a run of ZeroshotCLIP has no learned context"),
         ("words", "PLOT", ["--class", "leopard"], "common ones"),
     ],
@@ -184,7 +214,8 @@ def test_a_mistake_gives_one_line(
     picture: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    main, more = (visualize.main, [str(picture)]) if program == "visualize" else (words.main, [])
+    main = {"visualize": visualize, "words": words, "tsne": tsne}[program].main
+    more = [] if program == "words" else [str(picture)]
     assert main([str(runs_of.get(run, "nowhere")), *more, *extra]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and says in error

@@ -41,6 +41,8 @@ PAIRS = [  # KEY, VALUE, what is said of them
     ("DATALOADER.NUM_WORKERS", "-1", "0 or more"),
     ("DATALOADER.TRAIN_X.BATCH_SIZE", "0", "1 or more"),
     ("DATALOADER.TEST.SAMPLER", "RandomClassSampler", "TEST.SAMPLER is"),
+    ("INPUT.MAX_PIXELS", "1000", "INPUT.MAX_PIXELS is 1000; it must be 178956970 or more"),
+    ("MODEL.BACKBONE.ACTIVATION", "relu", "ACTIVATION is 'relu'; it must be quickgelu, gelu or empty"),
     ("MODEL.BACKBONE.NAME", "RN5O", "unknown backbone 'RN5O'.*the nearest is 'RN50'"),
     ("MODEL.INIT_WEIGHTS", "nowhere.pt", "MODEL.INIT_WEIGHTS is 'nowhere.pt'; it must be a file"),
     ("OPTIM.LR", "1e999", "OPTIM.LR is inf; it must be finite"),
@@ -190,7 +192,7 @@ def test_the_printed_config_is_one_for_upstream(
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert not (tmp_path / "output").exists()
     theirs = get_cfg_default()
-    del theirs.DATALOADER["CACHED_VIEWS"], theirs.TEST["FEATURE_CACHE"]
+    del theirs.DATALOADER["CACHED_VIEWS"], theirs.TEST["FEATURE_CACHE"], theirs.INPUT["MAX_PIXELS"]
     del theirs.TEST["FEATURE_CACHE_DIR"], theirs.TEST["FEATURE_CACHE_GB"]
     assert len([*flatten(theirs)]) == 88, "all of Dassl.pytorch c61a1b5; a new key of ours needs ours=True"
     trainers.extend_cfg(theirs)

@@ -45,7 +45,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
 
     spy(dassl.evaluation.Classification, "process", lambda self, logits, label: found["logits"].append(logits))
     spy(ImageEncoder, "forward", lambda self, image: found["encoded"].extend([len(image)] * bool(image.any())))
-    spy(dassl.data.data_manager, "read_image", lambda path: found["read"].append(path))
+    spy(dassl.data.data_manager, "read_image", lambda path, _: found["read"].append(path))
     return found
 
 

@@ -136,6 +136,30 @@ def test_a_signal_during_the_imports(signum: int, program: list[str], tmp_path: 
     assert said.strip() == f"interrupted by {signal.Signals(signum).name} before anything was begun"
 
 
+WAITS = """
+from dassl import startup
+startup.before_imports()
+import time
+from dassl.extras.cli import guarded
+import sys
+sys.exit(guarded(lambda: print("waits", flush=True) or time.sleep(60)))
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_signals_that_go_on_until_the_end_change_nothing(signum: int) -> None:
+    """Ctrl-C again and again, also while Python itself ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "waits\n"
+    while process.poll() is None:
+        process.send_signal(signum)
+        time.sleep(0.001)
+    assert process.returncode == 128 + signum
+    assert process.communicate()[1].strip() == f"interrupted by {signal.Signals(signum).name}"
+
+
 def test_the_programs_exit_code_and_the_scripts(weights: Path, data_root: Path, tmp_path: Path) -> None:
     """The signal goes to bash alone and is passed on. The line that resumes is the script's."""
     environment = {"DATA": str(data_root), "OUT": str(tmp_path / "out"), "SEEDS": "1", "PYTHON": sys.executable}

@@ -7,19 +7,27 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.nn import functional as F
 
 import train
+from dassl.engine import TRAINER_REGISTRY
+from dassl.evaluation import Classification
 from dassl.utils import UserError
+from predict import load, predict
+from runs.directory import REPOSITORY
 from runs.prediction import main as predict_main
-from runs.prediction import open_run, predict
 from runs.result import load_result
 from tests.conftest import CLASSES
-from tests.runs.test_train import SHORT, command, one_result
+from tests.runs.test_train import SHORT, SMALL, command, one_result
 
 pytestmark = pytest.mark.medium
 
@@ -128,13 +136,120 @@ def test_names_that_standard_output_does_not_take(
 def test_the_function_takes_one_picture_and_refuses_what_it_would_misread(
     run_of: dict[str, Path], images: Path
 ) -> None:
-    opened, picture = open_run(run_of["PLOT"]), str(next(images.glob("face/*.jpg")))
+    opened, picture = load(run_of["PLOT"]), str(next(images.glob("face/*.jpg")))
     assert list(predict(opened, picture)) == list(predict(opened, [picture]))
     with pytest.raises(TypeError, match="classes is 'cat,dog'"):
         next(predict(run_of["PLOT"], [picture], classes="cat,dog"))
     for wrong in ({"top": 0}, {"batch_size": 0}, {"batch_size": -1}):
         with pytest.raises(ValueError, match="1 or more"):
             next(predict(opened, [picture], **wrong))
+
+
+def test_a_loaded_run_takes_paths_pictures_and_arrays(run_of: dict[str, Path], images: Path, tmp_path: Path) -> None:
+    """All four give the same logits, which are those behind ``predict``; the plans and features make them."""
+    run, path = load(run_of["PLOT"]), next(images.glob("face/*.jpg"))
+    picture = Image.open(path)
+    array = np.asarray(picture)
+    logits = run.logits([path, str(path), picture, array])
+    assert logits.shape == (4, 5) and all(torch.equal(row, logits[0]) for row in logits)
+    assert torch.allclose(run.logits(array), logits[:1], atol=1e-5)
+    (found,) = predict(run, path, top=1)
+    assert run.classes([picture, array]) == [found.top[0][0]] * 2
+    assert logits[0].softmax(dim=0).max().item() == pytest.approx(found.top[0][1], rel=1e-4)
+    features, plans = run.features([picture, array, path]), run.plans([picture, array, path])
+    assert {name: x.shape for name, x in features.items()} == {"pooled": (3, 64), "local": (3, 4, 64)}
+    f, g = F.normalize(features["local"][0], dim=-1), F.normalize(run.text_features(), dim=-1)
+    score = torch.einsum("kmn,md,nkd->k", plans[0], f, g)
+    torch.testing.assert_close(score * run.trainer.model.logit_scale.exp(), logits[0], rtol=1e-3, atol=1e-4)
+
+    other = load(run_of["CoCoOp"])
+    with pytest.raises(UserError, match="computes no transport plans"):
+        other.plans(picture)
+    with pytest.raises(UserError, match="depend on the image"):
+        other.text_features()
+    for wrong in (array / 255, array[0, 0], np.dstack([array, array])):
+        with pytest.raises(UserError, match="an array holds uint8"):
+            run.logits(wrong)
+    grey = Image.fromarray(array[..., 0])
+    assert torch.equal(run.logits(grey), run.logits(array[..., 0]))
+    with pytest.raises(UserError, match="image not found"):
+        run.logits([picture, tmp_path / "none.png"])
+    assert run.logits([]).shape == (0, 5)
+
+
+@pytest.mark.parametrize("trainer", ["PLOT", "CoCoOp", "ZeroshotCLIP"])
+def test_features_are_saved(
+    trainer: str, run_of: dict[str, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad, good = tmp_path / "bad.jpg", sorted(map(str, images.glob("face/*.jpg")))[:3]
+    bad.write_bytes(b"no picture")
+    file = tmp_path / "features.npz"
+    argv = ["--run", str(run_of[trainer]), "--batch-size", "2", "--features", str(file), good[0], str(bad), *good[1:]]
+    assert predict_main(argv) == 1
+    saved, run = np.load(file), load(run_of[trainer])
+    assert saved["image"].tolist() == good and saved["class"].tolist() == run.classnames
+    features = run.features(good)
+    assert {"local", "pooled", "text"} & {*saved} == {*features} | ({"text"} if trainer != "CoCoOp" else set())
+    for name, x in features.items():
+        np.testing.assert_allclose(saved[name], x.numpy(), rtol=1e-4, atol=1e-5)
+    assert trainer == "CoCoOp" or np.array_equal(saved["text"], run.text_features().numpy())
+    capsys.readouterr()
+    argv[argv.index(str(file))] = str(tmp_path / "nowhere" / "features.npz")
+    assert predict_main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "its folder does not exist" in captured.err
+
+
+def test_the_parameters_are_those_of_a_test(
+    run_args: list[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trainer whose test has other parameters than those it has trained puts them in place in ``before_test``."""
+    kind, tested = TRAINER_REGISTRY.get("CoOp"), list[torch.Tensor]()
+
+    def before_test(self: Any, split: str) -> None:
+        with torch.no_grad():
+            self.model.prompt_learner.ctx.mul_(20).add_(1)
+
+    monkeypatch.setattr(kind, "before_test", before_test)
+    process = Classification.process
+    monkeypatch.setattr(Classification, "process", lambda self, *x: process(self, *x) or tested.append(x[0]))
+    run, root = tmp_path / "run", Path(run_args[1])
+    assert train.main(["--output-dir", str(run), *command(run_args, "CoOp"), *SHORT]) == 0
+    files = [root / image for image in json.loads((run / "predictions.json").read_text())["image"]]
+    logits = torch.cat(tested)
+    torch.testing.assert_close(load(run).logits(files), logits, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(kind, "before_test", lambda self, split: None)
+    assert (load(run).logits(files) - logits).abs().max() > 1e-2
+
+
+def test_a_picture_that_is_too_large_can_be_allowed(
+    run_of: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is cut behind its header, so that an allowed picture is refused for that."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    huge = tmp_path / "huge.png"
+    Image.new("1", (18000, 10000)).save(huge)
+    huge.write_bytes(huge.read_bytes()[:200])
+    argv = ["--run", str(run_of["CoOp"]), str(huge)]
+    assert predict_main(argv) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "is too large" in error and "INPUT.MAX_PIXELS (--max-pixels)" in error
+    assert predict_main([*argv[:2], "--max-pixels", "180000000", *argv[2:]]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "too large" not in error and "cannot decode image" in error
+
+
+def test_a_run_whose_output_is_not_utf_8_keeps_its_result(run_args: list[str], images: Path, tmp_path: Path) -> None:
+    """Real processes, in a folder with an umlaut: a test, and a prediction with it."""
+    run, picture = tmp_path / "für" / "lauf", tmp_path / "größe.jpg"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(REPOSITORY)}
+    shutil.copy(next(images.glob("face/*.jpg")), picture)
+    tested = ["train.py", "--output-dir", str(run), *command(run_args, "ZeroshotCLIP"), *SMALL]
+    for argv, shown in ((tested, r"f\xfcr"), (["predict.py", "--run", str(run), str(picture)], r"gr\xf6\xdfe.jpg")):
+        program = [sys.executable, str(REPOSITORY / argv[0]), *argv[1:]]
+        done = subprocess.run(program, capture_output=True, env=environment, check=True)
+        assert shown in done.stdout.decode("ascii")
+    assert "für" in (run / "log.txt").read_text(encoding="utf-8") and load_result(run / "result.json")
 
 
 def test_closed_standard_output(
@@ -181,12 +296,12 @@ def test_other_weights_than_the_runs_are_refused(run_of: dict[str, Path], weight
     config = (directory / "config.yaml").read_text()
     (directory / "config.yaml").write_text(config.replace(str(weights), str(tmp_path / "other.pt")))
     with pytest.raises(UserError, match=r"other.pt' are not those .* was trained with"):
-        open_run(directory)
+        load(directory)
 
 
 def test_class_specific_contexts_fit_their_own_classes_alone(run_args: list[str], images: Path, tmp_path: Path) -> None:
     assert train.main([*command(run_args, "CoOp", "rn50_ep50"), *SHORT, "TRAINER.COOP.CSC", "True"]) == 0
     directory, _ = one_result(tmp_path / "output")
     with pytest.raises(UserError, match="class-specific contexts"):
-        open_run(directory, classes=["cat", "dog"])
-    assert open_run(directory).classnames == list(CLASSES)
+        load(directory, classes=["cat", "dog"])
+    assert load(directory).classnames == list(CLASSES)

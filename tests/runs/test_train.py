@@ -230,6 +230,24 @@ def test_another_config_is_neither_kept_nor_resumed(
         read_cfg(tmp_path / "run")
 
 
+def test_all_images_are_one_run_whichever_number_says_so(
+    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """-1 and 0. A run of before, in a folder of 0 shots, is kept."""
+    argv = [*command(run_args, "CoOp"), *SHORT]
+    assert train.main([*argv, "DATASET.NUM_SHOTS", "-1"]) == 0
+    run, result = one_result(tmp_path / "output")
+    assert run.parts[-3] == "rn50_allshots" and (result["shots"], result["counts"]["train"]) == (0, 30)
+    capsys.readouterr()
+    assert train.main([*argv, "DATASET.NUM_SHOTS", "0"]) == 0
+    assert "Finished before, kept" in capsys.readouterr().out
+    run.parents[1].rename(run.parents[1].with_name("rn50_0shots"))
+    for shots in ("-1", "0"):
+        assert train.main([*argv, "DATASET.NUM_SHOTS", shots]) == 0
+        assert "rn50_0shots" in capsys.readouterr().out
+    assert one_result(tmp_path / "output")[1] == result
+
+
 def test_a_damaged_result_is_named_and_not_begun_again(
     run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -380,6 +398,10 @@ def test_the_directory_spells_what_differs() -> None:
     assert directory("--recipe", "OPTIM.MAX_EPOCH 200", *shots, "DATASET.ROOT", "x") == f"{usual}/seed3"
     assert directory(*shots, "OPTIM.LR", "0.01") == f"{usual}_OPTIM.LR0.01/seed3"
     assert directory(*shots, "TRAINER.PLOT.N", "1").endswith("n1_nctx16_cscFalse_ctpend/seed3")
+    assert directory("DATASET.NUM_SHOTS", "0") == directory("DATASET.NUM_SHOTS", "-1") == directory()
+    assert directory() == f"{usual.replace('16shots', 'allshots')}/seed3"
+    zero_shot = ["--trainer", "ZeroshotCLIP", "--config-file", str(CONFIGS / "trainers/ZeroshotCLIP/rn50.yaml")]
+    assert directory(*zero_shot) == "out/caltech101/ZeroshotCLIP/rn50_0shots/default/seed3"
     one, two = directory("TRAINER.PLOT.CTX_INIT", "a b"), directory("TRAINER.PLOT.CTX_INIT", "a_b")
     assert one != two and "/".join(one.split("/")[:-2]) == "/".join(two.split("/")[:-2])
     long = ["MODEL.HEAD.NAME", "x" * 300, "MODEL.HEAD.ACTIVATION", "y" * 300, "DATASET.TEMPLATE", "{}" * 150]

@@ -123,6 +123,14 @@ def test_match_and_global_logits(kind: str, match: str, global_logits: bool) -> 
     check("PLOT", kind, oracle_options=options, N=2, MATCH=match, GLOBAL_LOGITS=global_logits)
 
 
+@pytest.mark.parametrize("kind", ["RN GELU", "ViT GELU"])
+@pytest.mark.parametrize("trainer", ["PLOT", "COOP", "COCOOP"])
+def test_weights_trained_with_gelu(trainer: str, kind: str) -> None:
+    check(trainer, kind, **({"N": 2} if trainer == "PLOT" else {}))
+    quick, gelu = (get_oracle(k) for k in (kind.split()[0], kind))
+    assert kind.startswith("RN") or error(gelu.pooled, quick.pooled) > 2 * TOLERANCE[torch.float32]
+
+
 @pytest.mark.parametrize("eps, max_iter, thresh", [(0.05, 100, 0.01), (0.1, 3, 1e-9), (0.02, 1000, 1e-7)])
 def test_sinkhorn_settings(eps: float, max_iter: int, thresh: float) -> None:
     options = {"eps": eps, "max_iter": max_iter, "thresh": thresh}

@@ -1,7 +1,7 @@
 """CLIP's weights: OpenAI's by name, downloaded on first use and checked by SHA-256, or a file of the user's.
 
 State dicts are read with ``weights_only``. A TorchScript archive can run code, so it needs a hash of OpenAI's or the
-user's permission.
+user's permission. A state dict does not say the activation of its MLPs: MODEL.BACKBONE.ACTIVATION does.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 from clip.clip import _MODELS as OPENAI_URLS
-from clip.model import CLIP, build_model
-from torch import Tensor
+from clip.model import CLIP, ResidualAttentionBlock, build_model
+from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from .prompts import CONTEXT_LENGTH, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+ACTIVATIONS = ("", "quickgelu", "gelu")  # "": OpenAI's, which is QuickGELU
 
 
 def weights_path(cfg: CfgNode) -> Path:
@@ -36,15 +37,25 @@ def weights_path(cfg: CfgNode) -> Path:
     if name in OPENAI_URLS:
         root = cfg.MODEL.BACKBONE.get("CLIP_ROOT", "") or "~/.cache/clip"
         return Path(root).expanduser() / Path(OPENAI_URLS[name]).name
-    places = [Path(name).expanduser(), REPOSITORY / name]
-    for path in places:
-        if path.is_file():
-            return path
+    if path := _find(name):
+        return path
     nearest = difflib.get_close_matches(name, OPENAI_URLS, n=1, cutoff=0)[0]
     raise UserError(
-        f"unknown backbone '{name}': neither a weights file (looked for {places[0].absolute()}) nor one of "
-        f"{', '.join(OPENAI_URLS)}; the nearest is '{nearest}'"
+        f"unknown backbone '{name}': neither a weights file (looked for {Path(name).expanduser().absolute()}) nor one "
+        f"of {', '.join(OPENAI_URLS)}; the nearest is '{nearest}'. --backbone FILE says where a file has moved to"
     )
+
+
+def _find(name: str) -> Path | None:
+    return next((path for path in (Path(name).expanduser(), REPOSITORY / name) if path.is_file()), None)
+
+
+def sha256_of(name: str) -> str:
+    """SHA-256 of a backbone, by OpenAI's name or its file; "" if there is no such file."""
+    if name in OPENAI_URLS:
+        return OPENAI_URLS[name].split("/")[-2]
+    path = _find(name)
+    return _sha256(path) if path else ""
 
 
 def load_clip(cfg: CfgNode) -> CLIP:
@@ -53,13 +64,18 @@ def load_clip(cfg: CfgNode) -> CLIP:
     Returns:
         clip.model.CLIP, with the file's hash as ``weights_sha256``.
     Raises:
-        UserError: the weights cannot be downloaded or read, or are not CLIP's.
+        UserError: the weights cannot be downloaded or read, are not CLIP's, or not those of MODEL.BACKBONE.SHA256.
     """
     path = weights_path(cfg)
     url = OPENAI_URLS.get(cfg.MODEL.BACKBONE.NAME)
     if url is not None:
         _download(url, path)
-    sha256 = _sha256(path)
+    sha256, expected = _sha256(path), cfg.MODEL.BACKBONE.get("SHA256", "") or ""
+    if expected not in ("", sha256):
+        raise UserError(
+            f"the weights '{path}' are not those that the run was trained with (SHA-256 {sha256[:12]}, "
+            f"{expected[:12]} then); --backbone FILE names another file"
+        )
     state_dict = _state_dict(path, sha256, cfg.MODEL.BACKBONE.get("ALLOW_TORCHSCRIPT", False))
     for name, value in state_dict.items():
         if value.is_floating_point() and not value.isfinite().all():
@@ -70,6 +86,13 @@ def load_clip(cfg: CfgNode) -> CLIP:
             raise ValueError(f"its texts have {model.positional_embedding.shape[0]} tokens, not {CONTEXT_LENGTH}")
     except Exception as error:  # build_model fails in many ways on wrong shapes
         raise UserError(f"'{path}' holds no CLIP model of OpenAI's architecture: {_line(error)}") from error
+    activation = cfg.MODEL.BACKBONE.get("ACTIVATION", "")
+    if activation == "gelu":
+        for module in model.modules():
+            if isinstance(module, ResidualAttentionBlock):
+                module.mlp.gelu = nn.GELU()
+    elif not activation and not _is_openais(sha256):
+        print(f"'{path}' does not say its activation: QuickGELU is assumed; MODEL.BACKBONE.ACTIVATION gelu sets GELU")
     model.weights_sha256 = sha256
     return model
 
@@ -88,11 +111,14 @@ def _download(url: str, path: Path) -> None:
         ) from error
 
 
+def _is_openais(sha256: str) -> bool:
+    return any(sha256 == url.split("/")[-2] for url in OPENAI_URLS.values())
+
+
 def _state_dict(path: Path, sha256: str, allow_torchscript: bool) -> dict[str, Tensor]:
     try:
         torchscript = zipfile.is_zipfile(path) and any("/code/" in n for n in zipfile.ZipFile(path).namelist())
-        known = allow_torchscript or any(sha256 == url.split("/")[-2] for url in OPENAI_URLS.values())
-        if torchscript and known:
+        if torchscript and (allow_torchscript or _is_openais(sha256)):
             with warnings.catch_warnings():  # PyTorch deprecates TorchScript, OpenAI's format
                 warnings.simplefilter("ignore")
                 return torch.jit.load(str(path), map_location="cpu").state_dict()

@@ -4,16 +4,20 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from clip.model import build_model
+from clip.model import ResidualAttentionBlock, build_model
+from torch import nn
 from yacs.config import CfgNode
 
 from dassl.utils import UserError
 from tests.dassl.test_checkpoints import Bomb
 from tests.datasets.loopback import Server, serve
-from trainers.clip.weights import OPENAI_URLS, load_clip
+from trainers.clip.encoders import ImageEncoder
+from trainers.clip.weights import OPENAI_URLS, load_clip, sha256_of
+from trainers.clip_trainer import CLIPTrainer
 
 
 def config(name: str, **backbone: object) -> CfgNode:
@@ -116,3 +120,37 @@ def _holder(state: dict[str, torch.Tensor]) -> torch.nn.Module:
             module = getattr(module, part)
         module.register_buffer(name, value)
     return root
+
+
+def test_the_activation_is_the_configs(vit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In both towers; and no features of one are kept for the other, in half precision, where no factor is folded."""
+    said = "does not say its activation: QuickGELU is assumed; MODEL.BACKBONE.ACTIVATION gelu"
+    image, text = torch.randn(2, 3, 64, 64), torch.randint(1, 49408, (2, 77))
+    found, keys = {}, set()
+    for activation in ("", "quickgelu", "gelu"):
+        model = load_clip(config(vit, ACTIVATION=activation))
+        assert (said in capsys.readouterr().out) == (not activation)
+        trainer = SimpleNamespace(image_encoder=ImageEncoder(model.visual))
+        keys.add(CLIPTrainer._tower_sha256.func(trainer))  # type: ignore[attr-defined]
+        model.float()
+        found[activation] = model.encode_image(image), model.encode_text(text)
+    theirs = build_model(torch.load(vit, weights_only=True)).float()
+    assert len(keys) == 2
+    for ours, quick, expected in zip(
+        found[""], found["quickgelu"], (theirs.encode_image(image), theirs.encode_text(text)), strict=True
+    ):
+        assert torch.equal(ours, expected) and torch.equal(quick, expected)
+    for module in theirs.modules():
+        if isinstance(module, ResidualAttentionBlock):
+            module.mlp.gelu = nn.GELU()
+    assert torch.equal(found["gelu"][0], theirs.encode_image(image))
+    assert torch.equal(found["gelu"][1], theirs.encode_text(text))
+    assert not any(torch.equal(*pair) for pair in zip(found["gelu"], found[""], strict=True))
+
+
+def test_a_hash_that_is_asked_for_is_checked(weights: Path) -> None:
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert load_clip(config(weights, SHA256=sha256)).weights_sha256 == sha256 == sha256_of(str(weights))
+    with pytest.raises(UserError, match=r"tiny\.pt' are not those that the run was trained with \(SHA-256"):
+        load_clip(config(weights, SHA256="1" * 64))
+    assert sha256_of("RN50") == OPENAI_URLS["RN50"].split("/")[-2] and sha256_of("nowhere.pt") == ""

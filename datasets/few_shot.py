@@ -76,7 +76,7 @@ def _say_if_short(part: str, items: list[Item], shots: int) -> None:
 def _read(path: Path, split: Split, digest: str) -> tuple[list[Item], list[Item]] | None:
     """A kept set, or None if there is none that was drawn from this split."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
         if content["split_sha256"] != digest:
             return None
         train, val = items_of(content["train"]), items_of(content["val"])

@@ -6,18 +6,22 @@ cannot be written, they go under the user's cache folder.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
 import dassl.utils
+
+T = TypeVar("T")
 
 # What Pillow opens, but decodes by another program or not at all.
 NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
@@ -58,43 +62,77 @@ def _write(path: Path, text: str, replace: bool) -> Path:
     return path
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of an annotation file that are not empty.
+def read_rows(path: Path, form: str, example: str, make: Callable[..., T]) -> list[T]:
+    """``make(*groups)`` of each line of a text in UTF-8, with or without a byte-order mark; empty lines are skipped.
+
+    Args:
+        form: a line's regular expression, with the groups.
+        example: a line as it should be, for the error.
 
     Raises:
-        UserError: it is missing or no text.
+        UserError: the file is missing, or a line is not understood: it has another form or encoding, or ``make`` raises
+            ValueError or LookupError.
     """
+
+    def refuse(number: int, line: str, why: str) -> UserError:  # type: ignore[valid-type]
+        return UserError(f"'{path}', line {number}, {line[:80]!r}: {why}; a line should be like {example!r}")
+
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise UserError(f"no annotation file '{path}'; DATASETS.md says how the dataset is laid out") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is no text file: {error}") from error
+    rows = []
+    for number, encoded in enumerate(raw.split(b"\n"), start=1):
+        try:
+            line = encoded.decode().strip()
+        except UnicodeDecodeError as error:
+            raise refuse(number, repr(encoded)[2:-1], f"it is no UTF-8 ({error.reason})") from None
+        if not line:
+            continue
+        match = re.fullmatch(form, line)
+        if not match:
+            raise refuse(number, line, "not understood")
+        try:
+            rows.append(make(*match.groups()))
+        except LookupError as error:
+            raise refuse(number, line, f"{error} is not listed") from None
+        except ValueError as error:
+            raise refuse(number, line, str(error)) from None
+    return rows
 
 
 def read_json(path: Path) -> Any:
     """Raises UserError where the file is missing or no JSON."""
     try:
-        return json.loads("\n".join(read_lines(path)))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return json.loads(path.read_bytes())  # finds out the encoding, with a byte-order mark too
+    except FileNotFoundError:
+        raise UserError(f"no annotation file '{path}'; DATASETS.md says how the dataset is laid out") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is no JSON: {error}") from error
 
 
-def read_mat(path: Path, variable: str) -> Any:
+def read_mat(path: Path, variable: str, fields: Iterable[str] = ()) -> Any:
     """A 1 x n variable of a MATLAB file, as an array of length n.
 
+    Args:
+        fields: the fields that each of its elements has.
+
     Raises:
-        UserError: the file is missing, no MATLAB file or without that variable.
+        UserError: the file is missing, no MATLAB file, or without that variable or a field.
     """
     from scipy.io import loadmat
 
     if not path.is_file():
         raise UserError(f"no annotation file '{path}'; DATASETS.md says how the dataset is laid out")
     try:
-        return loadmat(path)[variable][0]
+        found = loadmat(path)[variable][0]
     except Exception as error:  # scipy raises whatever a damaged file happens to lead to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"'{path}' is no MATLAB file with '{variable}' in it: {reason}") from error
+    if lacking := [field for field in fields if field not in (found.dtype.names or ())]:
+        has = ", ".join(found.dtype.names or ()) or "none"
+        raise UserError(f"'{path}': '{variable}' has no field '{lacking[0]}'; it has {has}")
+    return found
 
 
 @functools.cache

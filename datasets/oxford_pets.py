@@ -9,7 +9,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset
-from .files import read_lines
+from .files import read_rows
 from .splits import Item, Split, split_train_val
 
 
@@ -20,8 +20,11 @@ class OxfordPets(FewShotDataset):
     template = "a photo of a {}, a type of pet."
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
+        def item(image: str, breed: str, label: str) -> Item:
+            return Item(f"{image}.jpg", int(label) - 1, breed.lower())
+
         def items(part: str) -> list[Item]:
-            rows = (line.split(" ") for line in read_lines(folder / "annotations" / f"{part}.txt"))
-            return [Item(f"{row[0]}.jpg", int(row[1]) - 1, row[0].rpartition("_")[0].lower()) for row in rows]
+            path, form = folder / "annotations" / f"{part}.txt", r"((\S+)_\d+) ([1-9]\d*) \d+ \d+"
+            return read_rows(path, form, "Abyssinian_100 1 1 1", item)
 
         return split_train_val(items("trainval"), items("test"), rng)

@@ -53,7 +53,7 @@ def run(folder: Path, run_args: list[str], capsys: pytest.CaptureFixture[str], *
     ("text", "says"),
     [
         ('{"train": [', "JSONDecodeError"),
-        ('{"train": [1], "val": [], "test": []}', "TypeError"),
+        ('{"train": [1], "val": [], "test": []}', "ValueError: 1 is not [image, label, class name]"),
         ("[" * 200_000, "RecursionError"),
     ],
 )

@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
         (["/etc/passwd", 0, "banded"], "'/etc/passwd' leaves the image folder; paths must be relative"),
         (["banded/../../a.jpg", 0, "banded"], "'banded/../../a.jpg' leaves the image folder"),
         (["n" * 5000, 0, "banded"], "1 of 2 files are not in"),
+        (["a.jpg", 0], r"ValueError: \['a.jpg', 0\] is not \[image, label, class name\]"),
         (["a.jpg", 0, "two\nlines"], r"label 0 has two names, 'two\\nlines' and 'banded'"),
         (GOOD, "'banded/banded_0000.jpg' is both a training and a test image"),
     ],

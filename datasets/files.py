@@ -1,7 +1,7 @@
-"""Files of a dataset: listed, read with errors that name them, and written beside the data or into the user's cache.
+"""Files of a dataset: listed, read with errors that name them, and kept in the user's cache folder.
 
-A loader writes a split, a few-shot set or a listing beside the data, for every user of the data. If the data folder
-cannot be written, they go under the user's cache folder.
+A loader writes nothing into the data folder. A split, a few-shot set or a listing that it makes goes to the cache
+folder. One that is beside the data is read first.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,35 +31,46 @@ SYSTEM_FILES = ("Thumbs.db", "desktop.ini")  # Windows writes them into folders 
 UserError: type[Exception] = getattr(dassl.utils, "UserError", ValueError)
 write_atomically = getattr(dassl.utils, "write_atomically", lambda path, text, replace: path.write_text(text, "utf-8"))
 locked = getattr(dassl.utils, "locked", lambda path, refusal="": nullcontext(False))
+cache_folder = getattr(
+    dassl.utils, "cache_folder", lambda: Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "plot").expanduser()
+)
 
 
 def places(folder: Path, name: str) -> tuple[Path, Path]:
     """The two paths of a dataset's file ``name``: beside the data, and in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "plot" / "datasets"
     key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]  # two copies of a dataset share nothing
-    return folder / name, cache / f"{folder.name}-{key}" / name
+    return folder / name, cache_folder() / "datasets" / f"{folder.name}-{key}" / name
+
+
+def kept(folder: Path, name: str) -> Path | None:
+    """The dataset's file ``name``, beside the data or else in the cache folder; None if there is none."""
+    return next((place for place in places(folder, name) if os.path.lexists(place)), None)
 
 
 def keep(folder: Path, name: str, text: str, replace: bool = True) -> Path:
-    """Writes ``text`` to the first of the two ``places`` that can be written, and returns it.
+    """Writes ``text`` to the dataset's file ``name`` in the cache folder, and returns its path.
 
     Args:
         replace: False keeps a file that another process has written meanwhile.
 
     Raises:
-        OSError: neither can be written.
+        OSError: it cannot be written.
     """
-    beside, cached = places(folder, name)
-    try:
-        return _write(beside, text, replace)
-    except OSError:
-        return _write(cached, text, replace)
-
-
-def _write(path: Path, text: str, replace: bool) -> Path:
+    path = places(folder, name)[1]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text, replace)
     return path
+
+
+@contextmanager
+def needs_cache(what: str) -> Iterator[None]:
+    """A scope that writes ``what``, which a run cannot do without, into the cache folder. UserError: it cannot."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{what} cannot be saved in '{cache_folder()}': {error.strerror}; PLOT_CACHE names another cache folder"
+        ) from error
 
 
 def read_rows(path: Path, form: str, example: str, make: Callable[..., T]) -> list[T]:
@@ -178,9 +189,9 @@ def list_classes(images: Path, ignored: Iterable[str] = ()) -> dict[str, list[st
 def list_classes_once(images: Path, dataset: Path, name: str, ignored: Iterable[str] = ()) -> dict[str, list[str]]:
     """``list_classes``, cached as ``name`` for the dataset. Only changed folders are listed again."""
     kept: dict[str, list[Any]] = {}
-    for place in places(dataset, name):
+    for place in reversed(places(dataset, name)):
         with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
-            content = json.loads(place.read_text(encoding="utf-8"))
+            content = json.loads(place.read_bytes())
             kept = {folder: [modified, list(map(os.fspath, files))] for folder, (modified, files) in content.items()}
             break
     listing, changed = {}, False

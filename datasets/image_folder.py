@@ -16,7 +16,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset
-from .files import SYSTEM_FILES, UserError, is_picture, list_classes, read_json
+from .files import SYSTEM_FILES, UserError, is_picture, kept, list_classes, read_json
 from .splits import Item, Split, split_classes
 
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -62,7 +62,7 @@ class ImageFolder(FewShotDataset):
             if new := sorted(found - listed):
                 raise UserError(
                     f"{len(new)} pictures have come to '{folder}' since its split was made, {new[0]!r} the first; "
-                    f"remove '{self.split_file}' (there, or in the cache folder), and it is made anew"
+                    f"remove '{kept(folder, self.split_file)}', and it is made anew"
                 )
         names = class_names(folder, sorted({item.file.split("/")[-2] for part in split for item in part}))
         named = ([item._replace(classname=names[item.file.split("/")[-2]]) for item in part] for part in split)

@@ -18,6 +18,7 @@ from .registry import Registry, check_availability
 from .tools import (
     ImageError,
     UserError,
+    cache_folder,
     collect_env_info,
     derive_seed,
     listdir_nohidden,
@@ -50,6 +51,7 @@ __all__ = [
     "MetricMeter",
     "Registry",
     "UserError",
+    "cache_folder",
     "check_availability",
     "collect_env_info",
     "derive_seed",

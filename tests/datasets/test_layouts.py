@@ -10,7 +10,7 @@ import pytest
 from scipy.io import savemat
 
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UserError, read_image
+from dassl.utils import UserError, cache_folder, read_image
 
 from .trees import CONFIGS, LAYOUTS, NAMES, WNIDS, as_coop_draws, build, lines, picture, rows
 
@@ -89,10 +89,10 @@ def test_the_split_made_depends_on_the_seed_and_its_file_decides(name: str, tmp_
     images = tmp_path / folder / image_dir
     saved = []
     for seed in (2, 1, 1):
-        for old in (tmp_path / folder).glob("split_zhou_*.json"):
+        for old in cache_folder().rglob("split_zhou_*.json"):
             old.unlink()
         made = parts(build(tmp_path, name, seed=seed), images)
-        (file,) = (tmp_path / folder).glob("split_zhou_*.json")
+        (file,) = cache_folder().rglob("split_zhou_*.json")
         saved.append(json.loads(file.read_text()))
         assert saved[-1] == made
     assert saved[0] != saved[1] == saved[2]
@@ -209,7 +209,7 @@ def test_damaged_annotations_are_named(
     with pytest.raises(UserError, match=says) as error:
         build(tmp_path, name)
     assert "\n" not in str(error.value)
-    assert not list(folder.glob("split_*"))
+    assert not list(folder.glob("split_*")) and not list(cache_folder().rglob("split_*"))
 
 
 # Annotation files of another form: the line that is not understood is named.

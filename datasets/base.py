@@ -15,6 +15,7 @@ from dassl.data.datasets import DatasetBase, Datum
 
 from .few_shot import few_shot_set
 from .files import UserError, keep, kept, needs_cache
+from .locate import locate
 from .splits import Item, Split, check_files, check_labels, digest_of, items_of, normalized, read_split
 
 SUBSAMPLES = ("all", "base", "new")
@@ -27,6 +28,9 @@ class FewShotDataset(DatasetBase):
         dataset_dir: folder under DATASET.ROOT.
         image_dir: folder of the images in it, "" for the dataset's own.
         split_file: JSON in CoOp's format in it, "" if the dataset's own annotations are the split.
+        annotation: a file of the dataset's own that is read without a split file, by which its folder is known.
+        image_parts: folders that the image folder must have.
+        other_names: what archives and other programs call the dataset's folder or its image folder.
         template: zero-shot CLIP's prompt; DATASET.TEMPLATE replaces it.
         test_only: the dataset is for testing only; as in CoOp, its test images also fill the training set.
         validate_on_test: the test images are also the validation images.
@@ -38,6 +42,9 @@ class FewShotDataset(DatasetBase):
     dataset_dir: str
     image_dir: str = "images"
     split_file: str = ""
+    annotation: str = ""
+    image_parts: tuple[str, ...] = ()
+    other_names: tuple[str, ...] = ()
     template: str = "a photo of a {}."
     test_only: bool = False
     validate_on_test: bool = False
@@ -54,14 +61,7 @@ class FewShotDataset(DatasetBase):
     @classmethod
     def locate(cls, root: Path) -> tuple[Path, Path]:
         """The folder of the annotations, and the image folder. UserError: they are not found."""
-        folder, images = root / cls.dataset_dir, root / cls.dataset_dir / cls.image_dir
-        for path, what in ((root, "data root"), (folder, "dataset folder"), (images, "image folder")):
-            if not path.is_dir():
-                raise UserError(
-                    f"no {what} for {cls.__name__}: looked for '{path}'; "
-                    "name the folder that holds the datasets with --root, or DATA for the scripts"
-                )
-        return folder, images
+        return locate(cls, root)
 
     def standard_path(self, path: str) -> str:
         """An image's path under the data root as DATASETS.md lays it out, wherever the images are."""

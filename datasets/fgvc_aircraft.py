@@ -16,6 +16,8 @@ from .splits import Item, Split, check_files
 @DATASET_REGISTRY.register()
 class FGVCAircraft(FewShotDataset):
     dataset_dir = "fgvc_aircraft"
+    annotation = "variants.txt"
+    other_names = ("fgvc-aircraft-2013b",)
     template = "a photo of a {}, a type of aircraft."
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:

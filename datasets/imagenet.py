@@ -24,13 +24,15 @@ Listing = Mapping[str, list[str]]  # the files in each class folder
 class ImageNetFolders(FewShotDataset):
     """Folders that are classes, named by ``classnames.txt``."""
 
+    annotation = "classnames.txt"
+
     def read_names(self, folder: Path) -> dict[str, str]:
         """Names by class folder, sorted by folder.
 
         CLIP's names have no comma and begin with no number. ImageNet's own lists have WordNet's synonyms ("tench, Tinca
         tinca") or a number before the name. They are refused: CoOp's results are of CLIP's names.
         """
-        path = folder / "classnames.txt"
+        path = folder / self.annotation
         rows = read_rows(path, r"(n\d{8})\s+(?!\d+\s)([^,]+)", "n01440764 tench", lambda wnid, name: (wnid, name))
         names = dict(sorted(rows))
         if len(names) < len(rows):
@@ -57,6 +59,8 @@ class ImageNetFolders(FewShotDataset):
 @DATASET_REGISTRY.register()
 class ImageNet(ImageNetFolders):
     dataset_dir = "imagenet"
+    image_parts = ("train", "val")
+    other_names = ("ILSVRC2012", "imagenet-1k")
     validate_on_test = True
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
@@ -101,15 +105,18 @@ class ImageNetV2(ImageNetVariant):
 @DATASET_REGISTRY.register()
 class ImageNetSketch(ImageNetVariant):
     dataset_dir = "imagenet-sketch"
+    other_names = ("sketch",)
 
 
 @DATASET_REGISTRY.register()
 class ImageNetA(ImageNetVariant):
     dataset_dir = "imagenet-adversarial"
     image_dir = "imagenet-a"
+    other_names = ("imagenet-a",)
 
 
 @DATASET_REGISTRY.register()
 class ImageNetR(ImageNetVariant):
     dataset_dir = "imagenet-rendition"
     image_dir = "imagenet-r"
+    other_names = ("imagenet-r",)

@@ -18,6 +18,7 @@ from .splits import Item, Split, by_label, split_classes
 class OxfordFlowers(FewShotDataset):
     dataset_dir = "oxford_flowers"
     image_dir = "jpg"
+    other_names = ("flowers-102", "102flowers")
     split_file = "split_zhou_OxfordFlowers.json"
     template = "a photo of a {}, a type of flower."
 

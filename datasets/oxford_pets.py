@@ -16,6 +16,7 @@ from .splits import Item, Split, split_train_val
 @DATASET_REGISTRY.register()
 class OxfordPets(FewShotDataset):
     dataset_dir = "oxford_pets"
+    other_names = ("oxford-iiit-pet",)
     split_file = "split_zhou_OxfordPets.json"
     template = "a photo of a {}, a type of pet."
 

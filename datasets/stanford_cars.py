@@ -19,6 +19,7 @@ from .splits import Item, Split, split_train_val
 class StanfordCars(FewShotDataset):
     dataset_dir = "stanford_cars"
     image_dir = ""
+    image_parts = ("cars_train", "cars_test")
     split_file = "split_zhou_StanfordCars.json"
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:

@@ -50,8 +50,6 @@ def small(name: str, folder: Path, served: Path, monkeypatch: pytest.MonkeyPatch
     loaded = load(source.dataset, folder)  # makes the split file
     here = folder / source.folder
     publish_split(here)
-    (here / "imdb").mkdir(exist_ok=True)
-    (here / "imdb" / "imdb.mat").write_bytes(b"lists of images")
     for file in source.files:
         unpacks = file.unpacks or {}
         if file.inner:

@@ -26,6 +26,7 @@ from runs.command_line import build_parser
 from runs.config import setup_cfg
 from runs.execution import output_directory
 
+from .serving import run_command
 from .trees import build, config
 
 pytestmark = pytest.mark.medium
@@ -169,8 +170,44 @@ def test_every_file_is_used_or_named(root: Path, capsys: pytest.CaptureFixture[s
     assert used == {str(path) for name in ("a", "_b") for path in (root / name).glob("[0-9].*")} and len(used) == 14
     assert (
         f"Not used of '{root}': 2 pictures in no class folder ('0.png' the first), "
+        "4 hidden files ('_b/.DS_Store' the first), "
         "3 pictures below a class folder ('_b/session1/0.png' the first), 1 other files ('a/notes.txt' the first)\n"
     ) in capsys.readouterr().out
+
+
+def test_every_case_at_once_by_the_command(root: Path) -> None:
+    """Parts in capitals and by another name, endings of every kind, 16 bits, nested, hidden and text files."""
+    endings = (".jpg", ".jfif", ".avif", ".ppm", ".PNG")
+    for part, n in (("Train", 3), ("valid", 1), ("Test", 2)):
+        for ending in endings:
+            fill(root / part / "sea_horse", n, ending)
+        (root / part / "crab").mkdir()
+        for i in range(n):
+            levels = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1_000 + i
+            Image.fromarray(levels).save(root / part / "crab" / f"{i}.{'tif' if i else 'png'}")
+    fill(root / "Train/crab/session 1", 4)  # below a class folder
+    fill(root / "Train", 2)  # in no class folder
+    fill(root / "more/crab", 3)  # in no part
+    for name in ("Train/crab/.DS_Store", "Train/crab/._0.png", "Test/Thumbs.db", ".git/HEAD"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    for name in ("README.md", "Train/crab/labels.txt"):
+        (root / name).write_text("no picture")
+    there = sorted(root.rglob("*"))
+    done = run_command("image_folder", "--root", str(root), "--decode")
+    assert done.returncode == 0 and not done.stderr
+    assert "2 classes, 18 / 6 / 12 images, all decoded" in done.stdout
+    (said,) = (line for line in done.stdout.splitlines() if line.startswith(f"Not used of '{root}': "))
+    counts = dict((kind, int(n)) for n, kind in re.findall(r"[:,] (\d+) ([a-z ]+) \(", said))
+    assert counts == {
+        "hidden files": 4,
+        "other files": 2,
+        "pictures in no class folder": 2,
+        "pictures below a class folder": 4,
+        "pictures in no part": 3,
+    }
+    assert 18 + 6 + 12 + sum(counts.values()) == sum(path.is_file() for path in there)
+    assert sorted(root.rglob("*")) == there
 
 
 @pytest.mark.parametrize(

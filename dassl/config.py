@@ -145,7 +145,7 @@ KEYS = {
         "SPLIT": Key("test", one_of(("val", "test"))),
         "FINAL_MODEL": Key("last_step", one_of(("last_step", "best_val"))),
         "FEATURE_CACHE": Key(True, ours=True),  # cache the image features of a frozen encoder on disk, for later tests
-        "FEATURE_CACHE_DIR": Key("", ours=True),  # empty: $XDG_CACHE_HOME/plot/features, else ~/.cache/plot/features
+        "FEATURE_CACHE_DIR": Key("", ours=True),  # empty: features/ in the cache folder, $PLOT_CACHE or ~/.cache/plot
         "FEATURE_CACHE_GB": Key(8.0, at_least(0), ours=True),  # the least recently used features beyond it are deleted
     },
     "TRAINER": {"NAME": ""},

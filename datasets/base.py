@@ -14,7 +14,8 @@ from typing import Any
 from dassl.data.datasets import DatasetBase, Datum
 
 from .few_shot import few_shot_set
-from .files import UserError, keep, places
+from .files import UserError, keep, kept, needs_cache
+from .locate import locate
 from .splits import Item, Split, check_files, check_labels, digest_of, items_of, normalized, read_split
 
 SUBSAMPLES = ("all", "base", "new")
@@ -27,6 +28,9 @@ class FewShotDataset(DatasetBase):
         dataset_dir: folder under DATASET.ROOT.
         image_dir: folder of the images in it, "" for the dataset's own.
         split_file: JSON in CoOp's format in it, "" if the dataset's own annotations are the split.
+        annotation: a file of the dataset's own that is read without a split file, by which its folder is known.
+        image_parts: folders that the image folder must have.
+        other_names: what archives and other programs call the dataset's folder or its image folder.
         template: zero-shot CLIP's prompt; DATASET.TEMPLATE replaces it.
         test_only: the dataset is for testing only; as in CoOp, its test images also fill the training set.
         validate_on_test: the test images are also the validation images.
@@ -38,6 +42,9 @@ class FewShotDataset(DatasetBase):
     dataset_dir: str
     image_dir: str = "images"
     split_file: str = ""
+    annotation: str = ""
+    image_parts: tuple[str, ...] = ()
+    other_names: tuple[str, ...] = ()
     template: str = "a photo of a {}."
     test_only: bool = False
     validate_on_test: bool = False
@@ -45,15 +52,23 @@ class FewShotDataset(DatasetBase):
     def __init__(self, cfg: Any) -> None:
         with collector_paused():
             root = Path(cfg.DATASET.ROOT or "data").expanduser().absolute()
-            parts = self._load(root, cfg)
-            train_x, val, test = (to_datums(part, root / self.dataset_dir / self.image_dir) for part in parts)
+            self.prepare(root)
+            folder, images = self.locate(root)
+            self.standard_place, self.image_dir = Path(self.dataset_dir, self.image_dir), str(images)
+            train_x, val, test = (to_datums(part, images) for part in self._load(folder, cfg))
             super().__init__(train_x=train_x, val=val, test=test)
 
-    def _load(self, root: Path, cfg: Any) -> list[list[Item]]:
+    @classmethod
+    def locate(cls, root: Path) -> tuple[Path, Path]:
+        """The folder of the annotations, and the image folder. UserError: they are not found."""
+        return locate(cls, root)
+
+    def standard_path(self, path: str) -> str:
+        """An image's path under the data root as DATASETS.md lays it out, wherever the images are."""
+        return (self.standard_place / os.path.relpath(path, self.image_dir)).as_posix()
+
+    def _load(self, folder: Path, cfg: Any) -> list[list[Item]]:
         """The images of the run, by its few-shot set and its classes."""
-        self.prepare(root)
-        folder = root / self.dataset_dir
-        self._check_folders(root, folder, folder / self.image_dir)
         split, digest = self.read(folder, cfg.SEED)
         train, val, test = split
         if cfg.DATASET.NUM_SHOTS >= 1 and not self.test_only:
@@ -63,7 +78,7 @@ class FewShotDataset(DatasetBase):
         return subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
 
     def prepare(self, root: Path) -> None:
-        """Called before reading. A dataset that draws its own pictures does it here."""
+        """Called first of all."""
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
         """The split by the original annotations in ``folder``, called without a split file; the result is saved as one.
@@ -77,8 +92,7 @@ class FewShotDataset(DatasetBase):
 
     def read(self, folder: Path, seed: int) -> tuple[Split, str]:
         """The whole split, checked, and the SHA-256 of its file ("" if it has none)."""
-        kept = places(folder, self.split_file) if self.split_file else ()
-        path = next((place for place in kept if os.path.lexists(place)), None)
+        path = kept(folder, self.split_file) if self.split_file else None
         split, digest = read_split(path) if path else (self._make_split(folder, seed), "")
         images = folder / self.image_dir
         if self.split_file:  # without one, make_split has listed the files itself
@@ -97,15 +111,11 @@ class FewShotDataset(DatasetBase):
                 raise UserError(f"{error}; {advice}") from None
         if self.split_file and not path:
             # If two processes make a split at once, the first to write wins, and both read its file.
-            try:
+            with needs_cache("the split that was made"):
                 path = keep(folder, self.split_file, split.to_json(), replace=False)
-            except OSError as error:
-                where = " nor ".join(f"'{place.parent}'" for place in places(folder, self.split_file))
-                reason = f"{error.strerror}; XDG_CACHE_HOME names another cache folder"
-                raise UserError(f"the split that was made can be saved neither in {where}: {reason}") from error
             print(
-                f"Split of {type(self).__name__} made from its annotations, as '{path}'. It is not the published one: "
-                "for that, see DATASETS.md, and put its file in the place of this"
+                f"Split of {type(self).__name__} made here and kept as '{path}'. It is not the published one: "
+                f"DATASETS.md says where that is; a split file in '{folder}' comes first"
             )
             return self.read(folder, seed)
         return split, digest
@@ -119,14 +129,6 @@ class FewShotDataset(DatasetBase):
         except (ValueError, LookupError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise UserError(f"the annotations in '{folder}' are damaged or do not fit together: {reason}") from error
-
-    def _check_folders(self, root: Path, folder: Path, images: Path) -> None:
-        for path, what in ((root, "data root"), (folder, "dataset folder"), (images, "image folder")):
-            if not path.is_dir():
-                raise UserError(
-                    f"no {what} for {type(self).__name__}: looked for '{path}'; "
-                    "name the folder that holds the datasets with --root, or DATA for the scripts"
-                )
 
 
 @contextmanager

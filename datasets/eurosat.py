@@ -24,6 +24,7 @@ RENAMED = {
 class EuroSAT(FewShotDataset):
     dataset_dir = "eurosat"
     image_dir = "2750"
+    other_names = ("EuroSAT_RGB",)  # Zenodo's archive
     split_file = "split_zhou_EuroSAT.json"
     template = "a centered satellite photo of {}."
 

@@ -1,7 +1,8 @@
 """Few-shot sets: drawn as CoOp draws them, and kept, so that every method and machine trains on the same images.
 
-A set is kept as ``split_fewshot/shot_{n}-seed_{s}.json``: {"split_sha256", "train", "val"}, images relative to the
-image folder. It is valid as long as the split is the one that it was drawn from. A ``.pkl`` of that name is CoOp's.
+A set is kept as ``split_fewshot/shot_{n}-seed_{s}.json`` in the cache folder: {"split_sha256", "train", "val"}, images
+relative to the image folder. It is valid as long as the split is the one that it was drawn from. A file of that name
+beside the data comes first, and a ``.pkl`` there is CoOp's.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ def few_shot_set(split: Split, digest: str, folder: Path, shots: int, seed: int)
     """
     name = f"split_fewshot/shot_{shots}-seed_{seed}"
     n_val = min(shots, MAX_VAL_SHOTS)
-    kept = next((found for place in places(folder, f"{name}.json") if (found := _read(place, split, digest))), None)
-    if kept:
-        train, val = kept
+    found = (_read(place, split, digest) for place in places(folder, f"{name}.json"))
+    if known := next(filter(None, found), None):
+        train, val = known
     elif (pickled := folder / f"{name}.pkl").is_file():
         train, val = read_pickle(pickled, split)
         print(f"Few-shot set: '{pickled}', as CoOp left it")
@@ -76,7 +77,7 @@ def _say_if_short(part: str, items: list[Item], shots: int) -> None:
 def _read(path: Path, split: Split, digest: str) -> tuple[list[Item], list[Item]] | None:
     """A kept set, or None if there is none that was drawn from this split."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
         if content["split_sha256"] != digest:
             return None
         train, val = items_of(content["train"]), items_of(content["val"])

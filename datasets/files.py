@@ -1,23 +1,27 @@
-"""Files of a dataset: listed, read with errors that name them, and written beside the data or into the user's cache.
+"""Files of a dataset: listed, read with errors that name them, and kept in the user's cache folder.
 
-A loader writes a split, a few-shot set or a listing beside the data, for every user of the data. If the data folder
-cannot be written, they go under the user's cache folder.
+A loader writes nothing into the data folder. A split, a few-shot set or a listing that it makes goes to the cache
+folder. One that is beside the data is read first.
 """
 
 from __future__ import annotations
 
+import codecs
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable
-from contextlib import nullcontext, suppress
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 
 import dassl.utils
+
+T = TypeVar("T")
 
 # What Pillow opens, but decodes by another program or not at all.
 NO_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
@@ -27,74 +31,119 @@ SYSTEM_FILES = ("Thumbs.db", "desktop.ini")  # Windows writes them into folders 
 UserError: type[Exception] = getattr(dassl.utils, "UserError", ValueError)
 write_atomically = getattr(dassl.utils, "write_atomically", lambda path, text, replace: path.write_text(text, "utf-8"))
 locked = getattr(dassl.utils, "locked", lambda path, refusal="": nullcontext(False))
+cache_folder = getattr(
+    dassl.utils, "cache_folder", lambda: Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "plot").expanduser()
+)
 
 
 def places(folder: Path, name: str) -> tuple[Path, Path]:
     """The two paths of a dataset's file ``name``: beside the data, and in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "plot" / "datasets"
     key = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]  # two copies of a dataset share nothing
-    return folder / name, cache / f"{folder.name}-{key}" / name
+    return folder / name, cache_folder() / "datasets" / f"{folder.name}-{key}" / name
+
+
+def kept(folder: Path, name: str) -> Path | None:
+    """The dataset's file ``name``, beside the data or else in the cache folder; None if there is none."""
+    return next((place for place in places(folder, name) if os.path.lexists(place)), None)
 
 
 def keep(folder: Path, name: str, text: str, replace: bool = True) -> Path:
-    """Writes ``text`` to the first of the two ``places`` that can be written, and returns it.
+    """Writes ``text`` to the dataset's file ``name`` in the cache folder, and returns its path.
 
     Args:
         replace: False keeps a file that another process has written meanwhile.
 
     Raises:
-        OSError: neither can be written.
+        OSError: it cannot be written.
     """
-    beside, cached = places(folder, name)
-    try:
-        return _write(beside, text, replace)
-    except OSError:
-        return _write(cached, text, replace)
-
-
-def _write(path: Path, text: str, replace: bool) -> Path:
+    path = places(folder, name)[1]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text, replace)
     return path
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of an annotation file that are not empty.
+@contextmanager
+def needs_cache(what: str) -> Iterator[None]:
+    """A scope that writes ``what``, which a run cannot do without, into the cache folder. UserError: it cannot."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{what} cannot be saved in '{cache_folder()}': {error.strerror}; PLOT_CACHE names another cache folder"
+        ) from error
+
+
+def read_rows(path: Path, form: str, example: str, make: Callable[..., T]) -> list[T]:
+    """``make(*groups)`` of each line of a text in UTF-8, with or without a byte-order mark; empty lines are skipped.
+
+    Args:
+        form: a line's regular expression, with the groups.
+        example: a line as it should be, for the error.
 
     Raises:
-        UserError: it is missing or no text.
+        UserError: the file is missing, or a line is not understood: it has another form or encoding, or ``make`` raises
+            ValueError or LookupError.
     """
+
+    def refuse(number: int, line: str, why: str) -> UserError:  # type: ignore[valid-type]
+        return UserError(f"'{path}', line {number}, {line[:80]!r}: {why}; a line should be like {example!r}")
+
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except FileNotFoundError:
         raise UserError(f"no annotation file '{path}'; DATASETS.md says how the dataset is laid out") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"'{path}' is no text file: {error}") from error
+    rows = []
+    for number, encoded in enumerate(raw.split(b"\n"), start=1):
+        try:
+            line = encoded.decode().strip()
+        except UnicodeDecodeError as error:
+            raise refuse(number, repr(encoded)[2:-1], f"it is no UTF-8 ({error.reason})") from None
+        if not line:
+            continue
+        match = re.fullmatch(form, line)
+        if not match:
+            raise refuse(number, line, "not understood")
+        try:
+            rows.append(make(*match.groups()))
+        except LookupError as error:
+            raise refuse(number, line, f"{error} is not listed") from None
+        except ValueError as error:
+            raise refuse(number, line, str(error)) from None
+    return rows
 
 
 def read_json(path: Path) -> Any:
     """Raises UserError where the file is missing or no JSON."""
     try:
-        return json.loads("\n".join(read_lines(path)))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return json.loads(path.read_bytes())  # finds out the encoding, with a byte-order mark too
+    except FileNotFoundError:
+        raise UserError(f"no annotation file '{path}'; DATASETS.md says how the dataset is laid out") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"'{path}' is no JSON: {error}") from error
 
 
-def read_mat(path: Path, variable: str) -> Any:
+def read_mat(path: Path, variable: str, fields: Iterable[str] = ()) -> Any:
     """A 1 x n variable of a MATLAB file, as an array of length n.
 
+    Args:
+        fields: the fields that each of its elements has.
+
     Raises:
-        UserError: the file is missing, no MATLAB file or without that variable.
+        UserError: the file is missing, no MATLAB file, or without that variable or a field.
     """
     from scipy.io import loadmat
 
     if not path.is_file():
         raise UserError(f"no annotation file '{path}'; DATASETS.md says how the dataset is laid out")
     try:
-        return loadmat(path)[variable][0]
+        found = loadmat(path)[variable][0]
     except Exception as error:  # scipy raises whatever a damaged file happens to lead to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"'{path}' is no MATLAB file with '{variable}' in it: {reason}") from error
+    if lacking := [field for field in fields if field not in (found.dtype.names or ())]:
+        has = ", ".join(found.dtype.names or ()) or "none"
+        raise UserError(f"'{path}': '{variable}' has no field '{lacking[0]}'; it has {has}")
+    return found
 
 
 @functools.cache
@@ -140,9 +189,9 @@ def list_classes(images: Path, ignored: Iterable[str] = ()) -> dict[str, list[st
 def list_classes_once(images: Path, dataset: Path, name: str, ignored: Iterable[str] = ()) -> dict[str, list[str]]:
     """``list_classes``, cached as ``name`` for the dataset. Only changed folders are listed again."""
     kept: dict[str, list[Any]] = {}
-    for place in places(dataset, name):
+    for place in reversed(places(dataset, name)):
         with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
-            content = json.loads(place.read_text(encoding="utf-8"))
+            content = json.loads(place.read_bytes())
             kept = {folder: [modified, list(map(os.fspath, files))] for folder, (modified, files) in content.items()}
             break
     listing, changed = {}, False

@@ -16,7 +16,8 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset
-from .files import SYSTEM_FILES, UserError, is_picture, list_classes, read_json
+from .files import SYSTEM_FILES, UserError, is_picture, kept, list_classes, read_json
+from .locate import subfolders
 from .splits import Item, Split, split_classes
 
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -39,7 +40,9 @@ class ImageFolder(FewShotDataset):
             name = path.relative_to(root)
             if (path.parent in classes and is_picture(path.name)) or is_ours(name):
                 continue
-            if not is_picture(path.name):
+            if is_hidden(name):
+                kind = "hidden files"
+            elif not is_picture(path.name):
                 kind = "other files"
             elif classes & {*path.parents}:
                 kind = "pictures below a class folder"
@@ -62,7 +65,7 @@ class ImageFolder(FewShotDataset):
             if new := sorted(found - listed):
                 raise UserError(
                     f"{len(new)} pictures have come to '{folder}' since its split was made, {new[0]!r} the first; "
-                    f"remove '{self.split_file}' (there, or in the cache folder), and it is made anew"
+                    f"remove '{kept(folder, self.split_file)}', and it is made anew"
                 )
         names = class_names(folder, sorted({item.file.split("/")[-2] for part in split for item in part}))
         named = ([item._replace(classname=names[item.file.split("/")[-2]]) for item in part] for part in split)
@@ -79,7 +82,7 @@ class ImageFolder(FewShotDataset):
 def parts(folder: Path) -> dict[str, str]:
     """The folders of "train", "val" and "test" by any of their usual names; none without one for training.
 
-    A folder with pictures in it is a class, whatever its name.
+    A folder that holds pictures and no folders is a class, whatever its name.
 
     Raises:
         UserError: a part has two folders.
@@ -87,7 +90,9 @@ def parts(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
         part = next((part for part, names in PARTS.items() if path.name.lower() in names), "")
-        if not part or not path.is_dir() or any(is_picture(inside.name) for inside in path.iterdir()):
+        if not part or not path.is_dir():
+            continue
+        if not subfolders(path) and any(is_picture(inside.name) for inside in path.iterdir()):
             continue
         if found.setdefault(part, path.name) != path.name:
             raise UserError(f"'{folder}' has two folders for one part, '{found[part]}' and '{path.name}'; remove one")
@@ -95,10 +100,13 @@ def parts(folder: Path) -> dict[str, str]:
 
 
 def is_ours(name: Path) -> bool:
-    """Whether a file was made by this program or by an operating system."""
-    return any(part.startswith(".") or part in NO_CLASSES for part in name.parts) or name.name in (
-        *(SPLIT_FILE, "classnames.json", *SYSTEM_FILES),
-    )
+    """Whether a file is read or was written by this program."""
+    return name.parts[0] == "split_fewshot" or str(name) in (SPLIT_FILE, "classnames.json")
+
+
+def is_hidden(name: Path) -> bool:
+    """Whether a file is hidden, or was made by an operating system."""
+    return name.name in SYSTEM_FILES or any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
 
 
 def class_names(folder: Path, classes: Iterable[str]) -> dict[str, str]:

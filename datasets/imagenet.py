@@ -1,20 +1,21 @@
 """ImageNet (Deng et al., 2009; 1,281,167 training images, tested on its 50,000 validation images) and its variants.
 
 The folders are the split, named by ``classnames.txt`` (CLIP's names, as in CoOp), a line "n01440764 tench". The
-variants are for testing only: -V2 (Recht et al., 2019) has folders 0 to 999 in that file's order, -Sketch (Wang et al.,
-2019) has all thousand classes, -A and -R (Hendrycks et al., 2021) have two hundred each. On -A and -R a model chooses
-between those 200 classes, labelled 0 to 199 in the order of their folders, as in CoOp. CoOp takes a folder's images in
-the order in which the file system lists them; here they are sorted.
+variants are for testing only: -V2 (Recht et al., 2019) has folders 0 to 999 in the order of these, -Sketch (Wang et
+al., 2019) has all thousand classes, -A and -R (Hendrycks et al., 2021) have two hundred each. On -A and -R a model
+chooses between those 200 classes, labelled 0 to 199 in the order of their folders, as in CoOp. CoOp takes a folder's
+images in the order in which the file system lists them; here they are sorted.
 """
 
 import random
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset
-from .files import UserError, list_classes_once, read_lines
+from .files import UserError, list_classes_once, read_rows
 from .splits import Item, Split
 
 Listing = Mapping[str, list[str]]  # the files in each class folder
@@ -23,9 +24,21 @@ Listing = Mapping[str, list[str]]  # the files in each class folder
 class ImageNetFolders(FewShotDataset):
     """Folders that are classes, named by ``classnames.txt``."""
 
+    annotation = "classnames.txt"
+
     def read_names(self, folder: Path) -> dict[str, str]:
-        """Names by class folder, in the file's order."""
-        return dict(line.split(" ", 1) for line in read_lines(folder / "classnames.txt"))
+        """Names by class folder, sorted by folder.
+
+        CLIP's names have no comma and begin with no number. ImageNet's own lists have WordNet's synonyms ("tench, Tinca
+        tinca") or a number before the name. They are refused: CoOp's results are of CLIP's names.
+        """
+        path = folder / self.annotation
+        rows = read_rows(path, r"(n\d{8})\s+(?!\d+\s)([^,]+)", "n01440764 tench", lambda wnid, name: (wnid, name))
+        names = dict(sorted(rows))
+        if len(names) < len(rows):
+            (twice, _), *_ = Counter(wnid for wnid, _ in rows).most_common(1)
+            raise UserError(f"'{path}' names the class folder '{twice}' twice")
+        return names
 
     def list_part(self, folder: Path, part: str = "") -> Listing:
         """The class folders in the image folder, or in its folder ``part``."""
@@ -46,6 +59,8 @@ class ImageNetFolders(FewShotDataset):
 @DATASET_REGISTRY.register()
 class ImageNet(ImageNetFolders):
     dataset_dir = "imagenet"
+    image_parts = ("train", "val")
+    other_names = ("ILSVRC2012", "imagenet-1k")
     validate_on_test = True
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
@@ -56,6 +71,8 @@ class ImageNet(ImageNetFolders):
                 f"'{folder / self.image_dir}': train and val should have the same class folders; "
                 f"{len(odd)} are in one of them only, '{odd[0]}' the first"
             )
+        if len(train) < len(names):
+            print(f"ImageNet: {len(names) - len(train)} of the {len(names)} classes of classnames.txt have no folder")
         return Split(self.label(train, names, "train/"), [], self.label(val, names, "val/"))
 
 
@@ -72,11 +89,11 @@ class ImageNetV2(ImageNetVariant):
     image_dir = "imagenetv2-matched-frequency-format-val"
 
     def label(self, listing: Listing, names: Mapping[str, str], prefix: str = "") -> list[Item]:
-        """Folder 0 is the first class of classnames.txt, and so on."""
-        if missing := [str(label) for label in range(len(names)) if str(label) not in listing]:
+        """Folder 0 is the first class of classnames.txt, sorted, and so on."""
+        if odd := sorted(listing.keys() ^ set(map(str, range(len(names)))), key=lambda name: (len(name), name)):
             raise UserError(
                 f"'{self.image_dir}' should have the folders 0 to {len(names) - 1}, one for each line of "
-                f"classnames.txt; {len(missing)} are missing, '{missing[0]}' the first"
+                f"classnames.txt; {len(odd)} are missing or have no line, '{odd[0]}' the first"
             )
         return [
             Item(f"{label}/{file}", label, name)
@@ -88,15 +105,18 @@ class ImageNetV2(ImageNetVariant):
 @DATASET_REGISTRY.register()
 class ImageNetSketch(ImageNetVariant):
     dataset_dir = "imagenet-sketch"
+    other_names = ("sketch",)
 
 
 @DATASET_REGISTRY.register()
 class ImageNetA(ImageNetVariant):
     dataset_dir = "imagenet-adversarial"
     image_dir = "imagenet-a"
+    other_names = ("imagenet-a",)
 
 
 @DATASET_REGISTRY.register()
 class ImageNetR(ImageNetVariant):
     dataset_dir = "imagenet-rendition"
     image_dir = "imagenet-r"
+    other_names = ("imagenet-r",)

@@ -10,7 +10,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset
-from .files import read_json, read_mat
+from .files import UserError, read_json, read_mat
 from .splits import Item, Split, by_label, split_classes
 
 
@@ -18,11 +18,17 @@ from .splits import Item, Split, by_label, split_classes
 class OxfordFlowers(FewShotDataset):
     dataset_dir = "oxford_flowers"
     image_dir = "jpg"
+    other_names = ("flowers-102", "102flowers")
     split_file = "split_zhou_OxfordFlowers.json"
     template = "a photo of a {}, a type of flower."
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
-        names = read_json(folder / "cat_to_name.json")
-        labels = enumerate(map(int, read_mat(folder / "imagelabels.mat", "labels")), start=1)
-        items = [Item(f"image_{number:05d}.jpg", label - 1, names[str(label)]) for number, label in labels]
+        path = folder / "cat_to_name.json"
+        names = read_json(path)
+        labels = list(map(int, read_mat(folder / "imagelabels.mat", "labels")))
+        if unnamed := [label for label in labels if not isinstance(names, dict) or str(label) not in names]:
+            raise UserError(f"'{path}' has no name for class {unnamed[0]}; it should be an object of names by class")
+        if (folder / self.image_dir / f"image_{len(labels) + 1:05d}.jpg").exists():
+            raise UserError(f"'{folder}/imagelabels.mat' has {len(labels)} labels; there are more pictures")
+        items = [Item(f"image_{i:05d}.jpg", label - 1, names[str(label)]) for i, label in enumerate(labels, start=1)]
         return split_classes(by_label(items), rng)

@@ -13,7 +13,7 @@ from typing import Any
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from .base import FewShotDataset, subsample_classes, to_datums
-from .files import read_lines, write_atomically
+from .files import read_rows, write_atomically
 from .splits import Item, Split, normalized, read_split, split_train_val
 
 Datums = list[Datum]
@@ -23,13 +23,17 @@ GLOBAL: Any = random  # Python's global generator
 @DATASET_REGISTRY.register()
 class OxfordPets(FewShotDataset):
     dataset_dir = "oxford_pets"
+    other_names = ("oxford-iiit-pet",)
     split_file = "split_zhou_OxfordPets.json"
     template = "a photo of a {}, a type of pet."
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
+        def item(image: str, breed: str, label: str) -> Item:
+            return Item(f"{image}.jpg", int(label) - 1, breed.lower())
+
         def items(part: str) -> list[Item]:
-            rows = (line.split(" ") for line in read_lines(folder / "annotations" / f"{part}.txt"))
-            return [Item(f"{row[0]}.jpg", int(row[1]) - 1, row[0].rpartition("_")[0].lower()) for row in rows]
+            path, form = folder / "annotations" / f"{part}.txt", r"((\S+)_\d+) ([1-9]\d*) \d+ \d+"
+            return read_rows(path, form, "Abyssinian_100 1 1 1", item)
 
         return split_train_val(items("trainval"), items("test"), rng)
 

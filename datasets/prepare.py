@@ -5,7 +5,7 @@
     python -m datasets.prepare dtd --check --decode       # decodes every picture, and names every bad file
 
 Exit code: 0 the named datasets are ready, 1 they are not, 2 an error, 130 interrupted; the same command then continues.
---check also takes the datasets that are not downloaded: image_folder (--root is then its folder) and symbols.
+Datasets that are not downloaded are only checked: image_folder (--root is then its folder) and symbols.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     root = Path(args.root or args.environment.DATA).expanduser().absolute()
     names = list(dict.fromkeys(args.names))
     for name in names:
-        check_name(name, args.check)
+        check_name(name)
     if args.mirror and not is_address(args.mirror):
         raise UserError(
             f"--mirror '{args.mirror}' is no address; it should be http:// or https://, a host and perhaps a path, "
@@ -64,14 +64,14 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     if not args.check:
         for name in names:
-            for refusal in prepare(name, SOURCES[name], root, args.mirror):
+            for refusal in prepare(name, SOURCES[name], root, args.mirror) if name in SOURCES else ():
                 complain(refusal)
                 failed = 2
     statuses = {name: check(name, root, args.decode) for name in names or SOURCES}
     print(f"\nData root: {root}" if root.is_dir() else f"\nData root: {root}, which does not exist")
     print(tabulate([(name, *status[:2]) for name, status in statuses.items()], headers=["dataset", "state", ""]))
     for status in statuses.values():
-        for line in status.bad:
+        for line in status.notes:
             print(line)
     return failed or int(bool(names) and any(status.state != "ready" for status in statuses.values()))
 
@@ -84,15 +84,14 @@ def is_address(url: str) -> bool:
         return False
 
 
-def check_name(name: str, only_check: bool) -> None:
-    """Raises UserError unless the name is a dataset that can be downloaded, or only checked."""
-    if name in SOURCES or (only_check and registered(name)):
+def check_name(name: str) -> None:
+    """Raises UserError unless the name is a dataset's, as its config file is called."""
+    if name in SOURCES:
         return
     ours = next((known for known, source in SOURCES.items() if source.dataset == registered(name)), "")
-    if registered(name) and not ours:
-        raise UserError(f"'{name}' is not downloaded; --check alone takes it")
-    nearest = ours or difflib.get_close_matches(name, SOURCES, n=1, cutoff=0)[0]
-    raise UserError(f"no dataset '{name}'; the nearest is '{nearest}', and there are {', '.join(SOURCES)}")
+    if ours or not registered(name):
+        nearest = ours or difflib.get_close_matches(name, SOURCES, n=1, cutoff=0)[0]
+        raise UserError(f"no dataset '{name}'; the nearest is '{nearest}', and there are {', '.join(SOURCES)}")
 
 
 def prepare(name: str, source: Source, root: Path, mirror: str = "") -> list[str]:
@@ -101,12 +100,12 @@ def prepare(name: str, source: Source, root: Path, mirror: str = "") -> list[str
     Raises:
         UserError: another process is preparing the dataset.
     """
-    folder = root / source.folder
+    folder, _ = source.located(root)
     refusals = []
     with locked(root / f".{source.folder}.lock", f"another process is preparing '{folder}'"):
         folder.mkdir(parents=True, exist_ok=True)
         for file in source.files:
-            if all((folder / place).exists() for place in file.places):
+            if not source.missing(root, file.places):
                 continue
             try:
                 fetch(name, file, folder, root, mirror)

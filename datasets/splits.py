@@ -58,15 +58,20 @@ def read_split(path: Path) -> tuple[Split, str]:
 
 
 def items_of(rows: Iterable[tuple[str, int, str]]) -> list[Item]:
-    """Raises TypeError or ValueError if a row is not [image, label, class name]."""
-    items = [Item(file, label, name) for file, label, name in rows]
-    for file, label, name in items:
-        if type(label) is not int:
-            raise ValueError(f"the label {label!r:.40} is no whole number")
-        if not (isinstance(file, str) and isinstance(name, str)):
-            raise TypeError("an image or a class name is no text")
-        if not name.strip():
-            raise ValueError(f"the class name of label {label} is empty")
+    """Raises ValueError if a row is not [image, label, class name], TypeError if there are no rows."""
+    items = []
+    for row in rows:
+        try:
+            item = Item(*row)
+        except TypeError:
+            raise ValueError(f"{row!r:.80} is not [image, label, class name]") from None
+        if type(item.label) is not int:
+            raise ValueError(f"the label {item.label!r:.40} is no whole number: {row!r:.80}")
+        if not (isinstance(item.file, str) and isinstance(item.classname, str)):
+            raise ValueError(f"an image or a class name is no text: {row!r:.80}")
+        if not item.classname.strip():
+            raise ValueError(f"the class name of label {item.label} is empty: {row!r:.80}")
+        items.append(item)
     return items
 
 

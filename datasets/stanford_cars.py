@@ -11,7 +11,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset
-from .files import read_mat
+from .files import UserError, read_mat
 from .splits import Item, Split, split_train_val
 
 
@@ -19,6 +19,7 @@ from .splits import Item, Split, split_train_val
 class StanfordCars(FewShotDataset):
     dataset_dir = "stanford_cars"
     image_dir = ""
+    image_parts = ("cars_train", "cars_test")
     split_file = "split_zhou_StanfordCars.json"
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
@@ -28,9 +29,12 @@ class StanfordCars(FewShotDataset):
             names.append(f"{year} {model}")
 
         def items(images: str, annotations: str) -> list[Item]:
-            rows = read_mat(folder / annotations, "annotations")
-            labelled = [(row["fname"][0], int(row["class"][0, 0]) - 1) for row in rows]
-            return [Item(f"{images}/{file}", label, names[label]) for file, label in labelled]
+            rows = read_mat(folder / annotations, "annotations", ("fname", "class"))
+            labelled = [(str(row["fname"][0]), int(row["class"][0, 0])) for row in rows]
+            if odd := [(file, label) for file, label in labelled if not 1 <= label <= len(names)]:
+                path, (file, label) = folder / annotations, odd[0]
+                raise UserError(f"'{path}': '{file}' has the class {label}; cars_meta.mat names 1 to {len(names)}")
+            return [Item(f"{images}/{file}", label - 1, names[label - 1]) for file, label in labelled]
 
         trainval = items("cars_train", "devkit/cars_train_annos.mat")
         return split_train_val(trainval, items("cars_test", "cars_test_annos_withlabels.mat"), rng)

@@ -10,7 +10,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset
-from .files import read_lines
+from .files import read_rows
 from .splits import Item, Split, split_train_val
 
 
@@ -21,15 +21,14 @@ class SUN397(FewShotDataset):
     split_file = "split_zhou_SUN397.json"
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
-        labels = {line[1:]: label for label, line in enumerate(read_lines(folder / "ClassName.txt"))}
+        classes = read_rows(folder / "ClassName.txt", r"/(\w/\S+)", "/a/abbey", str)
+        labels = {name: label for label, name in enumerate(classes)}
+
+        def item(place: str, file: str) -> Item:
+            _, *words = place.split("/")  # the first is the initial letter
+            return Item(f"{place}/{file}", labels[place], " ".join(reversed(words)))
 
         def items(part: str) -> list[Item]:
-            files = [line[1:] for line in read_lines(folder / f"{part}_01.txt")]
-            return [_item(file, labels[file.rpartition("/")[0]]) for file in files]
+            return read_rows(folder / f"{part}_01.txt", r"/(\w/\S+)/(\S+)", "/a/abbey/sun_aaalbzqrimafwbiv.jpg", item)
 
         return split_train_val(items("Training"), items("Testing"), rng)
-
-
-def _item(file: str, label: int) -> Item:
-    _, *words, _ = file.split("/")  # the first is the initial letter
-    return Item(file, label, " ".join(reversed(words)))

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from .base import FewShotDataset, UserError
-from .files import locked
+from .base import FewShotDataset
+from .files import UserError, cache_folder, locked, needs_cache
 
 
 @DATASET_REGISTRY.register()
@@ -15,19 +15,30 @@ class Symbols(FewShotDataset):
     split_file = "split_zhou_Symbols.json"
     template = "a photo of {}."
 
-    def prepare(self, root: Path) -> None:
-        folder = root / self.dataset_dir
+    @classmethod
+    def locate(cls, root: Path) -> tuple[Path, Path]:
+        """In the cache folder, unless the data root has it."""
+        root = root if (root / cls.dataset_dir).exists() else cache_folder() / "datasets"
+        folder = root / cls.dataset_dir
         if not folder.exists():
             print(f"Drawing the symbols dataset into '{folder}': once, it takes half a minute", flush=True)
-            with locked(root / f".{self.dataset_dir}.lock") as alone:
-                for left in root.glob(".symbols-*") if alone else ():  # left by a killed process
-                    shutil.rmtree(left, ignore_errors=True)
-                if not folder.exists():
-                    from .glyphs import write_symbols  # matplotlib, for its font, takes half a second of every run
+            with needs_cache("the symbols dataset"):
+                root.mkdir(parents=True, exist_ok=True)
+                draw(root)
+        elif not (folder / cls.split_file).is_file():
+            raise UserError(f"'{folder}' has no '{cls.split_file}'; remove the folder, and it is drawn anew")
+        return folder, folder / cls.image_dir
 
-                    write_symbols(root)
-        elif not (folder / self.split_file).is_file():
-            raise UserError(f"'{folder}' has no '{self.split_file}'; remove the folder, and it is drawn anew")
+
+def draw(root: Path) -> None:
+    """Draws ``root/symbols``, unless another process does or has done so; then it waits for that."""
+    with locked(root / ".symbols.lock") as alone:
+        for left in root.glob(".symbols-*") if alone else ():  # left by a killed process
+            shutil.rmtree(left, ignore_errors=True)
+        if not (root / "symbols").exists():
+            from .glyphs import write_symbols  # matplotlib, for its font, takes half a second of every run
+
+            write_symbols(root)
 
 
 # In place of ImageNetV2, -Sketch, -R and -A.

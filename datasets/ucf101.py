@@ -11,7 +11,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset
-from .files import read_lines
+from .files import read_rows
 from .splits import Item, Split, split_train_val
 
 
@@ -24,15 +24,15 @@ class UCF101(FewShotDataset):
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
         lists = folder / "ucfTrainTestlist"
-        numbered = (line.split(" ") for line in read_lines(lists / "classInd.txt"))
-        labels = {action: int(number) - 1 for number, action in numbered}
+        form, example = r"([1-9]\d*) (\w+)", "1 ApplyEyeMakeup"
+        labels = dict(read_rows(lists / "classInd.txt", form, example, lambda number, name: (name, int(number) - 1)))
 
-        def item(line: str) -> Item:
-            action, video = line.split(" ")[0].split("/")  # the training list has the label behind it
+        def item(action: str, video: str) -> Item:
             name = "_".join(re.findall("[A-Z][^A-Z]*", action))
-            return Item(f"{name}/{video.replace('.avi', '.jpg')}", labels[action], name)
+            return Item(f"{name}/{video}.jpg", labels[action], name)
 
-        trainval, test = (
-            [item(line) for line in read_lines(lists / f"{part}list01.txt")] for part in ("train", "test")
-        )
-        return split_train_val(trainval, test, rng)
+        def items(part: str) -> list[Item]:  # the training list has the label behind the video
+            example = "ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1"
+            return read_rows(lists / f"{part}list01.txt", r"(\w+)/(\S+)\.avi(?: \d+)?", example, item)
+
+        return split_train_val(items("train"), items("test"), rng)

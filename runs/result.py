@@ -125,8 +125,12 @@ def load_result(path: Path) -> dict[str, Any]:
 def predictions(trainer: Any) -> dict[str, Any]:
     """The content of ``predictions.json``: the tested images in order, with label and prediction."""
     root = Path(trainer.cfg.DATASET.ROOT or "data").expanduser().absolute()
+
+    def under_root(path: str) -> str:
+        return Path(os.path.relpath(path, root)).as_posix()
+
     return {
-        "image": [Path(os.path.relpath(path, root)).as_posix() for path in trainer.tested],  # under the data root
+        "image": list(map(getattr(trainer.dm.dataset, "standard_path", under_root), trainer.tested)),
         "label": trainer.evaluator.y_true,
         "prediction": trainer.evaluator.y_pred,
     }

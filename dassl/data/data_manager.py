@@ -21,6 +21,7 @@ from dassl.utils import UserError, check_availability, read_image, seeded
 from .datasets import build_dataset
 from .samplers import SAMPLERS
 from .transforms import build_transform
+from .workers import FOLDER, by_pipe, collate_function, collated, free_bytes
 
 
 def base_seed(cfg: CfgNode) -> int:
@@ -39,7 +40,7 @@ class Loader(DataLoader):
         try:
             with kept_from_children():
                 iterator = super().__iter__()
-            yield from iterator
+            yield from map(collated, iterator)
         except UserError as e:  # torch puts the worker's traceback in front of the message
             self.close()
             raise type(e)(str(e).rstrip().rpartition(f"{type(e).__name__}: ")[2]) from None
@@ -108,6 +109,7 @@ def build_data_loader(
         dataset,
         **order,
         num_workers=workers,
+        collate_fn=collate_function(min(batch_size, len(data_source)), cfg.INPUT.SIZE, workers),
         worker_init_fn=follow_parent,
         persistent_workers=is_train and workers > 0,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
@@ -138,6 +140,12 @@ class DataManager:
         tfm_test = custom_tfm_test or build_transform(cfg, is_train=False)
         self.val_loader = loader(dataset.val, c.TEST, tfm_test, False) if dataset.val else None
         self.test_loader = loader(dataset.test, c.TEST, tfm_test, False)
+
+        if by_pipe in (
+            getattr(x, "collate_fn", None) for x in (self.train_loader_x, self.val_loader, self.test_loader)
+        ):
+            free = f"{free_bytes() / 1e6:,.0f} MB free"
+            print(f"Shared memory ('{FOLDER}', {free}) is small for these batches: pictures go through pipes instead")
 
         self.dataset = dataset
         self.num_classes: int = dataset.num_classes

@@ -36,7 +36,7 @@ NEED_LESS = "smaller DATALOADER batches, fewer prompts a class (N) or a smaller 
 
 
 # The variables that a command needs to go on as it began.
-VARIABLES = ("DATA", "OUT", "SEEDS", "CFG", "BACKBONE", "N", "TRAINERS", "TARGETS", "PYTHON")
+VARIABLES = ("DATA", "OUT", "SEEDS", "CFG", "BACKBONE", "N", "TRAINERS", "TARGETS", "PYTHON", "PLOT_CACHE")
 
 
 @dataclass(frozen=True)
@@ -142,22 +142,28 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
             if command:  # of a program that is there to do something, not to say something
                 complain(f"its output was closed before its end; it goes on with: {resuming(command)}")
             return 141 if command else 0  # 128 + SIGPIPE
-        except OSError as error:
-            if error.errno not in THE_USERS_DISK:
+        except (OSError, MemoryError, RuntimeError) as error:
+            if not (line := fault_of_machine(error)):
                 raise
-            of = f": '{error.filename}'" if error.filename else ""
-            complain(f"{error.strerror}{of}; nothing more was written")
-            return 2
-        except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            complain(f"out of memory; {NEED_LESS} ({str(error).partition(chr(10))[0]})")
+            complain(line)
             return 2
         except KeyboardInterrupt as error:
             command = Environment.read().PLOT_COMMAND.strip() or command
             goes_on = f"; what is saved of it goes on with:\n{resuming(command)}" if command else ""
             print(f"\ninterrupted by {error or 'Ctrl-C'}{goes_on}", file=sys.stderr)
             return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
+
+
+def fault_of_machine(error: Exception) -> str:
+    """The line for an error of the disk, of memory or of the loader's workers; "" for any other."""
+    if isinstance(error, OSError) and error.errno in THE_USERS_DISK:
+        of = f": '{error.filename}'" if error.filename else ""
+        return f"{error.strerror}{of}; nothing more was written"
+    if out_of_memory(error):
+        return f"out of memory; {NEED_LESS} ({str(error).partition(chr(10))[0]})"
+    from dassl.data.workers import fault  # programs without loaders need not wait for its import
+
+    return fault(error)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,6 +28,12 @@ class UserError(ValueError):
 
 class ImageError(UserError):
     """A picture that is missing or cannot be decoded."""
+
+
+def cache_folder() -> Path:
+    """The user's cache folder: $PLOT_CACHE, else plot/ in $XDG_CACHE_HOME (~/.cache)."""
+    named = os.environ.get("PLOT_CACHE")
+    return Path(named or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "plot")).expanduser()
 
 
 def mkdir_if_missing(dirname: str) -> None:

@@ -16,6 +16,7 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import read_image
 from datasets.files import UserError
+from datasets.locate import Absent
 from datasets.splits import PARTS
 
 from .layout import Source
@@ -27,7 +28,7 @@ SAMPLE = 8  # pictures of each part that are decoded without --decode
 class Status(NamedTuple):
     state: str  # ready, incomplete or absent
     what: str
-    bad: tuple[str, ...] = ()  # a line for each picture that cannot be decoded
+    notes: tuple[str, ...] = ()  # what loading says, and a line for each picture that cannot be decoded
 
 
 def registered(name: str) -> str:
@@ -40,30 +41,28 @@ def registered(name: str) -> str:
 
 def check(name: str, root: Path, decode: bool = False) -> Status:
     """Loads the dataset as a run does, counts its images, and decodes all of them (``decode``) or a sample."""
-    source = SOURCES.get(name)
-    dataset_dir = source.folder if source else DATASET_REGISTRY.get(registered(name)).dataset_dir
-    folder = root / dataset_dir
-    if source and (absent := source.missing(root)):
-        how = f"python -m datasets.prepare {name}" + (" prints the steps" if source.by_hand else "")
-        if len(absent) == len(source.needs):
-            return Status("absent", how)
-        return Status("incomplete", f"no {', '.join(absent)} in '{folder}': {how}")
-    if not folder.is_dir():
-        return Status("absent", f"looked for '{folder}'")
+    source, said = SOURCES.get(name), io.StringIO()
+    how = f"python -m datasets.prepare {name}" + (" prints the steps" if source and source.by_hand else "")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(said):
+            folder, _ = DATASET_REGISTRY.get(registered(name)).locate(root)
+            if source and (missing := source.missing(root)):
+                return Status("incomplete", f"no {', '.join(missing)} in '{folder}': {how}")
             parts = load(registered(name), root)
     except UserError as error:
-        return Status("incomplete", str(error))
+        if source and source.missing(root) == source.needs:
+            return Status("absent", how)
+        return Status("absent" if isinstance(error, Absent) else "incomplete", str(error))
+    notes = tuple(dict.fromkeys(said.getvalue().splitlines()))
     n_cls = len({label for _, label in parts["train"]})
     if source and (wrong := miscounts(source, n_cls, parts)):
-        return Status("incomplete", "; ".join(wrong))
+        return Status("incomplete", "; ".join(wrong), notes)
     bad = undecodable(pictures(parts, decode), name)
     if bad:
         looked = "" if decode else " of a sample; --decode looks at all"
-        return Status("incomplete", f"{len(bad)} pictures cannot be decoded{looked}", tuple(bad))
+        return Status("incomplete", f"{len(bad)} pictures cannot be decoded{looked}", (*notes, *bad))
     counts = " / ".join(f"{len(parts[part]):,}" for part in PARTS)
-    return Status("ready", f"{n_cls} classes, {counts} images" + (", all decoded" if decode else ""))
+    return Status("ready", f"{n_cls} classes, {counts} images" + (", all decoded" if decode else ""), notes)
 
 
 def load(dataset: str, root: Path) -> dict[str, list[tuple[str, int]]]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from dassl.data.datasets import DATASET_REGISTRY
+from datasets.files import UserError
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,25 @@ class Source:
         """Paths under the dataset's folder that exist once it is ready."""
         return [*self.by_hand, *(place for file in self.files if not file.optional for place in file.places)]
 
-    def missing(self, root: Path) -> list[str]:
-        return [place for place in self.needs if not (root / self.folder / place).exists()]
+    def located(self, root: Path) -> tuple[Path, Path]:
+        """The dataset's folder and its image folder where they are, or where they will be."""
+        dataset = DATASET_REGISTRY.get(self.dataset)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return dataset.locate(root)
+        except UserError:
+            return root / self.folder, root / self.folder / dataset.image_dir
+
+    def missing(self, root: Path, places: Iterable[str] | None = None) -> list[str]:
+        """Those of the places, by default of what the dataset needs, that do not exist."""
+        folder, images = self.located(root)
+        image_dir = DATASET_REGISTRY.get(self.dataset).image_dir
+
+        def path(place: str) -> Path:
+            within = PurePath(place).is_relative_to(image_dir)
+            return images / PurePath(place).relative_to(image_dir) if within else folder / place
+
+        return [place for place in (self.needs if places is None else places) if not path(place).exists()]
 
 
 def drive(ident: str, name: str, optional: bool = False) -> File:

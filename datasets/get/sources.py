@@ -48,7 +48,7 @@ DTD = (
     archive(
         f"{OXFORD}/dtd/download/dtd-r1.0.1.tar.gz",
         "md5:fff73e5086ae6bdbea199a49dfb8a4c1",
-        *("images", "imdb", "labels"),
+        "images",
         under="dtd/",
     ),
 )
@@ -76,7 +76,7 @@ FOOD101 = (
     archive(
         "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
         "md5:85eeb15f3717b99a5da872d97d918f87",
-        *("images", "meta"),
+        "images",
         under="food-101/",
     ),
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.datasets.loopback import Server, serve
-from tests.datasets.trees import build, dtd
+from tests.datasets.trees import build, dtd, publish_split
 
 
 @pytest.fixture(autouse=True)
@@ -32,4 +32,5 @@ def folder(tmp_path: Path) -> Path:
     """dtd, with its split file."""
     folder = dtd(tmp_path / "data")
     build(folder.parent, "dtd")
+    publish_split(folder)
     return folder

@@ -16,7 +16,7 @@ import pytest
 from datasets import prepare
 from datasets.get.checks import load
 from datasets.get.sources import SOURCES
-from tests.datasets.trees import LAYOUTS
+from tests.datasets.trees import LAYOUTS, publish_split
 
 REPOSITORY = Path(prepare.__file__).resolve().parents[1]
 
@@ -47,10 +47,9 @@ def small(name: str, folder: Path, served: Path, monkeypatch: pytest.MonkeyPatch
     """Serves a small dataset as its official files, and fits the table to it; returns what its loader reads."""
     LAYOUTS[name](folder)
     source = SOURCES[name]
-    loaded = load(source.dataset, folder)  # saves the split file
+    loaded = load(source.dataset, folder)  # makes the split file
     here = folder / source.folder
-    (here / "imdb").mkdir(exist_ok=True)
-    (here / "imdb" / "imdb.mat").write_bytes(b"lists of images")
+    publish_split(here)
     for file in source.files:
         unpacks = file.unpacks or {}
         if file.inner:

@@ -14,8 +14,10 @@ import pytest
 
 import dassl.utils
 from dassl.data.datasets import base_dataset
-from dassl.utils import UserError
+from dassl.extras.features import FeatureStore
+from dassl.utils import UserError, cache_folder
 from datasets import files
+from datasets.files import places
 from tests.dassl.test_checkpoints import Bomb
 
 from .trees import as_coop_draws, build, dtd, imagenet, rows
@@ -30,6 +32,11 @@ PICKLED = "split_fewshot/shot_2-seed_1.pkl"
 def few(folder: Path, seed: int = 1, shots: int = 2, **dataset: object) -> list[list[list[Any]]]:
     data = build(folder.parent, "dtd", seed=seed, NUM_SHOTS=shots, **dataset)
     return [rows(data.train_x, folder / "images"), rows(data.val, folder / "images")]
+
+
+def kept_of(folder: Path) -> Path:
+    """The set of ``few``, in the cache folder."""
+    return places(folder, KEPT)[1]
 
 
 def split_of(folder: Path) -> dict[str, list[list[Any]]]:
@@ -63,34 +70,34 @@ def test_the_draws_are_coops(folder: Path, shots: int, seed: int) -> None:
 
 def test_what_is_kept(folder: Path) -> None:
     train, val = few(folder)
-    kept = json.loads((folder / KEPT).read_text())
+    kept = json.loads(kept_of(folder).read_text())
     assert kept.keys() == {"split_sha256", "train", "val"}
     assert [kept["train"], kept["val"]] == [train, val]
     # The file decides: another valid choice in it is read.
     kept["train"] = split_of(folder)["train"][1::2]
-    (folder / KEPT).write_text(json.dumps(kept))
+    kept_of(folder).write_text(json.dumps(kept))
     assert few(folder) == [kept["train"], val]
 
 
 @pytest.mark.parametrize("damage", ["split changed", "cut short", "another's", "no val", "class gone"])
 def test_a_set_that_does_not_match_is_drawn_anew(folder: Path, damage: str) -> None:
     few(folder)
-    kept = json.loads((folder / KEPT).read_text())
+    kept = json.loads(kept_of(folder).read_text())
     if damage == "split changed":
         split = split_of(folder)
         split["train"].reverse()
         (folder / "split_zhou_DescribableTextures.json").write_text(json.dumps(split))
     elif damage == "cut short":
-        (folder / KEPT).write_text((folder / KEPT).read_text()[:-30])
+        kept_of(folder).write_text(kept_of(folder).read_text()[:-30])
     elif damage == "another's":
-        (folder / KEPT).write_text(json.dumps({**kept, "train": [["banded/other.jpg", 0, "banded"]]}))
+        kept_of(folder).write_text(json.dumps({**kept, "train": [["banded/other.jpg", 0, "banded"]]}))
     elif damage == "class gone":
-        (folder / KEPT).write_text(json.dumps({**kept, "train": kept["train"][:4]}))
+        kept_of(folder).write_text(json.dumps({**kept, "train": kept["train"][:4]}))
     else:
-        (folder / KEPT).write_text(json.dumps({"train": kept["train"], "split_sha256": kept["split_sha256"]}))
+        kept_of(folder).write_text(json.dumps({"train": kept["train"], "split_sha256": kept["split_sha256"]}))
     expected = as_coop_draws(split_of(folder), 2, 1)
     assert few(folder) == expected
-    assert json.loads((folder / KEPT).read_text())["train"] == expected[0]
+    assert json.loads(kept_of(folder).read_text())["train"] == expected[0]
 
 
 def test_imagenets_set_follows_its_folders(tmp_path: Path) -> None:
@@ -112,39 +119,46 @@ def test_few_shot_loads_make_few_datums(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(made) == 6 + 18 + 18  # of 60 training images, 6
 
 
-@pytest.fixture
-def read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulates data on a read-only disk; permissions do not stop root."""
-    original = files._write
-
-    def write(path: Path, text: str, replace: bool) -> Path:
-        if path.is_relative_to(folder.parent):
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-        return original(path, text, replace)
-
-    monkeypatch.setattr(files, "_write", write)
-
-
-@pytest.mark.usefixtures("read_only")
-def test_a_read_only_data_folder(folder: Path, cache_home: Path) -> None:
-    before = sorted(folder.rglob("*"))
+def test_nothing_is_written_beside_the_data(folder: Path) -> None:
+    before = sorted(folder.parent.rglob("*"))
     expected = as_coop_draws(split_of(folder), 2, 1)
     assert few(folder) == expected == few(folder)
-    (kept,) = cache_home.rglob("shot_2-seed_1.json")
-    assert [json.loads(kept.read_text())[part] for part in ("train", "val")] == expected
+    assert [json.loads(kept_of(folder).read_text())[part] for part in ("train", "val")] == expected
     (folder / "split_zhou_DescribableTextures.json").unlink()
     made = few(folder)
-    (split,) = cache_home.rglob("split_zhou_DescribableTextures.json")
+    (split,) = cache_folder().rglob("split_zhou_DescribableTextures.json")
     assert made == as_coop_draws(json.loads(split.read_text()), 2, 1) == few(folder)
-    assert set(folder.rglob("*")) < set(before)
+    assert set(folder.parent.rglob("*")) < set(before)
+    imagenet(folder.parent)
+    before = sorted(folder.parent.rglob("*"))
+    build(folder.parent, "imagenet", NUM_SHOTS=1)
+    assert sorted(folder.parent.rglob("*")) == before and len(list(cache_folder().rglob("listing_*.json"))) == 2
 
 
-@pytest.mark.usefixtures("read_only")
+def test_a_set_beside_the_data_comes_first(folder: Path) -> None:
+    train, val = few(folder)
+    kept = json.loads(kept_of(folder).read_text())
+    other = split_of(folder)["train"][1::2]
+    (folder / KEPT).parent.mkdir()
+    (folder / KEPT).write_text(json.dumps({**kept, "train": other}), "utf-8-sig")
+    assert few(folder) == [other, val] and other != train
+
+
 def test_two_copies_of_a_dataset_share_no_cache(folder: Path, tmp_path: Path, cache_home: Path) -> None:
     few(folder)
     (tmp_path / "data/second").mkdir()
     few(dtd(tmp_path / "data/second"))
     assert len(list(cache_home.rglob("shot_2-seed_1.json"))) == 2
+
+
+def test_plot_cache_names_the_folder(
+    folder: Path, tmp_path: Path, cache_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLOT_CACHE", str(tmp_path / "mine"))
+    before = sorted(cache_home.rglob("*"))
+    few(folder)
+    assert len(list((tmp_path / "mine/datasets").rglob("shot_2-seed_1.json"))) == 1
+    assert sorted(cache_home.rglob("*")) == before and FeatureStore().folder == tmp_path / "mine/features"
 
 
 def test_when_nothing_can_be_kept_the_set_is_drawn_all_the_same(
@@ -155,18 +169,21 @@ def test_when_nothing_can_be_kept_the_set_is_drawn_all_the_same(
 
     monkeypatch.setattr(files.os, "fsync", full)
     assert few(folder) == as_coop_draws(split_of(folder), 2, 1)
-    assert not list((folder / "split_fewshot").iterdir()) and not [p for p in cache_home.rglob("*") if p.is_file()]
+    assert not [p for p in cache_home.rglob("*") if p.is_file()]
     (folder / "split_zhou_DescribableTextures.json").unlink()  # a split is drawn once and for all seeds
-    with pytest.raises(UserError, match=r"saved neither in '.*dtd' nor '.*cache.*': No space left on device"):
+    with pytest.raises(
+        UserError, match=r"cannot be saved in '.*cache/plot': No space left on device; PLOT_CACHE names"
+    ):
         few(folder)
     assert not list(folder.glob("*split_zhou*"))
 
 
 def test_beside_upstream_dassl_files_are_written_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("UserError", "write_atomically", "__getattr__"):  # the last gives `locked`
+    for name in ("UserError", "write_atomically", "cache_folder", "__getattr__"):  # the last gives `locked`
         monkeypatch.delattr(dassl.utils, name)
     module = runpy.run_path(files.__file__)
-    assert module["keep"](tmp_path, "a/b.json", "é", replace=False).read_text("utf-8") == "é"
+    kept = module["keep"](tmp_path, "a/b.json", "é", replace=False)
+    assert kept.read_text("utf-8") == "é" and kept == files.places(tmp_path, "a/b.json")[1]
     with module["locked"](tmp_path / ".lock", "taken") as held:
         assert not held and module["UserError"] is ValueError
 
@@ -197,12 +214,10 @@ def test_processes_that_draw_at_once(tmp_path: Path) -> None:
     found = [results.get(timeout=60) for _ in seeds]
     for process in processes:
         process.join()
-    split = split_of(folder)
+    split = json.loads(places(folder, "split_zhou_DescribableTextures.json")[1].read_text())
     for seed, drawn, test in found:
         assert drawn == as_coop_draws(split, 2, seed) and test == split["test"]
-    left = sorted(
-        p.name for p in folder.rglob("*") if p.is_file() and "images" not in p.parts and "labels" not in p.parts
-    )
+    left = sorted(p.name for p in cache_folder().rglob("*") if p.is_file())
     assert left == [*(f"shot_2-seed_{seed}.json" for seed in (1, 2, 3)), "split_zhou_DescribableTextures.json"]
 
 
@@ -239,7 +254,7 @@ def test_a_pickle_that_coop_left_is_honoured(folder: Path, images: str, monkeypa
     train, val = split["train"][::-4], split["val"][:1]
     leave_pickle(folder, monkeypatch, elsewhere(train, images), elsewhere(val, images))
     assert few(folder) == [train, val]
-    assert not (folder / KEPT).exists()
+    assert not kept_of(folder).exists()
     assert few(folder, SUBSAMPLE_CLASSES="base") == [[r for r in train if r[1] < 2], [r for r in val if r[1] < 2]]
 
 
@@ -248,7 +263,7 @@ def test_a_valid_json_set_wins_over_a_pickle(folder: Path, monkeypatch: pytest.M
     split = split_of(folder)
     leave_pickle(folder, monkeypatch, elsewhere(split["train"][::3]), elsewhere(split["val"][:1]))
     assert few(folder) == drawn
-    (folder / KEPT).write_text("{")
+    kept_of(folder).write_text("{")
     assert few(folder) == [split["train"][::3], split["val"][:1]]
 
 

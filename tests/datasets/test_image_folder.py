@@ -20,11 +20,13 @@ from dassl.data import DataManager
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import UserError, read_image
 from datasets import prepare
+from datasets.files import places
 from datasets.image_folder import SPLIT_FILE
 from runs.command_line import build_parser
 from runs.config import setup_cfg
 from runs.execution import output_directory
 
+from .serving import run_command
 from .trees import build, config
 
 pytestmark = pytest.mark.medium
@@ -45,6 +47,11 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "pictures"
 
 
+def split_of(root: Path) -> Path:
+    """The split that is made, in the cache folder."""
+    return places(root, SPLIT_FILE)[1]
+
+
 def files(items: list) -> set[str]:
     return {item.impath for item in items}
 
@@ -60,12 +67,12 @@ def test_one_folder_a_class(root: Path) -> None:
     parts = (dataset.train_x, dataset.val, dataset.test)
     assert [Counter(item.label for item in part) for part in parts] == [dict.fromkeys(range(3), n) for n in (5, 2, 3)]
     assert len(set().union(*map(files, parts))) == 30
-    split = json.loads((root / SPLIT_FILE).read_text())
+    split = json.loads(split_of(root).read_text())
     assert sorted(split) == ["test", "train", "val"] and sorted(row[0] for row in split["val"])[0].count("/") == 1
     again = build(root, "image_folder", seed=2, NUM_SHOTS=4)
     assert files(again.test) == files(dataset.test)  # the seed has no influence
     assert len(again.train_x) == 12 and files(again.train_x) <= files(dataset.train_x)
-    assert build(root, "image_folder", seed=3).classnames == dataset.classnames  # split_fewshot/ is no class
+    assert build(root, "image_folder", seed=3).classnames == dataset.classnames
 
 
 def test_the_split_follows_the_seed_that_makes_it(root: Path) -> None:
@@ -74,7 +81,7 @@ def test_the_split_follows_the_seed_that_makes_it(root: Path) -> None:
     tests = []
     for seed in (1, 2, 1):
         tests.append(files(build(root, "image_folder", seed=seed).test))
-        (root / SPLIT_FILE).unlink()
+        split_of(root).unlink()
     assert tests[0] == tests[2] != tests[1]
 
 
@@ -163,8 +170,44 @@ def test_every_file_is_used_or_named(root: Path, capsys: pytest.CaptureFixture[s
     assert used == {str(path) for name in ("a", "_b") for path in (root / name).glob("[0-9].*")} and len(used) == 14
     assert (
         f"Not used of '{root}': 2 pictures in no class folder ('0.png' the first), "
+        "4 hidden files ('_b/.DS_Store' the first), "
         "3 pictures below a class folder ('_b/session1/0.png' the first), 1 other files ('a/notes.txt' the first)\n"
     ) in capsys.readouterr().out
+
+
+def test_every_case_at_once_by_the_command(root: Path) -> None:
+    """Parts in capitals and by another name, endings of every kind, 16 bits, nested, hidden and text files."""
+    endings = (".jpg", ".jfif", ".avif", ".ppm", ".PNG")
+    for part, n in (("Train", 3), ("valid", 1), ("Test", 2)):
+        for ending in endings:
+            fill(root / part / "sea_horse", n, ending)
+        (root / part / "crab").mkdir()
+        for i in range(n):
+            levels = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1_000 + i
+            Image.fromarray(levels).save(root / part / "crab" / f"{i}.{'tif' if i else 'png'}")
+    fill(root / "Train/crab/session 1", 4)  # below a class folder
+    fill(root / "Train", 2)  # in no class folder
+    fill(root / "more/crab", 3)  # in no part
+    for name in ("Train/crab/.DS_Store", "Train/crab/._0.png", "Test/Thumbs.db", ".git/HEAD"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).touch()
+    for name in ("README.md", "Train/crab/labels.txt"):
+        (root / name).write_text("no picture")
+    there = sorted(root.rglob("*"))
+    done = run_command("image_folder", "--root", str(root), "--decode")
+    assert done.returncode == 0 and not done.stderr
+    assert "2 classes, 18 / 6 / 12 images, all decoded" in done.stdout
+    (said,) = (line for line in done.stdout.splitlines() if line.startswith(f"Not used of '{root}': "))
+    counts = dict((kind, int(n)) for n, kind in re.findall(r"[:,] (\d+) ([a-z ]+) \(", said))
+    assert counts == {
+        "hidden files": 4,
+        "other files": 2,
+        "pictures in no class folder": 2,
+        "pictures below a class folder": 4,
+        "pictures in no part": 3,
+    }
+    assert 18 + 6 + 12 + sum(counts.values()) == sum(path.is_file() for path in there)
+    assert sorted(root.rglob("*")) == there
 
 
 @pytest.mark.parametrize(
@@ -190,11 +233,11 @@ def test_paths_in_split_files(form: str, root: Path) -> None:
     fill(root / "a")
     fill(root / "b")
     before = build(root, "image_folder", NUM_SHOTS=2)
-    split = json.loads((root / SPLIT_FILE).read_text())
+    split = json.loads(split_of(root).read_text())
     for part in split.values():
         for row in part:
             row[0] = form.format(images=root, file=row[0], windows=row[0].replace("/", "\\"))
-    (root / SPLIT_FILE).write_text(json.dumps(split))
+    (root / SPLIT_FILE).write_text(json.dumps(split))  # comes before the one in the cache folder
     after = build(root, "image_folder", NUM_SHOTS=2)
     assert files(after.train_x) == files(before.train_x) and files(after.test) == files(before.test)
 
@@ -206,7 +249,7 @@ def test_a_split_of_ones_own_that_no_longer_fits(root: Path) -> None:
     (root / "a/3.png").unlink()
     with pytest.raises(UserError, match="is made anew once its file is removed"):
         build(root, "image_folder")
-    (root / SPLIT_FILE).unlink()
+    split_of(root).unlink()
     assert sum(map(len, (lambda d: (d.train_x, d.val, d.test))(build(root, "image_folder")))) == 19
 
 
@@ -261,7 +304,7 @@ def test_mistakes_in_the_folders(root: Path) -> None:
     fails(f"class folder '{empty}' has no pictures in it")
     fill(empty, 1)
     fails("class 'sea horse' has 1 images; a split takes 2 or more")
-    assert not (root / SPLIT_FILE).exists()
+    assert not split_of(root).exists()
 
 
 def test_mistakes_in_the_parts(root: Path) -> None:
@@ -277,13 +320,15 @@ def test_pictures_that_come_and_go(root: Path) -> None:
     fill(root / "crab")
     build(root, "image_folder")
     fill(root / "crab", 12)
-    with pytest.raises(UserError, match=r"2 pictures have come to .*'crab/10.png' the first; remove 'split_zhou_Image"):
+    with pytest.raises(
+        UserError, match=r"2 pictures have come to .*'crab/10.png' the first; remove '.*/cache/.*/split_zhou_Image"
+    ):
         build(root, "image_folder")
     for i in (3, 10, 11):
         (root / "crab" / f"{i}.png").unlink()
     with pytest.raises(UserError, match=r"1 of 10 files are not in .*'crab/3.png'"):
         build(root, "image_folder")
-    (root / SPLIT_FILE).unlink()
+    split_of(root).unlink()
     assert len(build(root, "image_folder").test) == 9 - 4 - 2
 
 
@@ -366,4 +411,4 @@ def test_a_dataset_in_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     dataset = build(tmp_path, "dtd", NAME="Birds", NUM_SHOTS=2, SUBSAMPLE_CLASSES="new")
     assert prepare.main(["birds", "--root", str(tmp_path), "--check", "--decode"]) == 0
     assert dataset.classnames == ["owl"] and (len(dataset.train_x), len(dataset.test)) == (2, 3)
-    assert (tmp_path / "birds" / "split_zhou_Birds.json").is_file()
+    assert places(tmp_path / "birds", "split_zhou_Birds.json")[1].is_file()

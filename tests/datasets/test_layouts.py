@@ -5,10 +5,12 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.io import savemat
 
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import UserError, read_image
+from dassl.utils import UserError, cache_folder, read_image
 
 from .trees import CONFIGS, LAYOUTS, NAMES, WNIDS, as_coop_draws, build, lines, picture, rows
 
@@ -87,10 +89,10 @@ def test_the_split_made_depends_on_the_seed_and_its_file_decides(name: str, tmp_
     images = tmp_path / folder / image_dir
     saved = []
     for seed in (2, 1, 1):
-        for old in (tmp_path / folder).glob("split_zhou_*.json"):
+        for old in cache_folder().rglob("split_zhou_*.json"):
             old.unlink()
         made = parts(build(tmp_path, name, seed=seed), images)
-        (file,) = (tmp_path / folder).glob("split_zhou_*.json")
+        (file,) = cache_folder().rglob("split_zhou_*.json")
         saved.append(json.loads(file.read_text()))
         assert saved[-1] == made
     assert saved[0] != saved[1] == saved[2]
@@ -186,7 +188,9 @@ def test_mistakes_in_imagenets_folders(tmp_path: Path) -> None:
         build(tmp_path, "imagenet")
     v2 = LAYOUTS["imagenetv2"](tmp_path)
     lines(v2 / "classnames.txt", [f"n{i:08d} class {i}" for i in range(8)])
-    with pytest.raises(UserError, match=r"should have the folders 0 to 7, .* 2 are missing, '6' the first"):
+    with pytest.raises(
+        UserError, match=r"should have the folders 0 to 7, .* 2 are missing or have no line, '6' the first"
+    ):
         build(tmp_path, "imagenetv2")
 
 
@@ -194,9 +198,7 @@ def test_mistakes_in_imagenets_folders(tmp_path: Path) -> None:
     ("name", "damaged", "content", "says"),
     [
         ("oxford_pets", "annotations/test.txt", None, "no annotation file '.*annotations/test.txt'"),
-        ("oxford_pets", "annotations/test.txt", b"Abyssinian_1\n", "damaged or do not fit together: IndexError"),
         ("oxford_flowers", "imagelabels.mat", b"MATLAB 5.0 MAT-file, cut", "is no MATLAB file with 'labels' in it"),
-        ("sun397", "ClassName.txt", b"\xff\xfe\x00", "is no text file"),
     ],
 )
 def test_damaged_annotations_are_named(
@@ -207,7 +209,96 @@ def test_damaged_annotations_are_named(
     with pytest.raises(UserError, match=says) as error:
         build(tmp_path, name)
     assert "\n" not in str(error.value)
-    assert not list(folder.glob("split_*"))
+    assert not list(folder.glob("split_*")) and not list(cache_folder().rglob("split_*"))
+
+
+# Annotation files of another form: the line that is not understood is named.
+
+ANOTHER_FORM = [
+    ("imagenet", "classnames.txt", "n01440764 449 tench", "n01440764 tench"),  # as map_clsloc.txt has it
+    ("imagenet_r", "classnames.txt", "n01440764 tench, Tinca tinca", "n01440764 tench"),  # LOC_synset_mapping.txt
+    ("imagenetv2", "classnames.txt", "tench", "n01440764 tench"),
+    ("fgvc_aircraft", "images_variant_val.txt", "1025794,707-320", "1025794 707-320"),
+    ("fgvc_aircraft", "images_variant_val.txt", "1025794 A380", "'A380' is not listed"),
+    ("oxford_pets", "annotations/trainval.txt", "Abyssinian_1", "Abyssinian_100 1 1 1"),
+    ("oxford_pets", "annotations/test.txt", "#Image CLASS-ID SPECIES BREED ID", "Abyssinian_100 1 1 1"),
+    ("sun397", "ClassName.txt", "1 /a/abbey", "/a/abbey"),
+    ("sun397", "Testing_01.txt", "/z/zoo/sun_a.jpg", "'z/zoo' is not listed"),
+    ("ucf101", "ucfTrainTestlist/classInd.txt", "ApplyEyeMakeup 1", "1 ApplyEyeMakeup"),
+    ("ucf101", "ucfTrainTestlist/testlist01.txt", "YoYo/v_YoYo_g01_c01.jpg", "v_ApplyEyeMakeup_g08_c01.avi"),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "line", "says"), ANOTHER_FORM)
+def test_a_line_of_another_form_is_named(name: str, file: str, line: str, says: str, tmp_path: Path) -> None:
+    path = LAYOUTS[name](tmp_path) / file
+    before = path.read_text().splitlines()
+    lines(path, [*before[:2], line, *before[2:]])
+    with pytest.raises(UserError) as error:
+        build(tmp_path, name)
+    assert f"'{path}', line 3, {line!r}: " in str(error.value) and says in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["imagenet", "fgvc_aircraft", "oxford_pets", "oxford_flowers", "sun397", "ucf101"])
+def test_windows_text_files_are_read_alike(name: str, tmp_path: Path) -> None:
+    folder = LAYOUTS[name](tmp_path / "unix")
+    before = parts(build(tmp_path / "unix", name), folder / EXPECTED[name][1])
+    folder = LAYOUTS[name](tmp_path / "windows")
+    texts = [path for path in folder.rglob("*") if path.suffix in (".txt", ".json")]
+    for path in texts:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert texts and parts(build(tmp_path / "windows", name), folder / EXPECTED[name][1]) == before
+
+
+@pytest.mark.parametrize("raw", ["crème brûlée".encode("latin-1"), "n tench".encode("utf-16")])
+def test_a_text_of_another_encoding_is_named(raw: bytes, tmp_path: Path) -> None:
+    path = LAYOUTS["sun397"](tmp_path) / "ClassName.txt"
+    path.write_bytes(b"/a/abbey\n" + raw)
+    with pytest.raises(UserError, match=r"ClassName.txt', line 2, .*: it is no UTF-8 .*should be like '/a/abbey'"):
+        build(tmp_path, "sun397")
+
+
+def test_annotations_whose_numbers_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuses(name: str, says: str) -> None:
+        with pytest.raises(UserError, match=says) as error:
+            build(tmp_path, name)
+        assert "\n" not in str(error.value)
+
+    folder = LAYOUTS["imagenet"](tmp_path)
+    names = (folder / "classnames.txt").read_text()
+    (folder / "classnames.txt").write_text(names + "n01440764 carp\n")
+    refuses("imagenet", "classnames.txt' names the class folder 'n01440764' twice")
+    (folder / "classnames.txt").write_text(names + "n01498041 stingray\n")
+    build(tmp_path, "imagenet")
+    assert "1 of the 7 classes of classnames.txt have no folder" in capsys.readouterr().out
+
+    folder = LAYOUTS["imagenetv2"](tmp_path)
+    lines(folder / "classnames.txt", (folder / "classnames.txt").read_text().splitlines()[:4])
+    refuses("imagenetv2", "should have the folders 0 to 3, .* 2 are missing or have no line, '4' the first")
+
+    folder = LAYOUTS["oxford_flowers"](tmp_path)
+    (folder / "cat_to_name.json").write_text('{"1": "pink primrose", "3": "canterbury bells"}')
+    refuses("oxford_flowers", "cat_to_name.json' has no name for class 2")
+    LAYOUTS["oxford_flowers"](tmp_path)
+    savemat(folder / "imagelabels.mat", {"labels": np.ones((1, 30), dtype=np.uint8)})
+    refuses("oxford_flowers", "imagelabels.mat' has 30 labels; there are more pictures")
+
+    folder = LAYOUTS["stanford_cars"](tmp_path)
+    savemat(folder / "devkit/cars_meta.mat", {"class_names": np.array([["A 2000"]], dtype=object)})
+    refuses("stanford_cars", "cars_train_annos.mat': '00002.jpg' has the class 3; cars_meta.mat names 1 to 1")
+    unlabelled = np.array([[("00001.jpg",)]], dtype=[("fname", object)])  # as the devkit's cars_test_annos.mat
+    savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": unlabelled})
+    LAYOUTS["stanford_cars"](tmp_path / "whole")
+    (tmp_path / "whole/stanford_cars/devkit").rename(tmp_path / "devkit")
+    (folder / "devkit/cars_meta.mat").write_bytes((tmp_path / "devkit/cars_meta.mat").read_bytes())
+    refuses("stanford_cars", "withlabels.mat': 'annotations' has no field 'class'; it has fname")
+
+
+def test_v2s_labels_do_not_depend_on_the_order_of_the_names(tmp_path: Path) -> None:
+    folder = LAYOUTS["imagenetv2"](tmp_path)
+    before = build(tmp_path, "imagenetv2").lab2cname
+    lines(folder / "classnames.txt", (folder / "classnames.txt").read_text().splitlines()[::-1])
+    assert build(tmp_path, "imagenetv2").lab2cname == before
 
 
 def test_each_has_the_template_of_the_paper() -> None:

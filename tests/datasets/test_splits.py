@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dassl.utils import UserError
+from dassl.utils import UserError, cache_folder
 
 from .trees import build, dtd, oxford_flowers, picture
 
@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> Path:
         (["/etc/passwd", 0, "banded"], "'/etc/passwd' leaves the image folder; paths must be relative"),
         (["banded/../../a.jpg", 0, "banded"], "'banded/../../a.jpg' leaves the image folder"),
         (["n" * 5000, 0, "banded"], "1 of 2 files are not in"),
+        (["a.jpg", 0], r"ValueError: \['a.jpg', 0\] is not \[image, label, class name\]"),
         (["a.jpg", 0, "two\nlines"], r"label 0 has two names, 'two\\nlines' and 'banded'"),
         (GOOD, "'banded/banded_0000.jpg' is both a training and a test image"),
     ],
@@ -60,17 +61,18 @@ def test_a_split_that_could_not_be_read_again_is_not_saved(tmp_path: Path) -> No
     for _ in range(2):
         with pytest.raises(UserError, match=r"annotations in .* are damaged .* a class name is no text"):
             build(tmp_path, "oxford_flowers")
-    assert not (folder / "split_zhou_OxfordFlowers.json").exists()
+    assert not list(cache_folder().rglob("split_zhou_*"))
 
 
 def test_pictures_in_no_class_folder_are_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "pictures"
     for i in range(3):
-        picture(tmp_path / "crab" / f"{i}.png")
-    picture(tmp_path / "loose.JPG")
-    picture(tmp_path / "._loose.JPG")
+        picture(root / "crab" / f"{i}.png")
+    picture(root / "loose.JPG")
+    picture(root / "._loose.JPG")
     for _ in ("made", "read"):
         capsys.readouterr()
-        assert len(build(tmp_path, "image_folder").train_x) == 2
+        assert len(build(root, "image_folder").train_x) == 2
         out = capsys.readouterr().out
         assert out.count("Not used") == 1
-        assert f"Not used of '{tmp_path}': 1 pictures in no class folder ('loose.JPG' the first)\n" in out
+        assert f"Not used of '{root}': 1 pictures in no class folder ('loose.JPG' the first)\n" in out

@@ -23,6 +23,7 @@ import datasets  # noqa: F401 - registers them
 import trainers
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
+from datasets.files import places
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "datasets"
 PER_CLASS = 10
@@ -205,6 +206,12 @@ def config(root: Path, name: str, seed: int = 1, **dataset: object) -> Any:
 def build(root: Path, name: str, seed: int = 1, **dataset: object) -> Any:
     """The dataset of ``config``, as a run builds it."""
     return build_dataset(config(root, name, seed, **dataset))
+
+
+def publish_split(folder: Path) -> None:
+    """Moves the split that was made of a dataset from the cache folder to the data, as if it were the published one."""
+    for made in places(folder, "")[1].glob("split_*.json"):
+        made.rename(folder / made.name)
 
 
 def rows(data: Sequence[Any] | None, images: Path) -> list[list[Any]]:

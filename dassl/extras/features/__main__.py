@@ -3,7 +3,7 @@
     python -m dassl.features [--folder FOLDER] [--clear | --max-gb GB]
 
 Without an option it prints the number and size of the files. --max-gb removes the least recently used files until the
-rest fit, --clear removes all. The default folder is $XDG_CACHE_HOME/plot/features (~/.cache/plot/features).
+rest fit, --clear removes all. The default folder is $PLOT_CACHE/features (~/.cache/plot/features).
 """
 
 from __future__ import annotations

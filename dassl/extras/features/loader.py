@@ -24,6 +24,7 @@ from torch import Tensor
 from dassl.data import transforms
 from dassl.data.data_manager import DatasetWrapper, Loader, order_of
 from dassl.data.samplers import EpochIndex, SequentialSampler
+from dassl.data.workers import collate_function
 from dassl.utils import UserError, derive_seed, tools
 
 from .store import Arrays, FeatureStore, Writer
@@ -167,6 +168,7 @@ class TrainingViews:
                     batch_size=size,
                     sampler=[EpochIndex(i, view) for i in range(len(self.dataset))],
                     num_workers=self.loader.num_workers,
+                    collate_fn=collate_function(size, self.encoder.cfg.INPUT.SIZE, self.loader.num_workers),
                     generator=torch.Generator(),  # its draws must not shift the global one
                 )
                 for _ in _encoded(self.encoder, loader, self.store, key, lock):

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from dassl.extras.locks import locked
+from dassl.utils import cache_folder
 
 ABANDONED = 24 * 3600  # seconds after which an unfinished file belongs to no living process
 BLOCK = 2**20  # bytes read at a time
@@ -68,8 +69,7 @@ class FeatureStore:
     """The folder, of `max_bytes` at most."""
 
     def __init__(self, folder: str | Path = "", max_bytes: float = math.inf) -> None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        self.folder = Path(folder).expanduser() if folder else cache / "plot" / "features"
+        self.folder = Path(folder).expanduser() if folder else cache_folder() / "features"
         self.max_bytes = max_bytes
 
     def open(self, key: Mapping[str, Any], names: Sequence[str]) -> Arrays | None:

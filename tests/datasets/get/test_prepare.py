@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets import prepare
-from datasets.get.checks import load
+from datasets.get.checks import check, load
 from datasets.get.sources import SOURCES
 from tests.datasets.loopback import Server
 from tests.datasets.serving import one_line, small
@@ -43,6 +44,23 @@ def test_a_dataset_is_fetched_laid_out_and_ready(
     assert asked == len(SOURCES[name].files)
     assert prepare.main([name, "--root", str(root), "--mirror", server.url]) == 0
     assert len(server.requests) == asked  # what is there is not fetched again
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_ready_is_what_is_read(name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with only the files that a run opens is ready, and without any one of them it is not."""
+    small(name, root, tmp_path / "served", monkeypatch)
+    source = SOURCES[name]
+    folder = root / source.folder
+    for path in folder.iterdir():
+        if not any(place.split("/")[0] == path.name for place in source.needs):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert check(name, root).state == "ready"
+    for place in source.needs:
+        (folder / place).rename(tmp_path / "away")
+        assert check(name, root).state == "incomplete"
+        (tmp_path / "away").rename(folder / place)
+    assert check(name, root).state == "ready"
 
 
 def test_imagenet_prints_the_steps(
@@ -157,7 +175,7 @@ def test_pictures_that_are_missing_or_bad_are_named(
     [
         (["caltech102"], "no dataset 'caltech102'; the nearest is 'caltech101'"),
         (["dtd\n"], r"no dataset 'dtd\n'; the nearest is 'dtd'"),
-        (["symbols"], "'symbols' is not downloaded; --check alone takes it"),
+        (["symbol"], "no dataset 'symbol'"),
         ([], "name a dataset"),
         *((["dtd", "--mirror", url], f"'{url}' is no address") for url in ("ftp://example.org", "http://[::1")),
     ],

@@ -22,8 +22,7 @@ import ray.exceptions
 from dassl.utils import UserError
 
 from . import task
-from .plan import Run
-from .task import Outcome
+from .task import Outcome, Run
 
 LOST = -int(signal.SIGKILL)
 

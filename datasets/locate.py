@@ -119,6 +119,13 @@ def _folder_of_annotations(dataset: Any, homes: Iterable[Path], images: Path) ->
     return next(iter([*named, *inside[1:2], *inside]))
 
 
+def _how_to_fetch(dataset: str) -> str:
+    from .get.sources import SOURCES
+
+    name = next((name for name, source in SOURCES.items() if source.dataset == dataset), "")
+    return f"; to fetch it: python -m datasets.prepare {name}" if name else ""
+
+
 def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
@@ -136,6 +143,6 @@ def _error(what: str, name: str, path: Path, commands: list[str], near: Path | N
         return f"{looked}; found near by, this puts it right: {' or '.join(dict.fromkeys(commands))}"
     advice = "DATASETS.md says how it is laid out"
     if what != "image folder":
-        advice = "name the folder that holds the datasets with --root, or DATA for the scripts"
+        advice = "name the folder that holds the datasets with --root, or DATA for the scripts" + _how_to_fetch(name)
     here = [inside.name for inside in subfolders(near)] if near else []
     return f"{looked}{f'; {str(near)!r} holds ' + ', '.join(here[:8]) if here else ''}; {advice}"

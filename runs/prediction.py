@@ -165,9 +165,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser("predict.py", __doc__, imports=True)
     add = parser.add_argument
     add("--run", required=True, help="a finished run's directory, or a folder with a published checkpoint")
-    add("--format", choices=("text", "csv", "jsonl"), default="text")
+    add("--format", choices=("text", "csv", "jsonl"), default="text", help="what is printed")
     add("--top", type=int, default=5, help="classes an image")
-    add("--batch-size", type=int, default=32)
+    add("--batch-size", type=int, default=32, help="images at once")
     add("--features", default="", metavar="FILE.npz", help="also save the image and text features there")
     add_arguments(parser)
     add("images", nargs="+", metavar="IMAGE|FOLDER")

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import parser_of, save, show
+from benchmarks.sides import METHODS as TIMED
 from experiments.recipes import compared_methods
 from experiments.tables.suite import DATASETS, SHOTS
 from runs.config import read_yaml
 from runs.directory import REPOSITORY, defaults
 from trainers.method import methods
 
-METHODS = {name: methods()[name] for name in compared_methods()}
+COMPARED = {name: methods()[name] for name in compared_methods()}
+METHODS = {name: kind for name, kind in COMPARED.items() if kind.node in TIMED or not kind.learns}
 SEEDS = 3
 # Classes and test images, as the split files list them (DATASETS.md).
 SIZES = {
@@ -87,7 +89,8 @@ def grid(measured: dict[str, Rate], start: float) -> dict[tuple[str, str, int, i
                 once = start + run_seconds(method, dataset, shots, measured[kind.node or "COOP"])
                 for seed in range(1, SEEDS + 1 if kind.has_seeds else 2):
                     seconds[method, dataset, shots, seed] = once
-        seconds["ZeroshotCLIP", dataset, 1, 1] += SIZES[dataset][1] * measured["PLOT"].image
+        first = next(name for name, kind in METHODS.items() if not kind.learns)
+        seconds[first, dataset, 1, 1] += SIZES[dataset][1] * measured["PLOT"].image
     return seconds
 
 

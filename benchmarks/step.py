@@ -90,7 +90,7 @@ def main() -> None:
             (rate,) = rates(max(64, 4 * row["batch"]), row["batch"], [0])
             parts[-1]["loading"] = row["batch"] / rate["images a second"]
     classes = f"{options.classes or len(NAMES)} classes"
-    show(f"{Setting.of(options, 'PLOT').about}, {classes}, medians of {options.repeats} rounds", rows)
+    show(f"{Setting.of(options, options.trainers[0]).about}, {classes}, medians of {options.repeats} rounds", rows)
     if options.parts:
         show("Our step's seconds by part:", parts)
     save(options, rows=rows, parts=parts, steps=steps)

@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import random
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,9 +124,15 @@ class FewShotDataset(DatasetBase):
     def _check_folders(self, root: Path, folder: Path, images: Path) -> None:
         for path, what in ((root, "data root"), (folder, "dataset folder"), (images, "image folder")):
             if not path.is_dir():
+                from .get.sources import SOURCES
+
+                name = next((name for name, source in SOURCES.items() if source.dataset == type(self).__name__), "")
+                fetch = (
+                    f"; to fetch it: python -m datasets.prepare {name} --root {shlex.quote(str(root))}" if name else ""
+                )
                 raise UserError(
-                    f"no {what} for {type(self).__name__}: looked for '{path}'; "
-                    "name the folder that holds the datasets with --root, or DATA for the scripts"
+                    f"no {what} for {type(self).__name__}: looked for '{path}'; name the folder that holds the "
+                    f"datasets with --root, or DATA for the scripts{fetch}"
                 )
 
 

@@ -1,13 +1,17 @@
 """Runs what is not finished of several methods on one dataset, and prints them side by side.
 
-Behind ``compare.sh``. Every mistake, a mixture of backbones or epochs too, is found before anything runs.
+    bash scripts/compare.sh DATASET SHOTS [KEY VALUE]...
+
+SHOTS is a number, or "all" for all images. KEY VALUE pairs override the configs; an option of one method goes to that
+method. Every mistake, a mixture of backbones or epochs too, is found before anything runs. What a run prints goes to
+log.txt in its directory.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +20,23 @@ if __name__ == "__main__":
 
     before_imports()
 
-from dassl.extras.cli import Environment, Parser, guarded
+from dassl.extras.cli import RUNNING, Environment, Parser, guarded, typed
 from dassl.utils import UserError
-from experiments.jobs import Job, finish, positive_integer, resolve
-from experiments.recipes import BACKBONES, COMMON, label, method_of, named_methods, own_options, recipe
+from experiments.jobs import Job, Series, one_of_shots, spelled
+from experiments.recipes import BACKBONES, COMMON, label, method_of, named_methods, own_options, prefix_of, recipe
+from experiments.sweep.task import Run
 from experiments.tables import significance
 from experiments.tables.by_shots import no_seeds
 from experiments.tables.cost import costs
-from experiments.tables.render import DASH, Section, Table, number
+from experiments.tables.render import DASH, Section, Table, interval, name_of, number
 from experiments.tables.results import Cell, check_unmixed, finished
 from experiments.tables.suite import BASELINE
 from experiments.tables.variants import NOTE, compare_cells
-from runs.directory import shorten, spell
 
 ONE_SEED = "fewer than two seeds: no deviation, no interval"
 NO_BASELINE = f"{BASELINE} is not among TRAINERS"
-HEADERS = ["method", "accuracy (%)", "std", "95% interval", f"diff. to {BASELINE}", "paired t-test p"]
-HEADERS += ["McNemar p, by seed", "learned parameters", "step (ms)", "peak memory (MB)"]
+HEADERS = ["method", "accuracy (%)", "std", "95% interval", f"diff. to {BASELINE}", "paired t p", "McNemar p, by seed"]
+HEADERS += ["learned", "step (ms)", "memory (MB)"]
 
 
 def jobs_of(
@@ -46,7 +50,7 @@ def jobs_of(
     if len(opts) % 2:
         raise UserError(f"KEY VALUE pairs expected, '{opts[-1]}' has no value")
     cfg, backbone = environment.CFG, environment.BACKBONE
-    if cfg in BACKBONES:
+    if prefix_of(cfg) in BACKBONES:
         cfg, backbone = "", cfg
     jobs = []
     for trainer in trainers:
@@ -55,27 +59,32 @@ def jobs_of(
     return jobs
 
 
-def train_all(jobs: Sequence[Job], mixed: bool) -> list[Cell]:
+def train_all(jobs: Sequence[Job], mixed: bool, more: Iterable[Run] = ()) -> tuple[list[Cell], Series]:
     """The finished runs of each job; every mistake in any of them is found before anything runs.
+
+    Args:
+        more: the runs that the caller does after these, in the series that is returned.
 
     Raises:
         UserError: a mistake, or the runs are of mixed backbones or epochs and ``mixed`` is off.
     """
-    for job in jobs:
-        job.directories()
+    runs = [job.runs for job in jobs]
     if not mixed:
-        check_backbones(jobs)
+        check_backbones([run for of_job in runs for run in of_job])
+    series = Series([*(run for of_job in runs for run in of_job), *more], jobs[0].environment.OUT)
     cells = []
-    for job in jobs:
-        print(f"{job.trainer} on {job.dataset}, config {job.config}", flush=True)
-        cells.append(Cell(tuple(map(finished, finish(job)))))
+    for job, of_job in zip(jobs, runs, strict=True):
+        print(job.heading, flush=True)
+        for run in of_job:
+            series.do(run)
+        cells.append(Cell(tuple(finished(run.directory) for run in of_job)))
     check_unmixed([run for cell in cells for run in cell.runs], mixed)
-    return cells
+    return cells, series
 
 
-def check_backbones(jobs: Sequence[Job]) -> None:
-    """Raises UserError if the jobs are on different ones: what ``check_unmixed`` finds later, before the runs."""
-    names = {job.trainer: resolve(job.arguments(job.seeds[0]))[1].MODEL.BACKBONE.NAME for job in jobs}
+def check_backbones(runs: Sequence[Run]) -> None:
+    """Raises UserError if the runs are on different ones: what ``check_unmixed`` finds later, before the runs."""
+    names = {run.trainer: run.backbone for run in runs}
     if len(set(names.values())) > 1:
         named = ", ".join(f"{trainer} on {name}" for trainer, name in names.items())
         raise UserError(f"mixed backbones: {named}; set BACKBONE, or allow it with --mixed")
@@ -89,8 +98,8 @@ def build(cells: Mapping[str, Cell], seeds: Sequence[int], name: str, title: str
     rows = [_row(table, trainer, cell, cells.get(BASELINE)) for trainer, cell in cells.items()]
     table.sections.append(Section("", HEADERS, rows))
     table.notes.append(
-        f"Seeds {' '.join(map(str, seeds))}. {NOTE} Step: median, loading apart. Memory: the most that the process has "
-        "held or, on a GPU, its tensors; compare only what ran on one machine."
+        f"Seeds {' '.join(map(str, seeds))}. {NOTE} Learned: parameters. Step: median, loading apart. Memory: the most "
+        "that the process has held or, on a GPU, its tensors; compare only what ran on one machine."
     )
     return table
 
@@ -101,7 +110,7 @@ def _row(table: Table, trainer: str, cell: Cell, baseline: Cell | None) -> list[
     if half is None or cell.mean is None:
         spread = [table.dash(why or ONE_SEED)] * 2
     else:
-        spread = [number(cell.std), f"{cell.mean - half:.2f} to {cell.mean + half:.2f}"]
+        spread = [number(cell.std), interval(cell.mean, half)]
     numbers: dict[str, Any] = {}
     if trainer == BASELINE or baseline is None:
         against = [DASH if trainer == BASELINE else table.dash(NO_BASELINE)] * 3
@@ -117,19 +126,20 @@ def _row(table: Table, trainer: str, cell: Cell, baseline: Cell | None) -> list[
 
 
 def run(args: argparse.Namespace) -> None:
-    shots, environment = positive_integer(args.shots, "SHOTS"), args.environment
+    shots, environment = one_of_shots(args.shots), args.environment
     jobs = jobs_of(named_methods(environment.TRAINERS), args.dataset, shots, args.opts, environment)
-    cells = {job.trainer: cell for job, cell in zip(jobs, train_all(jobs, args.mixed), strict=True)}
-    extra = "".join(f"_{k}{spell(v)}" for k, v in zip(args.opts[::2], args.opts[1::2], strict=True))
-    name = shorten(f"compare_{args.dataset}_{shots}shots{extra}")
-    title = f"{args.dataset}, {shots} shots" + (f", {' '.join(args.opts)}" if args.opts else "")
+    cells = {job.trainer: cell for job, cell in zip(jobs, train_all(jobs, args.mixed)[0], strict=True)}
+    name = name_of(f"compare_{args.dataset}_{spelled(shots)}shots", environment, args.opts)
+    title = f"{args.dataset}, {spelled(shots)} shots" + (f", {' '.join(args.opts)}" if args.opts else "")
     print()
     build(cells, max((job.seeds for job in jobs), key=len), name, title).show(Path(environment.OUT))
 
 
 def parser(program: str, description: str | None, protocols: Sequence[str] = ()) -> Parser:
     """[--mixed] [PROTOCOL] DATASET SHOTS [KEY VALUE]..."""
-    parsed = Parser(program, description, imports=True)
+    names = (*RUNNING, "TRAINERS", *(["TARGETS"] if protocols else []))
+    scripted = "[--import FILE] [--mixed] DATASET SHOTS [KEY VALUE]..."
+    parsed = Parser(program, description, imports=True, variables=names, scripted=scripted)
     parsed.add_argument("--mixed", action="store_true", help="allow different backbones or epochs")
     if protocols:
         parsed.add_argument("protocol", choices=protocols)
@@ -140,7 +150,7 @@ def parser(program: str, description: str | None, protocols: Sequence[str] = ())
 
 
 def main(argv: list[str] | None = None) -> int:
-    return guarded(lambda: run(parser("experiments.compare", __doc__).parse_args(argv)))
+    return guarded(lambda: run(parser("experiments.compare", __doc__).parse_args(argv)), typed(argv, __file__))
 
 
 if __name__ == "__main__":

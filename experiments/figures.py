@@ -22,7 +22,8 @@ if __name__ == "__main__":
 from matplotlib.figure import Figure
 
 from dassl.extras.cli import guarded
-from experiments.recipes import label, method_of
+from dassl.utils import UserError
+from experiments.recipes import ALL, label, method_of
 from experiments.tables import significance
 from experiments.tables.by_shots import Cells, cells_of, mean_of_figures
 from experiments.tables.published import published
@@ -37,8 +38,10 @@ def draw_panel(axes: Any, title: str, request: Request, cells: Cells, names: Seq
     """The curves of a dataset, or of the average over several."""
     for method, kind in ((name, method_of(name)) for name in request.methods if method_of(name).colour):
         points = []
+        backbones = set()
         for shots in request.shots if kind.has_seeds else request.shots[:1]:
             row = [cells[name, method, shots] for name in names]
+            backbones |= {run.backbone for cell in row for run in cell.runs}
             ours, spread = significance.mean([cell.mean for cell in row]), row[0].std if len(names) == 1 else None
             theirs = mean_of_figures([published("few-shot", name, method, shots) for name in names])
             points.append((shots if kind.has_seeds else 0, ours, spread, theirs))
@@ -46,7 +49,8 @@ def draw_panel(axes: Any, title: str, request: Request, cells: Cells, names: Seq
         line = partial(axes.errorbar, color=kind.colour, marker=kind.marker, markersize=size, capsize=2, linewidth=1.3)
         if kept := [point[:3] for point in points if point[1] is not None]:
             x, y, bars = zip(*kept, strict=True)
-            line(x, y, yerr=None if None in bars else bars, label=label(method))
+            joined = "none" if len(backbones) > 1 else "-"  # with --mixed
+            line(x, y, yerr=None if None in bars else bars, label=label(method), linestyle=joined)
         if dotted := [(point[0], point[3]) for point in points if point[3] is not None]:
             x, y = zip(*dotted, strict=True)
             line(x, y, linestyle=":", alpha=0.6, markerfacecolor="white", label=f"{label(method)}, published")
@@ -59,9 +63,9 @@ def draw_panel(axes: Any, title: str, request: Request, cells: Cells, names: Seq
 
 
 def draw(request: Request) -> Figure:
-    """Raises UserError if the runs are mixed."""
+    """Prints what was left out. UserError: the runs are mixed."""
     cells = cells_of(request)
-    request.close(Table("", ""))
+    print("".join(f"{note}\n" for note in request.close(Table("", "")).notes if note.startswith("Left out")), end="")
     panels = {dataset: [dataset] for dataset in request.datasets}
     if len(panels) > 1:
         panels = {f"average of {len(panels)} datasets": list(panels), **panels}
@@ -83,6 +87,8 @@ def draw(request: Request) -> Figure:
 
 def run(args: argparse.Namespace) -> None:
     request = request_of(args, DATASETS, SHOTS)
+    if ALL in request.shots:
+        raise UserError("--shots takes numbers here: a curve has no place for all images")
     figure = draw(request)
     pages = {ending: partial(figure.savefig, format=ending, dpi=150) for ending in ("png", "pdf")}
     write_files(request.out, request.table("few_shot_curves", "").name, pages)

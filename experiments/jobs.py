@@ -1,20 +1,24 @@
 """Runs one method on one dataset and shot count over the seeds, then prints the table.
 
-    python -m experiments.jobs [--import FILE] TRAINER DATASET SHOTS [KEY VALUE]...
+    bash scripts/plot/main.sh DATASET SHOTS [KEY VALUE]...        # and coop, cocoop, zsclip
+    bash scripts/run.sh [--import FILE] TRAINER DATASET SHOTS [KEY VALUE]...
 
-Behind scripts/run.sh and scripts/*/main.sh. From the environment: DATA (data), OUT (output), SEEDS ("1 2 3"), CFG or
-BACKBONE (by the recipe), N (for a method with that option). A method without seeds may be asked without SHOTS. Each
-seed is a child process. A finished run is kept, an unfinished one resumed.
+SHOTS is a number, or "all" for all images. A method without seeds may be asked without SHOTS. KEY VALUE pairs override
+the config. A finished run is kept, an unfinished one resumed. Each run is a child process, and what it prints goes to
+log.txt in its directory; a single one prints here too.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import statistics
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +29,13 @@ if __name__ == "__main__":
 
 from tabulate import tabulate
 
-from dassl.extras.cli import Environment, Parser, guarded
+from dassl.extras.cli import RUNNING, Environment, Parser, guarded, typed
 from dassl.extras.interrupts import Interrupted, uninterrupted
 from dassl.utils import UserError
-from experiments.recipes import config_file, imported, method_of, named_methods, recipe
+from experiments.recipes import ALL, config_file, imported, method_of, named_methods, recipe, script_of
+from experiments.sweep.progress import Progress
+from experiments.sweep.task import Outcome, Run, Task
+from experiments.sweep.times import Times
 from runs import process
 from runs.command_line import build_parser
 from runs.config import setup_cfg
@@ -58,6 +65,27 @@ def positive_integer(text: str, name: str) -> int:
     if len(found) > 1:
         raise UserError(f"{name} is '{text}'; it must be one positive integer")
     return found[0]
+
+
+def shots_of(text: str, name: str = "SHOTS") -> list[int]:
+    """Positive integers, or "all"."""
+    words = re.split(r"[\s,]+", text.strip())
+    if "all" not in words:
+        return positive_integers(text, name)
+    numbers = " ".join(word for word in words if word != "all")
+    return [*(positive_integers(numbers, name) if numbers else []), ALL]
+
+
+def one_of_shots(text: str) -> int:
+    found = shots_of(text)
+    if len(found) > 1:
+        raise UserError(f"SHOTS is '{text}'; it must be one positive integer, or all")
+    return found[0]
+
+
+def spelled(shots: int) -> str:
+    """As SHOTS has it."""
+    return "all" if shots == ALL else str(shots)
 
 
 @dataclass(frozen=True)
@@ -96,9 +124,29 @@ class Job:
             *self.opts,
         ]
 
-    def directories(self) -> list[Path]:
-        """By seed. UserError: a mistake in the arguments, or a damaged result."""
-        return [resolve(self.arguments(seed))[2] for seed in self.seeds]
+    def run(self, seed: int) -> Run:
+        """UserError: a mistake in the arguments, or a damaged result."""
+        arguments, method = self.arguments(seed), method_of(self.trainer)
+        _, cfg, directory = resolve(arguments)
+        place = (f"{spelled(self.shots)} shots", f"seed {seed}") if method.has_seeds else ()
+        return Run(
+            name=", ".join((self.trainer, self.dataset, *place)),
+            trainer=self.trainer,
+            dataset=self.dataset,
+            shots=self.shots,
+            epochs=cfg.OPTIM.MAX_EPOCH if method.learns else 0,
+            backbone=cfg.MODEL.BACKBONE.NAME,
+            task=Task(tuple(arguments), directory, Path(), {}),
+        )
+
+    @property
+    def runs(self) -> list[Run]:
+        """By seed."""
+        return [self.run(seed) for seed in self.seeds]
+
+    @property
+    def heading(self) -> str:
+        return f"{self.trainer} on {self.dataset}, config {self.config}: {self.run(self.seeds[0]).directory.parent}"
 
 
 def resolve(arguments: list[str]) -> tuple[argparse.Namespace, Any, Path]:
@@ -137,28 +185,65 @@ def run_to_its_end(start: Callable[[], process.Child]) -> int:
         return code if code > 0 else 128 + signal.signum
 
 
-def finish(job: Job) -> list[Path]:
-    """Runs what is not yet finished of a job; the directories of its seeds.
+class Series:
+    """Runs one after another, a line each; the output of a single one stays on the terminal.
 
-    Raises:
-        UserError: a mistake in the arguments or a damaged result, found before anything runs.
-        SystemExit: a run failed, and has said why.
+    Args:
+        runs: all that will be asked for; equal names are one run.
+        out: the folder whose finished runs tell the time to go.
     """
-    directories = job.directories()
-    for i, (seed, directory) in enumerate(zip(job.seeds, directories, strict=True)):
-        place = f"[{i + 1}/{len(directories)}] seed {seed}"
-        if (result := finished_result(directory)) is not None:
-            print(f"{place}: finished before, {result['accuracy']:.2f}%, {directory}", flush=True)
-            continue
-        print(f"{place}: {directory}", flush=True)
-        run_train(job.arguments(seed))
-    return directories
+
+    def __init__(self, runs: Iterable[Run], out: str) -> None:
+        self.left = {run.name: run for run in runs}
+        self.progress = Progress(len(self.left), Times(Path(out)))
+
+    def do(self, run: Run, finished: bool | None = None) -> None:
+        """Does a run that is not finished.
+
+        Raises:
+            SystemExit: it failed, and has said why.
+        """
+        if self.left.pop(run.name, None) is None:
+            return
+        if run.finished if finished is None else finished:
+            result = load_result(run.directory / "result.json")
+            event = f"finished before, {result['accuracy']:.2f}%"
+        elif self.progress.total == 1:
+            if code := run_to_its_end(lambda: process.start(run.task.arguments)):
+                raise SystemExit(code)
+            return
+        else:
+            outcome = self._in_silence(run)
+            if outcome.lost and outcome.code > 0:  # interrupted, as it has said
+                raise SystemExit(outcome.code)
+            event = self.progress.ended(run, outcome)
+        self.progress.line(run, event, self.left.values())
+        if self.progress.failed:
+            code = self.progress.failed[0][1].code
+            raise SystemExit(128 - code if code < 0 else code or 1)
+
+    @staticmethod
+    def _in_silence(run: Run) -> Outcome:
+        """Does it; only its standard error is shown, at its end."""
+        with tempfile.TemporaryDirectory() as folder:
+            task, begin = replace(run.task, log=Path(folder) / "stderr.txt"), time.monotonic()
+            code = run_to_its_end(task.start)
+            sys.stderr.write(task.log.read_text(errors="replace"))
+            return task.outcome(code, time.monotonic() - begin)
 
 
-def run_train(arguments: list[str]) -> None:
-    """``train.py`` as a child process; raises SystemExit with its exit code if that is not 0."""
-    if code := run_to_its_end(lambda: process.start(arguments)):
-        raise SystemExit(code)
+def coops_order(trainer: str, dataset: str, words: Sequence[str], typed: str) -> str:
+    """The line to type, if the words behind DATASET are CoOp's CFG CTP NCTX SHOTS CSC; else ""."""
+    if not re.fullmatch(r"\S+ (end|middle|front) \d+ \d+ (True|False)", " ".join(words[:5])):
+        return ""
+    config, position, n_ctx, shots, csc = words[:5]
+    method = method_of(trainer)
+    options = {"N_CTX": n_ctx, "CLASS_TOKEN_POSITION": position, "CSC": csc}
+    own = {option.key for option in method.options}
+    pairs = [word for key, value in options.items() if key in own for word in (f"TRAINER.{method.node}.{key}", value)]
+    script = shlex.split(typed)[: -len(words) - 1] or ["bash", *script_of(trainer)]
+    shown = [dataset, shots] if method.has_seeds else [dataset]
+    return f"CFG={shlex.quote(config)} {shlex.join([*script, *shown, *pairs, *words[5:]])}"
 
 
 def run(args: argparse.Namespace) -> None:
@@ -166,24 +251,33 @@ def run(args: argparse.Namespace) -> None:
     if more:
         raise UserError(f"TRAINER is '{args.trainer}'; it must be one method")
     method, words, env = method_of(trainer), args.rest, args.environment
-    if not method.has_seeds and not (words and words[0].isdigit()):
+    if line := coops_order(trainer, args.dataset, words, env.PLOT_COMMAND):
+        raise UserError(f"the order here is DATASET SHOTS [KEY VALUE]..., the rest by name; CoOp's line is: {line}")
+    if not method.has_seeds and not (words and (words[0].isdigit() or words[0] == "all")):
         words = ["1", *words]
     if not words:
         raise UserError(f"SHOTS is missing: bash scripts/run.sh {args.trainer} {args.dataset} SHOTS [KEY VALUE]...")
-    shots = positive_integer(words[0], "SHOTS")
+    shots = one_of_shots(words[0])
     config, pairs = recipe(trainer, args.dataset, shots, env.CFG, env.BACKBONE)
     job = Job(trainer, args.dataset, shots, config, pairs, words[1:], env)
-    directories = finish(job)
-    what = f", {job.shots} shots" if method.has_seeds else ""
+    runs = job.runs
+    series = Series(runs, env.OUT)
+    print(job.heading, flush=True)
+    for one in runs:
+        series.do(one)
+    what = f", {spelled(job.shots)} shots" if method.has_seeds else ""
+    directories = [one.directory for one in runs]
     print(f"\n{job.trainer} on {job.dataset}{what}, config {job.config}\n\n{table(directories)}")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = Parser("experiments.jobs", __doc__, imports=True)
+    by_name = "run.sh" in Environment.read().PLOT_COMMAND  # the other scripts give the method themselves
+    scripted = "[--import FILE] TRAINER DATASET SHOTS [KEY VALUE]..." if by_name else "DATASET SHOTS [KEY VALUE]..."
+    parser = Parser("experiments.jobs", __doc__, imports=True, variables=RUNNING, scripted=scripted)
     parser.add_argument("trainer", metavar="TRAINER", help="a registered name or its file's: PLOT, plot")
     parser.add_argument("dataset", metavar="DATASET")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="SHOTS [KEY VALUE]...")
-    return guarded(lambda: run(parser.parse_args(argv)))
+    return guarded(lambda: run(parser.parse_args(argv)), typed(argv, __file__))
 
 
 if __name__ == "__main__":

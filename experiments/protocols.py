@@ -1,17 +1,22 @@
 """CoOp's and CoCoOp's protocols for every method: few-shot, base-to-new, cross-dataset, domain generalization.
 
-First what is not finished of the training runs, each by ``train.py``; then the tests of the trained prompts, each by
-``train.py --eval-only`` into ``eval/`` of its run, which never trains. A method that learns nothing is run on each test
-set. Then the table.
+    bash scripts/protocols/few_shot.sh DATASET SHOTS [KEY VALUE]...     # and base_to_new, cross_dataset, ...
+
+SHOTS is a number, or "all" for all images; few_shot takes several: "1 2 4 8 16". First what is not finished of the
+training runs, each by train.py; then the tests of the trained prompts, each by train.py --eval-only into eval/ of its
+run, which never trains. A method that learns nothing is run on each test set. Then the table. What a run prints goes to
+log.txt in its directory.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import contextlib
+import io
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +25,16 @@ if __name__ == "__main__":
 
     before_imports()
 
-from dassl.extras.cli import guarded
+from dassl.extras.cli import guarded, typed
 from dassl.utils import UserError
 from experiments.compare import jobs_of, parser, train_all
-from experiments.jobs import Job, finish, positive_integers, resolve, run_train
+from experiments.jobs import Job, Series, resolve, shots_of, spelled
 from experiments.recipes import label, method_of, named_methods, pairs_of
+from experiments.sweep.task import Run
 from experiments.tables import significance
 from experiments.tables.by_shots import one_run
 from experiments.tables.domain import as_the_code_tests
-from experiments.tables.render import Section, Table, mean_std, number
+from experiments.tables.render import Section, Table, mean_std, name_of, number
 from experiments.tables.results import Cell, finished
 from experiments.tables.suite import DATASETS, SHIFTED
 from runs.directory import REPOSITORY
@@ -37,29 +43,49 @@ from runs.execution import is_finished
 SUBSAMPLE = "DATASET.SUBSAMPLE_CLASSES"
 
 
-def trained(args: argparse.Namespace, shots: int, opts: Sequence[str]) -> list[tuple[Job, Cell]]:
-    """The chosen methods, and their finished runs."""
-    jobs = jobs_of(args.trainers, args.dataset, shots, opts, args.environment)
-    return list(zip(jobs, train_all(jobs, args.mixed), strict=True))
+@dataclass(frozen=True)
+class Test:
+    """A job's trained prompts on another dataset or other classes, with the KEY VALUE pairs in ``extra``."""
+
+    job: Job
+    dataset: str
+    extra: Sequence[str] = ()
+
+    @property
+    def there(self) -> Job:
+        return replace(self.job, dataset=self.dataset, opts=[*_without_subsample(self.job.opts), *self.extra])
+
+    @property
+    def runs(self) -> list[Run]:
+        """By seed, as they stand before the training: the directories of tests that do not exist yet are not known."""
+        note = f", {'tested' if method_of(self.job.trainer).learns else 'zero-shot'}"
+        note += "".join(f" {k.rpartition('.')[2]} {v}" for k, v in zip(self.extra[::2], self.extra[1::2], strict=True))
+        return [replace(run, name=run.name + note, epochs=0) for run in self.there.runs]
+
+    def finish(self, source: Cell, series: Series) -> Cell:
+        """Raises UserError, SystemExit: as for a run."""
+        found = []
+        for i, run in enumerate(self.runs):
+            if not method_of(self.job.trainer).learns:
+                series.do(run)
+                found.append(finished(run.directory))
+                continue
+            arguments = ["--eval-only", "--model-dir", str(source.runs[i].path.parent), *run.task.arguments]
+            parsed, cfg, place = resolve(arguments)
+            with contextlib.redirect_stdout(io.StringIO()):
+                kept = is_finished(place, cfg, parsed)
+            series.do(replace(run, task=replace(run.task, arguments=tuple(arguments), directory=place)), kept)
+            found.append(finished(place))
+        return Cell(tuple(found))
 
 
-def test(job: Job, source: Cell, dataset: str, extra: Sequence[str] = ()) -> Cell:
-    """A job's trained prompts on another dataset or other classes, with the KEY VALUE pairs in ``extra``.
-
-    Raises:
-        UserError, SystemExit: as for a run.
-    """
-    there = dataclasses.replace(job, dataset=dataset, opts=[*_without_subsample(job.opts), *extra])
-    if not method_of(job.trainer).learns:
-        return Cell(tuple(map(finished, finish(there))))
-    found = []
-    for run in source.runs:
-        arguments = ["--eval-only", "--model-dir", str(run.path.parent), *there.arguments(run.seed)]
-        parsed, cfg, place = resolve(arguments)
-        if not is_finished(place, cfg, parsed):
-            run_train(arguments)
-        found.append(finished(place))
-    return Cell(tuple(found))
+def trained(
+    args: argparse.Namespace, jobs: Sequence[Job], tests: Mapping[str, Sequence[Test]]
+) -> tuple[dict[str, Cell], dict[str, list[Cell]]]:
+    """By method, the finished runs and, in their order, the finished tests."""
+    cells, series = train_all(jobs, args.mixed, [run for of in tests.values() for test in of for run in test.runs])
+    sources = {job.trainer: cell for job, cell in zip(jobs, cells, strict=True)}
+    return sources, {name: [test.finish(sources[name], series) for test in of] for name, of in tests.items()}
 
 
 def _without_subsample(opts: Sequence[str]) -> list[str]:
@@ -67,27 +93,37 @@ def _without_subsample(opts: Sequence[str]) -> list[str]:
 
 
 def each_shots(args: argparse.Namespace) -> Table:
-    rows = [
-        [str(shots), label(job.trainer), mean_std(cell.mean, cell.std)]
-        for shots in args.shots
-        for job, cell in trained(args, shots, args.opts)
+    jobs = [
+        job for shots in args.shots for job in jobs_of(args.trainers, args.dataset, shots, args.opts, args.environment)
     ]
-    return Table("", f"Few-shot, {args.dataset}", [Section("", ["shots", "method", "accuracy (%)"], rows)])
+    rows = [
+        [spelled(job.shots), label(job.trainer), mean_std(cell.mean, cell.std)]
+        for job, cell in zip(jobs, train_all(jobs, args.mixed)[0], strict=True)
+    ]
+    return Table("", f"Few-shot, {args.dataset}", [Section("", ["shots", "method", "accuracy (%)"], rows, 2)])
 
 
 def base_to_new(args: argparse.Namespace) -> Table:
     rows, records = [], []
     (shots,) = args.shots
-    for job, base in trained(args, shots, [*_without_subsample(args.opts), SUBSAMPLE, "base"]):
-        new = test(job, base, args.dataset, (SUBSAMPLE, "new"))
+    opts = [*_without_subsample(args.opts), SUBSAMPLE, "base"]
+    jobs = jobs_of(args.trainers, args.dataset, shots, opts, args.environment)
+    bases, news = trained(args, jobs, {job.trainer: [Test(job, args.dataset, (SUBSAMPLE, "new"))] for job in jobs})
+    for trainer, base in bases.items():
+        (new,) = news[trainer]
         harmonic = statistics.harmonic_mean([base.mean or 0.0, new.mean or 0.0])
-        rows.append([label(job.trainer), mean_std(base.mean, base.std), mean_std(new.mean, new.std), number(harmonic)])
-        place = {"dataset": args.dataset, "method": job.trainer, "shots": shots}
+        rows.append([label(trainer), mean_std(base.mean, base.std), mean_std(new.mean, new.std), number(harmonic)])
+        place = {"dataset": args.dataset, "method": trainer, "shots": shots}
         means = {"base": base.mean, "base_std": base.std, "new": new.mean, "new_std": new.std}
         records.append({**place, **means, "harmonic_mean": harmonic, "runs": len(base.runs)})
     section = Section("", ["method", "base (%)", "new (%)", "harmonic mean"], rows)
-    name, title = f"base_to_new_{args.dataset}_{shots}shots", f"Base to new, {args.dataset}, {shots} shots"
-    return Table(name, title, [section], records, ["The harmonic mean is that of the two means, as in CoCoOp's paper."])
+    title = f"Base to new, {args.dataset}, {spelled(shots)} shots"
+    note = "The harmonic mean is that of the two means, as in CoCoOp's paper."
+    return Table(table_name(args), title, [section], records, [note])
+
+
+def table_name(args: argparse.Namespace) -> str:
+    return name_of(f"{args.protocol}_{args.dataset}_{spelled(args.shots[0])}shots", args.environment, args.opts)
 
 
 def cross_dataset(args: argparse.Namespace) -> Table:
@@ -113,24 +149,31 @@ def _transfer(args: argparse.Namespace, targets: Sequence[str], title: str, shif
             raise UserError(f"no dataset '{target}': looked for 'configs/datasets/{target}.yaml'")
     (shots,) = args.shots
     opts = [word for name in args.trainers if shifted for word in pairs_of(name, method_of(name).transfer)]
+    jobs = jobs_of(args.trainers, args.dataset, shots, [*opts, *args.opts], args.environment)
+    heads: dict[str, dict[str, Sequence[str]]] = {}  # by method: the name of a row, and its KEY VALUE pairs
+    for trainer, kind in ((job.trainer, method_of(job.trainer)) for job in jobs):
+        heads[trainer] = {label(trainer): ()}
+        if shifted and kind.transfer_as_published:
+            heads[trainer][as_the_code_tests(trainer)] = pairs_of(trainer, kind.transfer_as_published)
+    tests = {
+        job.trainer: [Test(job, target, extra) for extra in heads[job.trainer].values() for target in targets]
+        for job in jobs
+    }
+    sources, tested = trained(args, jobs, tests)
     rows: list[list[str]] = []
     records: list[dict[str, Any]] = []
-    for job, source in trained(args, shots, [*opts, *args.opts]):
-        tests: dict[str, Mapping[str, Any]] = {label(job.trainer): {}}
-        if shifted and method_of(job.trainer).transfer_as_published:
-            tests[as_the_code_tests(job.trainer)] = method_of(job.trainer).transfer_as_published
-        for method, options in tests.items():
-            extra = pairs_of(job.trainer, options)
-            cells = {args.dataset: source} | {t: test(job, source, t, extra) for t in targets}
-            average = number(significance.mean([cells[target].mean for target in targets]))
-            rows.append([method, *(mean_std(cell.mean, cell.std) for cell in cells.values()), average])
+    for trainer, source in sources.items():
+        found = iter(tested[trainer])
+        for name in heads[trainer]:
+            cells = [source, *(next(found) for _ in targets)]
+            average = number(significance.mean([cell.mean for cell in cells[1:]]))
+            rows.append([name, *(mean_std(cell.mean, cell.std) for cell in cells), average])
             records += [
-                {"method": method, "dataset": dataset, "mean": cell.mean, "std": cell.std, "runs": len(cell.runs)}
-                for dataset, cell in cells.items()
+                {"method": name, "dataset": dataset, "mean": cell.mean, "std": cell.std, "runs": len(cell.runs)}
+                for dataset, cell in zip((args.dataset, *targets), cells, strict=True)
             ]
     section = Section("", ["method", f"{args.dataset} (source)", *targets, "average of the others"], rows)
-    name = f"{args.protocol}_{args.dataset}_{shots}shots"
-    return Table(name, f"{title}, {shots} shots of {args.dataset}", [section], records)
+    return Table(table_name(args), f"{title}, {spelled(shots)} shots of {args.dataset}", [section], records)
 
 
 PROTOCOLS = {
@@ -142,7 +185,7 @@ PROTOCOLS = {
 
 
 def run(args: argparse.Namespace) -> None:
-    shots = positive_integers(args.shots, "SHOTS")
+    shots = shots_of(args.shots)
     if len(shots) > 1 and args.protocol != "few_shot":
         raise UserError(f"SHOTS is '{args.shots}'; {args.protocol} takes one positive integer")
     if len(args.opts) % 2:
@@ -154,11 +197,12 @@ def run(args: argparse.Namespace) -> None:
     if table.name:
         table.show(Path(args.environment.OUT))
     else:
-        print(table.markdown())
+        print(table.terminal())
 
 
 def main(argv: list[str] | None = None) -> int:
-    return guarded(lambda: run(parser("experiments.protocols", __doc__, list(PROTOCOLS)).parse_args(argv)))
+    program = parser("experiments.protocols", __doc__, list(PROTOCOLS))
+    return guarded(lambda: run(program.parse_args(argv)), typed(argv, __file__))
 
 
 if __name__ == "__main__":

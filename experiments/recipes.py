@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
@@ -15,12 +16,18 @@ from dassl.config import flatten, get_cfg_default
 from dassl.extras.cli import IMPORTED
 from dassl.utils import UserError
 from runs.config import read_yaml
-from runs.directory import REPOSITORY
+from runs.directory import REPOSITORY, defaults
 from trainers.method import Method, methods
 
 # OpenAI's names, as the configs' names begin.
 BACKBONES = {"rn50": "RN50", "rn101": "RN101", "vit_b16": "ViT-B/16", "vit_b32": "ViT-B/32"}
+ALL = 0  # as a number of shots: all images
 COMMON = "rn50"  # where methods are compared and nothing says on which
+
+
+def prefix_of(backbone: str) -> str:
+    """What the configs of a backbone begin with: vit_b16 for vit_b16 and for OpenAI's ViT-B/16."""
+    return backbone.lower().replace("-", "_").replace("/", "")
 
 
 def method_of(trainer: str) -> type[Method]:
@@ -73,7 +80,10 @@ def named_methods(text: str, source: str = "TRAINERS") -> list[str]:
     for word in text.replace(",", " ").split():
         if word.lower() not in known:
             nearest = known[difflib.get_close_matches(word.lower(), known, n=1, cutoff=0)[0]]
-            raise UserError(f"{source}: '{word}' is none of {', '.join(methods())}; the nearest is '{nearest}'")
+            raise UserError(
+                f"{source}: '{word}' is none of {', '.join(methods())}; the nearest is '{nearest}', and --import FILE "
+                "brings a method of your own"
+            )
         chosen.append(known[word.lower()])
     if not chosen:
         raise UserError(f"{source} is '{text}'; it must name some of {', '.join(methods())}")
@@ -84,11 +94,12 @@ def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str 
     """(config's path as in ``Recipe``, KEY VALUE pairs in one string).
 
     Args:
+        shots: ALL counts as many.
         cfg, backbone: what CFG and BACKBONE set; empty for the recipe's own.
     """
     kind = method_of(trainer)
-    config, options = kind.recipe(dataset, shots)
-    config = config.replace("{backbone}", backbone or kind.backbone)
+    config, options = kind.recipe(dataset, sys.maxsize if shots == ALL else shots)
+    config = config.replace("{backbone}", prefix_of(backbone) or kind.backbone)
     if config.endswith(".yaml"):
         config = str(Path(inspect.getfile(kind)).parent / config.removesuffix(".yaml"))
     folder = PurePath(config).parent
@@ -126,11 +137,19 @@ def pairs_of(trainer: str, options: Mapping[str, Any]) -> list[str]:
 
 
 def own_options(trainer: str, opts: list[str]) -> list[str]:
-    """KEY VALUE pairs without other methods' options and, for a method that learns nothing, those of training."""
+    """KEY VALUE pairs without other methods' options and, for a method that learns nothing, those of training.
+
+    Raises:
+        UserError: one that is left out is no method's either.
+    """
     own = method_of(trainer)
     nodes = {kind.node for kind in methods().values()} - {own.node, ""}
     others = tuple(f"TRAINER.{node}." for node in nodes)
     if not own.learns:
         others += ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.")
+    known = dict(flatten(defaults()))
+    if wrong := [key for key in opts[::2] if key.startswith(others) and key not in known]:
+        nearest = difflib.get_close_matches(wrong[0][:80], known, n=1, cutoff=0)[0]
+        raise UserError(f"unknown config key {wrong[0][:80]!r}; the nearest is '{nearest}'")
     pairs = zip(opts[::2], opts[1::2], strict=True)
     return [word for pair in pairs if not pair[0].startswith(others) for word in pair]

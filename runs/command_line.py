@@ -10,11 +10,9 @@ Precedence, lowest first: engine defaults, dataset file, trainer file, --recipe,
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 
 from dassl.engine import TRAINER_REGISTRY
-from dassl.extras.cli import Parser, guarded
+from dassl.extras.cli import Parser, guarded, typed
 
 from .directory import REPOSITORY
 from .execution import run
@@ -47,6 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    command = shlex.join([sys.executable, str(REPOSITORY / "train.py"), *argv])
-    return guarded(lambda: run(build_parser().parse_args(argv)), command)
+    command = typed(argv, str(REPOSITORY / "train.py"))
+
+    def program() -> None:
+        args = build_parser().parse_args(argv)
+        args.command = command
+        run(args)
+
+    return guarded(program, command)

@@ -186,7 +186,8 @@ def _check(cfg: Any) -> list[str]:
                 return registry.get(name)
             faults.append(f"{flag} is missing; see python train.py --help")
         except UserError as error:
-            faults.append(str(error))
+            own = "; --import FILE brings a method of your own" if registry is TRAINER_REGISTRY else ""
+            faults.append(f"{error}{own}")
         return None
 
     trainer = look_up(TRAINER_REGISTRY, cfg.TRAINER.NAME, "--trainer")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import shlex
+import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,8 @@ def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) 
     git_commit()  # before the files may change
     if cfg.SEED >= 0:
         set_random_seed(cfg.SEED)
-    trainer = build_trainer(cfg)
+    with redirect_stdout(Heard()) as heard:
+        trainer = build_trainer(cfg)
     trains = not (args.eval_only or args.no_train)
     if trains and getattr(trainer.dm.dataset, "test_only", False) and trainer.get_model_names():
         raise UserError(f"{cfg.DATASET.NAME} is for testing only: give --eval-only and a --model-dir")
@@ -94,7 +97,7 @@ def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) 
         if of_main(lambda: is_finished(directory, cfg, args)):  # by another command, meanwhile
             return
         try:
-            execute(trainer, directory, args, base, start)
+            execute(trainer, directory, args, base, start, heard.getvalue())
         except ImageError as error:
             check = f"python -m datasets.prepare {snake_case(cfg.DATASET.NAME)} --check --decode"
             root = shlex.quote(cfg.DATASET.ROOT)
@@ -123,17 +126,53 @@ def tested(args: argparse.Namespace) -> str | None:
     return hash_of_checkpoints(Path(args.model_dir)) if args.eval_only and args.model_dir else None
 
 
-def execute(trainer: Any, directory: Path, args: argparse.Namespace, base: Any, start: float) -> None:
-    """Trains and tests, or tests only, and writes the result; all that a run leaves is written here."""
+class Heard(io.StringIO):
+    """Standard output, also kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.console = sys.stdout
+
+    def write(self, text: str) -> int:
+        self.console.write(text)
+        return super().write(text)
+
+    def flush(self) -> None:
+        self.console.flush()
+
+
+def facts(cfg: Any, args: argparse.Namespace) -> str:
+    """What the log has and the terminal has not: time, command, commit, the config and the versions."""
+    own = cfg.clone()
+    own.defrost()
+    clean_cfg(own, method_options(cfg)[0])
+    command = getattr(args, "command", "")
+    return f"Started: {now()}\nCommand: {command}\nCommit: {git_commit()}\n\n{own}\n\n{collect_env_info()}\n"
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def execute(trainer: Any, directory: Path, args: argparse.Namespace, base: Any, start: float, built: str) -> None:
+    """Trains and tests, or tests only, and writes the result; all that a run leaves is written here.
+
+    Args:
+        built: what was printed while the trainer was built, for the log.
+    """
     cfg, work = trainer.cfg, trainer.test if args.eval_only else trainer.train
     if not is_main():
         work()
         return
     remove_temporaries(directory)
     write_config(directory, cfg)
-    with setup_logger(str(directory)) or nullcontext():
-        print(f"Run directory: {directory}\n\n{cfg}\n\n{collect_env_info()}\n")
+    logger = setup_logger(str(directory))
+    assert logger is not None
+    with logger:
+        logger.file.write(f"{facts(cfg, args)}\n{built}\n")
+        print(f"Run directory: {directory}", flush=True)
         work()
+        logger.file.write(f"Ended: {now()}\n")
         if not trainer.results:  # TEST.NO_TEST
             return
         (directory / "config.yaml").stat()  # the directory may have vanished, and would be made anew

@@ -218,9 +218,9 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--run", required=True, help="a finished run's directory")
     add("--classes", help="other class names, separated by commas, for the learned context")
-    add("--format", choices=("text", "csv", "jsonl"), default="text")
+    add("--format", choices=("text", "csv", "jsonl"), default="text", help="what is printed")
     add("--top", type=int, default=5, help="classes an image")
-    add("--batch-size", type=int, default=32)
+    add("--batch-size", type=int, default=32, help="images at once")
     add("images", nargs="+", metavar="IMAGE|FOLDER")
 
     def program() -> int:

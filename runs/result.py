@@ -95,7 +95,7 @@ def _faults(result: dict[str, Any]) -> Iterator[str]:
 
     for key, (kind, of_values) in {**REQUIRED, **OPTIONAL}.items():
         value = result.get(key)
-        if wrong(value, kind) and (key in REQUIRED or value is not None):
+        if wrong(value, kind, -1 if key == "seed" else 0) and (key in REQUIRED or value is not None):
             yield f"its '{key}' is {brief(value)}"
         if of_values and value:
             least = -1 if key == "diagnostics" else 0  # a cosine may be negative

@@ -4,7 +4,6 @@
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python}
 [ -n "${PYTHON:-}" ] || [ ! -x "$here/.venv/bin/python" ] || python=$here/.venv/bin/python
-# What is said to go on with, if the program is interrupted.
-PLOT_COMMAND=${PLOT_COMMAND:-$(printf '%q ' bash "$0" "$@")}
-export PLOT_COMMAND
+# What was typed: it is said to go on with, if the program is interrupted. Each script sets it, and the first wins.
+export PLOT_COMMAND=${PLOT_COMMAND:-$(printf '%q ' bash "$0" "$@")}
 PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} exec "$python" "$@"

@@ -47,7 +47,7 @@ class CoOp(PromptTrainer):
     node = "COOP"
     options = PROMPT_OPTIONS
     paper = "Learning to Prompt for Vision-Language Models, IJCV 2022 (arXiv 2109.01134)"
-    colour, marker = "tab:blue", "s"
+    colour, marker, role = "tab:blue", "s", "baseline"
     custom_clip = CustomCLIP
 
     @classmethod

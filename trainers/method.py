@@ -65,6 +65,8 @@ class Method:
         learns_images: whether a learned parameter reaches the image features. For tables; the engine finds it out.
         backbone: the part of a config's name that its paper's configs begin with.
         colour, marker: of its curve in figures. Without a colour it has none, and is compared only where it is named.
+        role: "subject" of the method that tables test against each other one, "baseline" of the one that comparisons
+            show differences to.
         variants: {table: (option, values, base value)} of the tables that compare the method with itself.
         transfer: option values of a run that is trained to be tested on shifted sets.
         transfer_as_published: option values of a second test of that run, as the published code makes it.
@@ -80,6 +82,7 @@ class Method:
     backbone: ClassVar[str] = "rn50"
     colour: ClassVar[str] = ""
     marker: ClassVar[str] = "o"
+    role: ClassVar[str] = ""
     variants: ClassVar[Mapping[str, tuple[str, tuple[object, ...], object]]] = {}
     transfer: ClassVar[Mapping[str, object]] = {}
     transfer_as_published: ClassVar[Mapping[str, object]] = {}

@@ -104,7 +104,7 @@ class PLOT(PromptTrainer):
         Option("MATCH", "ot", "how prompts meet local features", choices=MATCHES),
     )
     paper = "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models, ICLR 2023 (arXiv 2210.01253)"
-    colour = "tab:red"
+    colour, role = "tab:red", "subject"
     variants: ClassVar = {"prompts": ("N", (1, 2, 4, 8), 1), "match": ("MATCH", MATCHES, "ot")}
     # Table 1: trained with the global logits; the published code tests the shifted sets without them.
     transfer: ClassVar = {"GLOBAL_LOGITS": True}

@@ -10,7 +10,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -34,8 +34,19 @@ THE_USERS_DISK = {
 NEED_LESS = "smaller DATALOADER batches, fewer prompts a class (N) or a smaller backbone need less"
 
 
-# The variables that a command needs to go on as it began.
-VARIABLES = ("DATA", "OUT", "SEEDS", "CFG", "BACKBONE", "N", "TRAINERS", "TARGETS", "PYTHON")
+# The variables that programs read, for their help; a command needs them to go on as it began.
+VARIABLES = {
+    "DATA": "the folder that holds the datasets (default: data)",
+    "OUT": "the folder of the runs (default: output)",
+    "SEEDS": "one run each (default: 1 2 3)",
+    "TRAINERS": "the methods, by name or by file: plot coop (default: all that tables compare)",
+    "TARGETS": "the datasets to test on (default: the paper's others)",
+    "CFG": "a config's name, for the recipe's",
+    "BACKBONE": "rn50 or RN50, vit_b16 or ViT-B/16, ..., for the recipe's",
+    "N": "prompts a class, of methods with that option",
+    "PYTHON": "the interpreter (default: that of .venv, else python)",
+}
+RUNNING = ("DATA", "OUT", "SEEDS", "CFG", "BACKBONE", "N")  # what a command that starts runs reads
 
 
 @dataclass(frozen=True)
@@ -63,19 +74,50 @@ class Parser(argparse.ArgumentParser):
     Args:
         program: a module, or a file's name.
         imports: takes --import.
+        variables: those of VARIABLES that the help names.
+        scripted: the arguments of the scripts that start the program, whose names the help then has.
     """
 
-    def __init__(self, program: str, description: str | None = None, imports: bool = False) -> None:
+    def __init__(
+        self,
+        program: str,
+        description: str | None = None,
+        imports: bool = False,
+        variables: Sequence[str] = (),
+        scripted: str = "",
+    ) -> None:
         prog = f"python {program}" if program.endswith(".py") else f"python -m {program}"
-        form = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog=prog, description=description, formatter_class=form, allow_abbrev=False)
+        script = shlex.split(Environment.read().PLOT_COMMAND)[:2] if scripted else []
+        prog = shlex.join(script) or prog
+        lines = ["from the environment:", *(f"  {name:<22}{VARIABLES[name]}" for name in variables)]
+        super().__init__(
+            prog=prog,
+            usage=f"{prog} {scripted}" if script else None,
+            description=description,
+            epilog="\n".join(lines) if variables else None,
+            formatter_class=_Help,
+            allow_abbrev=False,
+        )
         self.set_defaults(environment=Environment.read())
         if imports:
             about = "a Python file that registers a method; may come several times"
             self.add_argument("--import", action=_Import, default=argparse.SUPPRESS, metavar="FILE", help=about)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """--help is heard behind KEY VALUE pairs too."""
+        args = sys.argv[1:] if args is None else args
+        return super().parse_args(["--help"] if {"-h", "--help"} & {*args} else args, namespace)
+
     def error(self, message: str) -> Any:
         raise UserError(f"{message}; see {self.prog} --help")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Names the default of each option that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        said = action.default in (None, "", False, [], argparse.SUPPRESS) or "(default" in (action.help or "")
+        return action.help if said else f"{action.help or ''} (default: %(default)s)".strip()
 
 
 class _Import(argparse.Action):
@@ -121,6 +163,7 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
         command: what goes on with it, said when it is interrupted; that of a script around it comes first.
     """
     startup.after_imports()
+    command = (Environment.read().PLOT_COMMAND.strip() or command) if command else ""
     with interruptible():
         try:
             return program() or 0
@@ -147,7 +190,6 @@ def guarded(program: Callable[[], int | None], command: str = "") -> int:
             complain(f"out of memory; {NEED_LESS} ({str(error).partition(chr(10))[0]})")
             return 2
         except KeyboardInterrupt as error:
-            command = Environment.read().PLOT_COMMAND.strip() or command
             goes_on = f"; what is saved of it goes on with:\n{resuming(command)}" if command else ""
             print(f"\ninterrupted by {error or 'Ctrl-C'}{goes_on}", file=sys.stderr)
             return 128 + (error.signum if isinstance(error, Interrupted) else signal.SIGINT)
@@ -161,6 +203,16 @@ def out_of_memory(error: Exception) -> bool:
 def complain(message: str) -> None:
     one_line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)  # names may hold anything
     print(f"error: {one_line}", file=sys.stderr)
+
+
+def typed(argv: Sequence[str] | None, program: str) -> str:
+    """A program's own command line, for a shell.
+
+    Args:
+        argv: its arguments; None if they were typed.
+        program: its file.
+    """
+    return shlex.join(sys.orig_argv if argv is None else [sys.executable, program, *argv])
 
 
 def resuming(command: str) -> str:

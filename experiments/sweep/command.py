@@ -6,16 +6,16 @@ import argparse
 import importlib.util
 import math
 import os
-import shlex
 import sys
 
-from dassl.extras.cli import Parser, guarded, resuming
+from dassl.extras.cli import RUNNING, Parser, guarded, resuming, typed
 from dassl.utils import UserError
 from runs.process import REPOSITORY
 
-from .execute import Engine, Progress, execute
+from .execute import Engine, execute
 from .local import LocalEngine
-from .plan import Plan, duration, plan_of
+from .plan import Plan, plan_of
+from .progress import Progress
 from .spec import spec_of
 from .times import Times
 
@@ -23,7 +23,7 @@ LEAST = 0.001  # of a core; Ray counts in 0.0001
 
 
 def build_parser(description: str | None) -> Parser:
-    parser = Parser("sweep.py", description, imports=True)
+    parser = Parser("sweep.py", description, imports=True, variables=RUNNING)
     add = parser.add_argument
     add("--file", default="", help="a sweep in YAML, such as configs/sweeps/paper.yaml; flags win over it")
     add("--trainers", default="", help="PLOT,CoOp (default: all)")
@@ -78,14 +78,14 @@ def run(args: argparse.Namespace, command: str) -> int:
     print(f"{plan.spec.name}: {len(plan.runs)} runs under {plan.spec.out}\n\n{plan.describe(times)}\n", flush=True)
     if args.dry_run:
         return 0
-    progress, code = Progress(plan, times), 0
+    progress, code = Progress(len(plan.runs), times), 0
     if plan.todo:
         engine = engine_of(args, plan)
         if slots := engine.slots:
-            print(f"{slots} at once: {duration(times.of(plan.todo, slots))}", flush=True)
+            print(f"{slots} at once: {times.of(plan.todo, slots)}", flush=True)
         else:
             print("no node has room for a run (--cpus, --memory, --gpus): it waits for one that has", flush=True)
-        code = execute(engine, progress)
+        code = execute(engine, plan.todo, progress)
     if code:
         print(f"interrupted; what was done is kept, and goes on with:\n{resuming(command)}", file=sys.stderr)
         return 128 + code
@@ -108,7 +108,6 @@ def finish(plan: Plan, progress: Progress) -> None:
 
 
 def main(argv: list[str] | None = None, description: str | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    command = shlex.join([sys.executable, str(REPOSITORY / "sweep.py"), *argv])
-    goes_on = command if {"--dry-run", "--print"}.isdisjoint(argv) else ""
+    command = typed(argv, str(REPOSITORY / "sweep.py"))
+    goes_on = command if {"--dry-run", "--print"}.isdisjoint(sys.argv if argv is None else argv) else ""
     return guarded(lambda: run(build_parser(description).parse_args(argv), command), goes_on)

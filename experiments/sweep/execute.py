@@ -1,22 +1,20 @@
-"""Runs a plan on an engine: prints one line per event, retries lost runs, and collects failed ones."""
+"""Does the runs of a plan on an engine: a line an event, lost runs are tried again, failed ones collected."""
 
 from __future__ import annotations
 
 import signal
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
 from dassl.extras.locks import is_free
 from dassl.utils import write_atomically
 from runs.directory import LOCK
-from runs.result import read_result
 
-from .plan import Plan, Run, duration
-from .task import Outcome, recorded
-from .times import Times
+from .progress import Progress
+from .task import Outcome, Run, recorded
 
 if TYPE_CHECKING:
     from .local import LocalEngine
@@ -27,36 +25,9 @@ TRIES = 3
 BUSY = 1.0  # seconds between two looks whether other processes have ended
 
 
-@dataclass
-class Progress:
-    """The state of a sweep."""
-
-    plan: Plan
-    times: Times
-    failed: list[tuple[Run, Outcome]] = field(default_factory=list)
-
-    def ended(self, run: Run, outcome: Outcome) -> str:
-        """Returns the event for the run's line."""
-        result = read_result(run.directory)  # another process may have finished it
-        if result is None:
-            why = outcome.last or "no result.json was written"
-            self.failed.append((run, Outcome(outcome.code, outcome.seconds, why)))
-            return f"failed (exit {outcome.code}): {why}"
-        self.times.add(result)
-        return f"{result['accuracy']:.2f}% in {outcome.seconds:.0f} s"
-
-    def line(self, run: Run, event: str, left: list[Run], slots: int) -> None:
-        total = len(self.plan.runs)
-        done = total - len(left) - len(self.failed)
-        failed = f", {len(self.failed)} failed" if self.failed else ""
-        seconds = self.times.of(left, slots)
-        to_go = f"; {duration(seconds)} to go" if left and seconds is not None else ""
-        print(f"[{done:{len(str(total))}}/{total}{failed}] {run.name}: {event}{to_go}", flush=True)
-
-
-def execute(engine: Engine, progress: Progress) -> int:
+def execute(engine: Engine, todo: Sequence[Run], progress: Progress) -> int:
     """Returns 0, or the signal that ended the sweep. After a second signal it does not wait for the runs to leave."""
-    waiting, tries, busy = deque(progress.plan.todo), Counter[Path](), set[Path]()
+    waiting, tries, busy = deque(todo), Counter[Path](), set[Path]()
     left = {run.directory: run for run in waiting}
     with recorded(signal.SIGINT, signal.SIGTERM) as came:
         try:
@@ -74,7 +45,7 @@ def execute(engine: Engine, progress: Progress) -> int:
                     if outcome.lost and tries[run.directory] < TRIES and not came:
                         waiting.appendleft(run)
                         event = f"lost ({outcome.last}), try {tries[run.directory] + 1}"
-                        progress.line(run, f"{event} of {TRIES}", list(left.values()), engine.slots)
+                        progress.line(run, f"{event} of {TRIES}", left.values(), engine.slots)
                     elif outcome.code and not is_free(run.directory / LOCK):  # another process was faster
                         tries[run.directory] -= 1
                         waiting.append(run)
@@ -107,7 +78,7 @@ def settle(run: Run, outcome: Outcome, progress: Progress, left: dict[Path, Run]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     del left[run.directory]
-    progress.line(run, progress.ended(run, outcome), list(left.values()), slots)
+    progress.line(run, progress.ended(run, outcome), left.values(), slots)
 
 
 def leave(engine: Engine, progress: Progress, left: dict[Path, Run], came: list[int]) -> None:

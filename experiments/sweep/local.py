@@ -10,8 +10,7 @@ import torch
 from dassl.data.data_manager import available_cpus
 from runs.process import KILL, Child
 
-from .plan import Run
-from .task import POLL, Outcome
+from .task import POLL, Outcome, Run
 
 
 class LocalEngine:

@@ -6,14 +6,12 @@ A mistake in any run's arguments is found here, before anything starts.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from tabulate import tabulate
 
 from experiments.compare import jobs_of
-from experiments.jobs import Job, resolve
+from experiments.jobs import Job
 from experiments.recipes import method_of
 from experiments.tables import by_shots
 from experiments.tables.render import Table
@@ -21,32 +19,8 @@ from experiments.tables.request import Request
 from experiments.tables.results import Cell, check_unmixed, finished
 
 from .spec import Spec
-from .task import Task
+from .task import Run
 from .times import Times
-
-
-@dataclass(frozen=True)
-class Run:
-    """One start of ``train.py``; ``directory`` is absolute."""
-
-    name: str
-    trainer: str
-    dataset: str
-    shots: int
-    epochs: int
-    task: Task
-
-    @property
-    def directory(self) -> Path:
-        return self.task.directory
-
-    @property
-    def finished(self) -> bool:
-        return (self.directory / "result.json").is_file()
-
-    @property
-    def resumable(self) -> bool:
-        return not self.finished and any(self.directory.glob("*/*.pth.tar*"))
 
 
 @dataclass(frozen=True)
@@ -73,7 +47,7 @@ class Plan:
             todo = [run for run in of if not run.finished]
             resumable = sum(run.resumable for run in todo)
             counts = [len(of) - len(todo), resumable, len(todo) - resumable]
-            rows.append([trainer or "all", len(of), *counts, duration(times.of(todo))])
+            rows.append([trainer or "all", len(of), *counts, times.of(todo)])
         headers = ["method", "runs", "finished", "resumable", "to do", "time, one after another"]
         return tabulate(rows, headers=headers, colalign=("left", *("right",) * 5))
 
@@ -86,7 +60,7 @@ class Plan:
         spec = self.spec
         request = Request(spec.out, [], spec.datasets, spec.shots, spec.seeds, methods=spec.trainers)
         table = by_shots.build(request, cells)
-        table.name = f"sweep_{spec.name}"
+        table.name = spec.table
         used = list({run.path: run for cell in cells.values() for run in cell.runs}.values())
         table.notes += [f"Mixed: {text}." for text in check_unmixed(used, mixed=True)]
         return table
@@ -107,21 +81,9 @@ def plan_of(spec: Spec) -> Plan:
 
 
 def run_of(job: Job, seed: int, spec: Spec) -> Run:
-    arguments = job.arguments(seed)
-    _, cfg, directory = resolve(arguments)
-    directory, method = directory.absolute(), method_of(job.trainer)
-    place = (f"{job.shots} shots", f"seed {seed}") if method.has_seeds else ()
+    """Its directory is absolute; what it says on standard error goes to OUT/sweeps/."""
+    run = job.run(seed)
+    directory = run.directory.absolute()
     log = (spec.out / "sweeps" / directory.relative_to(spec.out)).with_suffix(".txt")
-    return Run(
-        name=", ".join((job.trainer, job.dataset, *place)),
-        trainer=job.trainer,
-        dataset=job.dataset,
-        shots=job.shots,
-        epochs=cfg.OPTIM.MAX_EPOCH if method.learns else 0,
-        task=Task(tuple(arguments), directory, log, {"DATA": str(spec.data), "OUT": str(spec.out)}),
-    )
-
-
-def duration(seconds: float | None) -> str:
-    """Hours, minutes and seconds, with a tilde."""
-    return "unknown until the first run ends" if seconds is None else f"~{timedelta(seconds=round(seconds))}"
+    places = {"DATA": str(spec.data), "OUT": str(spec.out)}
+    return replace(run, task=replace(run.task, directory=directory, log=log, environment=places))

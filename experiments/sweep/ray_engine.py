@@ -23,8 +23,7 @@ from dassl.utils import UserError
 from runs.process import KILL
 
 from . import task
-from .plan import Run
-from .task import Outcome
+from .task import Outcome, Run
 
 LOST = -int(KILL)
 

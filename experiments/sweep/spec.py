@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ import yaml
 
 from dassl.extras.cli import Environment
 from dassl.utils import UserError
-from experiments.jobs import positive_integers
+from experiments.jobs import positive_integers, shots_of
 from experiments.recipes import named_methods
+from experiments.tables.render import name_of
 from experiments.tables.suite import SHOTS
 from runs.directory import shorten
 
@@ -23,9 +24,13 @@ KEYS = ("trainers", "datasets", "shots", "seeds", "options")
 
 @dataclass(frozen=True)
 class Spec:
-    """All combinations of four lists, with the KEY VALUE pairs of each run, and the absolute folders OUT and DATA."""
+    """All combinations of four lists, with the KEY VALUE pairs of each run, and the absolute folders OUT and DATA.
+
+    ``table`` is the name of the table's files: another for other options.
+    """
 
     name: str
+    table: str
     trainers: list[str]
     datasets: list[str]
     shots: list[int]
@@ -43,12 +48,16 @@ def spec_of(args: argparse.Namespace) -> Spec:
     datasets = list(dict.fromkeys(asked.get("datasets", "").replace(",", " ").split()))
     if not datasets:
         raise UserError("no datasets: name them with --datasets, or a sweep with --file; see python sweep.py --help")
-    environment = args.environment
+    environment = replace(args.environment, TRAINERS="", TARGETS="")  # flags say them
+    name = Path(args.file).stem if args.file else shorten("_".join(datasets))
+    flags = KEYS[:-1] if args.file else ("trainers", "shots", "seeds")
+    given = [f"{key}{'-'.join(getattr(args, key).replace(',', ' ').split())}" for key in flags if getattr(args, key)]
     return Spec(
-        name=Path(args.file).stem if args.file else shorten("_".join(datasets)),
+        name=name,
+        table=name_of("_".join(["sweep", name, *given]), environment, args.opts),
         trainers=named_methods(asked.get("trainers", "")),
         datasets=datasets,
-        shots=positive_integers(asked.get("shots", " ".join(map(str, SHOTS))), "--shots"),
+        shots=shots_of(asked.get("shots", " ".join(map(str, SHOTS))), "--shots"),
         seeds=positive_integers(asked.get("seeds") or environment.SEEDS, "--seeds"),
         opts=[*asked.get("options", []), *args.opts],
         environment=environment,

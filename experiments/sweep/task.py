@@ -64,6 +64,31 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Run:
+    """One start of ``train.py``, with what its time depends on. ``epochs`` is 0 where nothing is trained."""
+
+    name: str
+    trainer: str
+    dataset: str
+    shots: int
+    epochs: int
+    backbone: str
+    task: Task
+
+    @property
+    def directory(self) -> Path:
+        return self.task.directory
+
+    @property
+    def finished(self) -> bool:
+        return (self.directory / "result.json").is_file()
+
+    @property
+    def resumable(self) -> bool:
+        return not self.finished and any(self.directory.glob("*/*.pth.tar*"))
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Exit code, negative for a signal, and the last line of standard error.
 

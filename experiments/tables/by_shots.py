@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.jobs import spelled
 from experiments.recipes import label, method_of
 from trainers.method import methods
 
@@ -32,7 +33,7 @@ def build(request: Request, cells: Cells | None = None) -> Table:
     table = request.table("few_shot", f"Few-shot: accuracy in percent{of}")
     shown = any(published("few-shot", dataset, SUBJECT, 16) for dataset in request.datasets)
     beside = ["published", "diff."] if shown else []
-    heads = [text for shots in request.shots for text in (f"{shots}-shot", *beside)]
+    heads = [text for shots in request.shots for text in (f"{spelled(shots)}-shot", *beside)]
     rows = []
     for dataset in request.datasets:
         for method in request.methods:
@@ -42,9 +43,15 @@ def build(request: Request, cells: Cells | None = None) -> Table:
                 row += request.against(cell, figure, shown)
                 table.records.append(record("few-shot", dataset, method, shots, cell, figure))
             rows.append(row)
+            for name, own in request.overridden(method, dataset).items():
+                found = [own.get(shots if method_of(method).has_seeds else 0, Cell()) for shots in request.shots]
+                shown_here = (request.against(cell, None, shown) for cell in found)
+                rows.append([dataset, f"{label(method)}, {name}", *(text for texts in shown_here for text in texts)])
+                for shots, cell in zip(request.shots, found, strict=True):
+                    table.records.append(record("few-shot", dataset, f"{method}, {name}", shots, cell))
     if len(request.datasets) > 1:
         rows += _averages(request, cells, table, shown)
-    table.sections.append(Section("", ["dataset", "method", *heads], rows))
+    table.sections.append(Section("", ["dataset", "method", *heads], rows, 2, 1 + len(beside)))
     if SUBJECT in request.methods and len(request.methods) > 1:
         table.sections.append(_tests(request, cells, table))
     table.notes += [
@@ -109,7 +116,7 @@ def _tests(request: Request, cells: Cells, table: Table) -> Section:
     """Paired over the datasets; if there is but one, over its seeds."""
     single = len(request.datasets) == 1
     unit = "seeds" if single else "datasets"
-    headers = [f"{SUBJECT} against", "shots", "figures", unit, "mean diff.", "paired t-test p", "Wilcoxon p"]
+    headers = [f"{SUBJECT} against", "shots", "figures", unit, "mean diff.", "paired t p", "Wilcoxon p"]
     rows = []
     for baseline in (method for method in request.methods if method != SUBJECT):
         for shots in request.shots:
@@ -124,12 +131,12 @@ def _tests(request: Request, cells: Cells, table: Table) -> Section:
                 mean, std = significance.mean(found), significance.deviation(found)
                 tests = {"t_test_p": significance.paired_t(found), "wilcoxon_p": significance.wilcoxon(found)}
                 shown = [table.p_value(p, why) for p in tests.values()]
-                start = [label(baseline), str(shots), whose, str(len(found))]
+                start = [label(baseline), spelled(shots), whose, str(len(found))]
                 rows.append([*start, mean_std(mean, std, signed=True), *shown])
                 place = {"dataset": request.datasets[0] if single else "all", "method": SUBJECT, "shots": shots}
                 name = f"{SUBJECT} against {baseline} ({whose})"
                 table.records.append({"table": name, **place, "runs": len(found), "difference": mean, **tests})
-    return Section(f"{SUBJECT} against each baseline, paired over the {unit}, two-sided", headers, rows)
+    return Section(f"{SUBJECT} against each baseline, paired over the {unit}, two-sided", headers, rows, 3)
 
 
 def _means(request: Request, cells: Cells, whose: str, method: str, shots: int) -> dict[Any, float]:

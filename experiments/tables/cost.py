@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from experiments.jobs import spelled
 from experiments.recipes import label
 
 from . import significance
@@ -20,11 +21,11 @@ FEATURES_READ = (
 )
 
 COLUMNS = {
-    "train_images_per_second": "training, images/s",
-    "test_images_per_second": "testing, images/s",
+    "train_images_per_second": "train img/s",
+    "test_images_per_second": "test img/s",
     "step_ms": "step (ms)",
-    "memory_mb": "peak memory (MB)",
-    "parameters": "learned parameters",
+    "memory_mb": "memory (MB)",
+    "parameters": "learned",
 }
 
 
@@ -33,17 +34,22 @@ def build(request: Request) -> Table:
     rows = []
     for dataset, shots in request.places:
         for method in request.methods:
-            cell = request.cell(method, dataset, shots)
-            texts, means = costs(table, cell)
-            devices = sorted({str(run.result.get("device", "")) for run in cell.runs})
-            rows.append([dataset, str(shots), label(method), *texts.values(), ", ".join(devices)])
-            place = {"dataset": dataset, "shots": shots, "method": method}
-            table.records.append({**place, **means, "device": " ".join(devices)})
-    table.sections.append(Section("", ["dataset", "shots", "method", *COLUMNS.values(), "device"], rows))
+            cells = {"": request.cell(method, dataset, shots)}
+            own = request.overridden(method, dataset).items()
+            cells |= {name: by_shots[shots] for name, by_shots in own if shots in by_shots}
+            for name, cell in cells.items():
+                texts, means = costs(table, cell)
+                devices = sorted({str(run.result.get("device", "")) for run in cell.runs})
+                row = [dataset, spelled(shots), label(method) + f", {name}" * bool(name) + request.mark(cell)]
+                rows.append([*row, *texts.values(), ", ".join(devices)])
+                place = {"dataset": dataset, "shots": shots, "method": method + f", {name}" * bool(name)}
+                table.records.append({**place, **means, "device": " ".join(devices)})
+    table.sections.append(Section("", ["dataset", "shots", "method", *COLUMNS.values(), "device"], rows, 3))
     table.notes.append(
-        "Means over the seeds. Training: images a second of a step (batch over the median step, loading apart), "
-        "testing: of the whole test, loading and measuring included, where no kept image features were read. Memory: "
-        "the most that the process has held, or, on a GPU, its tensors. Compare only what ran on one machine."
+        "Means over the seeds, of rates the harmonic ones, which go with the means of times. Training: images a second "
+        "of a step (batch over the median step, loading apart), testing: of the whole test, loading and measuring "
+        "included, where no kept image features were read. Memory: the most that the process has held, or, on a GPU, "
+        "its tensors. Learned: parameters. Compare only what ran on one machine."
     )
     return request.close(table)
 
@@ -59,7 +65,8 @@ def costs(table: Table, cell: Cell, columns: Iterable[str] = COLUMNS) -> tuple[d
         values = [_values(run.result)[key] for run in cell.runs]
         if testing := key == "test_images_per_second":
             values = [value for value in values if value is not None]
-        means[key] = significance.mean(values)
+        mean = significance.harmonic_mean if key.endswith("per_second") else significance.mean
+        means[key] = mean(values)
         why = FEATURES_READ if testing else NO_TRAINING if cell.runs and cell.runs[0].epochs == 0 else NOT_KEPT
         digits = 0 if key in ("memory_mb", "parameters") else 1
         texts[key] = table.dash(why) if means[key] is None and cell.runs else number(means[key], digits)

@@ -6,13 +6,14 @@ rows: tested as trained, and as that code tests.
 
 from __future__ import annotations
 
+from experiments.jobs import spelled
 from experiments.recipes import imported, label, method_of, pairs_of, short_name
 
 from . import significance
 from .by_shots import mean_of_figures, record
 from .published import NOTE, published
-from .render import Section, number
-from .request import Request, Table
+from .render import Section, Table, number
+from .request import Request
 from .results import Cell, select
 from .suite import SHIFTED, SUBJECT
 
@@ -22,8 +23,10 @@ TABLE = "domain generalization"
 def build(request: Request) -> Table:
     source, shots = request.datasets[0], request.shots[0]
     targets = SHIFTED[source]
-    title = f"Domain generalization: accuracy in percent, {shots} shots of {source}, tested on its shifted sets"
-    table = Table(f"domain_{source}_{shots}shots", title)
+    title = (
+        f"Domain generalization: accuracy in percent, {spelled(shots)} shots of {source}, tested on its shifted sets"
+    )
+    table = request.table("domain", title)
     with_published = any(published(TABLE, target, SUBJECT, shots) for target in targets)
     rows = []
     for method in request.methods:
@@ -33,8 +36,7 @@ def build(request: Request) -> Table:
             beside = not twice or as_published  # the paper's figures are by the published code
             figures = {d: published(TABLE, d, method, shots) if beside else None for d in cells}
             name = as_the_code_tests(method) if as_published else method
-            with_its_own = f"{label(method)}, with the head it was trained with"
-            row = [name if as_published else with_its_own if twice else label(method)]
+            row = [name if as_published else f"{label(method)}, tested as trained" if twice else label(method)]
             for dataset, cell in cells.items():
                 row += request.against(cell, figures[dataset], with_published)
                 table.records.append(record(TABLE, dataset, name, shots, cell, figures[dataset]))
@@ -43,14 +45,15 @@ def build(request: Request) -> Table:
             rows.append([*row, average, *([theirs] if with_published else [])])
     more = ["published", "diff."] if with_published else []
     headers = [text for dataset in (source, *targets) for text in (dataset, *more)]
-    table.sections.append(Section("", ["method", *headers, "average of the shifted", *more[:1]], rows))
+    headers = ["method", *headers, "mean of the shifted", *more[:1]]
+    table.sections.append(Section("", headers, rows, 1, 1 + len(more)))
     table.notes += [_note(method) for method in request.methods if method_of(method).transfer_as_published]
     table.notes += [NOTE] if with_published else []
     return request.close(table)
 
 
 def as_the_code_tests(trainer: str) -> str:
-    return f"{label(trainer)}, tested as the published code does"
+    return f"{label(trainer)}, tested as published"
 
 
 def _note(trainer: str) -> str:
@@ -75,6 +78,6 @@ def _cell(request: Request, trainer: str, source: str, dataset: str, shots: int,
         and all(run.source.option(key) == value for key, value in method.transfer.items())
     ]
     options = {**method.transfer, **(method.transfer_as_published if as_published and dataset != source else {})}
-    words = ["scripts/protocols/domain_generalization.sh", *imported(trainer), source, str(shots)]
+    words = ["scripts/protocols/domain_generalization.sh", *imported(trainer), source, spelled(shots)]
     cell = select(trained, trainer, dataset, shots, **options)
     return request.filled(cell, trainer, source, words, {"TRAINERS": short_name(trainer)})

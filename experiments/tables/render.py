@@ -1,20 +1,28 @@
-"""A table as Markdown, CSV and LaTeX: sections with rows of text for readers, records in long form for the CSV."""
+"""A table as Markdown, CSV and LaTeX: sections with rows of text for readers, records in long form for the CSV.
+
+Files have each table whole. A terminal has it in parts, none wider than WIDTH.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Mapping
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
+from dassl.extras.cli import Environment
 from dassl.utils import write_atomically
+from runs.directory import shorten, spell
 
 DASH = "–"
+WIDTH = 100  # characters of a row in a terminal
 PAGE = 100  # characters of a row of LaTeX that fits on a page
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 # The signs here for which tabulate has no LaTeX.
@@ -35,20 +43,52 @@ def mean_std(mean: float | None, std: float | None, signed: bool = False) -> str
     return number(mean, signed=signed) + ("" if std is None else f" ± {number(std)}")
 
 
+def interval(mean: float, half: float) -> str:
+    """Of an accuracy in percent: no end is below 0 or above 100."""
+    return f"{max(0.0, mean - half):.2f} to {min(100.0, mean + half):.2f}"
+
+
 def probability(p: float | None) -> str:
     return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 @dataclass
 class Section:
-    """A caption and, under headers, rows of text."""
+    """A caption and, under headers, rows of text.
+
+    Attributes:
+        keys: the number of first columns that say what a row is of.
+        group: the number of further columns that stay side by side.
+    """
 
     caption: str
     headers: list[str]
     rows: list[list[str]]
+    keys: int = 1
+    group: int = 1
 
     def render(self, form: str) -> str:
         return tabulate(self.rows, headers=self.headers, tablefmt=form, disable_numparse=True, stralign="left")
+
+    def parts(self) -> list[str]:
+        """Markdown tables of at most WIDTH, each with the key columns."""
+        n = len(self.headers)
+        found: list[str] = []
+        shown: list[int] = []
+        for i in range(self.keys, n, self.group):
+            group = range(i, min(i + self.group, n))
+            text = self._columns([*shown, *group])
+            if shown and len(text.partition("\n")[0]) > WIDTH:
+                shown, text = [], self._columns([*group])
+            else:
+                found = found[:-1]
+            shown += group
+            found.append(text)
+        return found
+
+    def _columns(self, chosen: list[int]) -> str:
+        rows = [[row[i] for i in (*range(self.keys), *chosen)] for row in (self.headers, *self.rows)]
+        return Section("", rows[0], rows[1:]).render("github")
 
 
 @dataclass
@@ -82,11 +122,18 @@ class Table:
         return footnotes + self.notes
 
     def markdown(self) -> str:
+        return self._text([[section.render("github")] for section in self.sections])
+
+    def terminal(self) -> str:
+        """As Markdown, no table and no remark wider than WIDTH."""
+        return self._text([section.parts() for section in self.sections], WIDTH)
+
+    def _text(self, bodies: list[list[str]], width: int = sys.maxsize) -> str:
         parts = [f"# {self.title}"]
-        for section in self.sections:
+        for section, body in zip(self.sections, bodies, strict=True):
             parts += [section.caption] if section.caption else []
-            parts.append(section.render("github"))
-        parts += self.remarks()
+            parts += body
+        parts += [textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False) for text in self.remarks()]
         if self.missing:
             commands = "\n".join(self.missing)
             parts.append(f"Blank cells, and the commands that fill them:\n\n```bash\n{commands}\n```")
@@ -115,8 +162,18 @@ class Table:
 
     def show(self, out: Path) -> None:
         """Prints the table, and writes it as OUT/tables/<name>.md, .csv and .tex."""
-        print(self.markdown())
+        print(self.terminal())
         write_files(out, self.name, {"md": self.markdown(), "csv": self.csv(), "tex": self.latex()})
+
+
+def name_of(stem: str, environment: Environment, opts: Sequence[str] = ()) -> str:
+    """A table's file name with the user's options in it, so that tables of other options are other files."""
+    words = [f"{key}{spell(value)}" for key, value in zip(opts[::2], opts[1::2], strict=True)]
+    for key, usual in vars(Environment()).items():
+        value = getattr(environment, key)
+        if key not in ("DATA", "OUT", "PLOT_COMMAND") and value != usual:
+            words.append(key + spell(re.sub(r"[\s,]+", "-", value.strip())))
+    return shorten("_".join([stem, *words]))
 
 
 def write_files(out: Path, name: str, contents: Mapping[str, Any]) -> None:

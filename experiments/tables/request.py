@@ -11,9 +11,19 @@ from typing import Any, NamedTuple
 
 from dassl.extras.cli import Parser
 from dassl.utils import UserError
-from experiments.jobs import positive_integers
-from experiments.recipes import BACKBONES, COMMON, compared_methods, method_of, own_options, pairs_of, recipe, script_of
-from runs.directory import REPOSITORY
+from experiments.jobs import positive_integers, shots_of, spelled
+from experiments.recipes import (
+    BACKBONES,
+    COMMON,
+    compared_methods,
+    method_of,
+    own_options,
+    pairs_of,
+    prefix_of,
+    recipe,
+    script_of,
+)
+from runs.directory import REPOSITORY, shorten, spell
 from trainers.clip.weights import OPENAI_URLS
 from trainers.method import methods
 
@@ -34,7 +44,15 @@ class Filled(NamedTuple):
 
 @dataclass
 class Request:
-    """``found`` are the finished runs under ``out``, on one backbone if ``backbone`` (a config's prefix) is given."""
+    """What is asked for.
+
+    Attributes:
+        found: the finished runs under ``out``, on one backbone if ``backbone`` (a config's prefix) is given.
+        words: what else was asked for, for the names of files.
+        overrides: runs with options of their own have rows of their own.
+        notes: on what was left out before.
+        marked: whether a figure has the number of its runs.
+    """
 
     out: Path
     found: Sequence[FinishedRun]
@@ -43,16 +61,20 @@ class Request:
     seeds: Sequence[int] = (1, 2, 3)
     backbone: str = ""
     mixed: bool = False
+    words: Sequence[str] = ()
+    overrides: bool = False
+    notes: Sequence[str] = ()
     methods: Sequence[str] = field(default_factory=compared_methods)
     cells: list[Filled] = field(default_factory=list)
+    marked: bool = False
 
     @property
     def places(self) -> list[tuple[str, int]]:
         return [(dataset, shots) for dataset in self.datasets for shots in self.shots]
 
     def table(self, stem: str, title: str) -> Table:
-        """An empty table, whose name has the dataset if it is the only one."""
-        return Table(f"{stem}_{self.datasets[0]}" if len(self.datasets) == 1 else stem, title)
+        """An empty table, whose name has what was asked for."""
+        return Table(shorten("_".join([stem, *self.words])), title)
 
     def cell(self, trainer: str, dataset: str, shots: int, **options: Any) -> Cell:
         """The cell of the recipe's runs, but for the method's ``options``; the method's own script fills it."""
@@ -61,7 +83,7 @@ class Request:
         defaults = {option.key: option.default for option in method.options}
         changed = {key: str(value) for key, value in options.items() if value != defaults[key]}
         environment = {"N": changed.pop("N", "")}
-        words = [*script_of(trainer), dataset, *([str(shots)] if method.has_seeds else [])]
+        words = [*script_of(trainer), dataset, *([spelled(shots)] if method.has_seeds else [])]
         words += pairs_of(trainer, changed)
         return self.filled(cell, trainer, dataset, words, environment)
 
@@ -71,6 +93,26 @@ class Request:
         self.cells.append(Filled(cell, trainer, dataset, words, environment))
         return cell
 
+    def others(self) -> list[FinishedRun]:
+        """The finished runs of the table's methods, datasets and shots that are in none of its cells."""
+        used = {run.path for filled in self.cells for run in filled.cell.runs}
+        trainers, shots = {filled.trainer for filled in self.cells}, {0, *self.shots}
+        return [
+            run
+            for run in self.found
+            if run.trainer in trainers and run.dataset in self.datasets and run.shots in shots
+            if run.whole and run.path not in used
+        ]
+
+    def overridden(self, trainer: str, dataset: str) -> dict[str, dict[int, Cell]]:
+        """The other runs by what is peculiar in them and by shots, if they were asked for; after all cells."""
+        found: dict[str, dict[int, Cell]] = {}
+        for run in self.others() if self.overrides else ():
+            if (run.trainer, run.dataset) == (trainer, dataset):
+                cells = found.setdefault(run.peculiarity, {})
+                cells[run.shots] = Cell((*cells.get(run.shots, Cell()).runs, run))
+        return found
+
     def wanted(self, trainer: str) -> Sequence[int]:
         """The seeds asked for; a method without seeds has one run."""
         return self.seeds if method_of(trainer).has_seeds else [1]
@@ -79,8 +121,12 @@ class Request:
         return bool(cell.runs) and len(cell.by_seed) < len(self.wanted(cell.runs[0].trainer))
 
     def ours(self, cell: Cell) -> str:
-        """With the number of runs behind it where they are fewer than the seeds asked for."""
-        return mean_std(cell.mean, cell.std) + (f" ({len(cell.by_seed)})" if self.is_partial(cell) else "")
+        return mean_std(cell.mean, cell.std) + self.mark(cell)
+
+    def mark(self, cell: Cell) -> str:
+        """The number of runs behind a figure, where they are fewer than the seeds asked for."""
+        self.marked |= self.is_partial(cell)
+        return f" ({len(cell.by_seed)})" if self.is_partial(cell) else ""
 
     def against(self, cell: Cell, figure: Figure | None, shown: bool) -> list[str]:
         """[ours, published, difference], as text; ours alone where no published figures are ``shown``."""
@@ -96,9 +142,17 @@ class Request:
             UserError: the runs are mixed.
         """
         used = list({run.path: run for filled in self.cells for run in filled.cell.runs}.values())
-        table.notes += [f"Mixed, as asked for: {text}." for text in check_unmixed(used, self.mixed)]
-        if any(self.is_partial(filled.cell) for filled in self.cells):
-            table.notes.append("(n) behind a figure: it is of n runs, fewer than the seeds asked for.")
+        others = self.others()
+        backbones = used + (others if self.overrides else [])
+        table.notes += [f"Mixed, as asked for: {text}." for text in check_unmixed(backbones, self.mixed, epochs=False)]
+        if self.marked:
+            table.notes.append("(n): of n runs, fewer than the seeds asked for.")
+        if others and not self.overrides:
+            table.notes.append(
+                f"{_left_out(others)} with other options than this table's, such as '{others[0].path.parent}'; "
+                "few-shot and cost have rows for them with --overrides."
+            )
+        table.notes += self.notes
         settings = shared_settings(used)
         for cell, trainer, dataset, words, environment in self.cells:
             absent = [seed for seed in self.wanted(trainer) if seed not in cell.by_seed]
@@ -131,13 +185,13 @@ def difference(cell: Cell, figure: Figure | None) -> float | None:
 
 def parser(program: str, description: str | None) -> Parser:
     """The options that tables and figures share."""
-    parsed = Parser(program, description, imports=True)
+    parsed = Parser(program, description, imports=True, variables=("OUT", "SEEDS"))
     add = parsed.add_argument
     add("--dataset", nargs="+", default=[], help="the datasets (default: the eleven of the paper)")
-    add("--shots", nargs="+", default=[], help="the numbers of shots")
+    add("--shots", nargs="+", default=[], help="the numbers of shots; all for all images")
     add("--out", default="", help="the folder that holds the runs (default: $OUT, else output)")
     add("--backbone", default="", help="only runs on this one: rn50, RN50, or the start of the weights' SHA-256")
-    add("--mixed", action="store_true", help="allow different backbones, epochs or repeated runs in one table")
+    add("--mixed", action="store_true", help="allow different backbones or repeated runs in one table")
     return parsed
 
 
@@ -152,19 +206,42 @@ def request_of(args: argparse.Namespace, datasets: tuple[str, ...], shots: tuple
     found = read_runs(out)
     if args.backbone:
         found = of_backbone(found, args.backbone)
-        if not found and args.backbone not in {*BACKBONES, *BACKBONES.values()}:
+        if not found and prefix_of(args.backbone) not in BACKBONES:
             known = ", ".join(BACKBONES)
             raise UserError(f"--backbone '{args.backbone}': no run under '{out}' is on it, and it is none of {known}")
-    prefix = {name: short for short, name in BACKBONES.items()}.get(args.backbone, args.backbone)
+    unseeded = [run for run in found if run.seed < 0 and run.trainer in methods() and method_of(run.trainer).has_seeds]
+    found = [run for run in found if run not in unseeded]
     datasets = tuple(dict.fromkeys(args.dataset)) or datasets
     with_rows = {*compared_methods(), *(run.trainer for run in found if run.dataset in datasets)}
-    return Request(
+    request = Request(
         out=out,
         found=found,
         datasets=datasets,
-        shots=positive_integers(" ".join(args.shots), "--shots") if args.shots else shots,
+        shots=shots_of(" ".join(args.shots), "--shots") if args.shots else shots,
         seeds=positive_integers(args.environment.SEEDS, "SEEDS"),
-        backbone=prefix if prefix in BACKBONES else "",
+        backbone=prefix_of(args.backbone) if prefix_of(args.backbone) in BACKBONES else "",
         mixed=args.mixed,
+        overrides=getattr(args, "overrides", False),
         methods=[name for name in methods() if name in with_rows],
     )
+    request.words = _words(args, request)
+    if unseeded:
+        request.notes = [f"{_left_out(unseeded)} without a seed, such as '{unseeded[0].path.parent}'."]
+    return request
+
+
+def _left_out(runs: Sequence[FinishedRun]) -> str:
+    return f"Left out: {len(runs)} finished run{'s' * (len(runs) > 1)}"
+
+
+def _words(args: argparse.Namespace, request: Request) -> list[str]:
+    """What was asked for beside the table, for the names of its files."""
+    words = {
+        "-".join(request.datasets): args.dataset,
+        "-".join(map(spelled, request.shots)) + "shots": args.shots,
+        "SEEDS" + "-".join(map(str, request.seeds)): list(request.seeds) != [1, 2, 3],
+        spell(args.backbone): args.backbone,
+        "mixed": request.mixed,
+        "overrides": request.overrides,
+    }
+    return [word for word, given in words.items() if given]

@@ -12,21 +12,14 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from dassl.utils import UserError
-from experiments.recipes import BACKBONES, method_of, prescribed_epochs, recipe
+from experiments.recipes import BACKBONES, method_of, prefix_of, prescribed_epochs, recipe
 from runs.result import hash_of_checkpoints, load_result
 
 from . import significance
 
-# Overrides that a table's other rules check (epochs, backbone), or that change nothing a table shows.
-CHECKED_ELSEWHERE = {
-    "OPTIM.MAX_EPOCH",
-    "INPUT.SIZE",
-    "MODEL.BACKBONE.NAME",
-    "MODEL.BACKBONE.ALLOW_TORCHSCRIPT",
-    "DATALOADER.TEST.BATCH_SIZE",
-    "DATASET.SUBSAMPLE_CLASSES",
-    "TRAIN.CHECKPOINT_FREQ",
-}
+# Overrides that a table allows: the backbone, of which a table has one, and what changes nothing that a table shows.
+BACKBONE = ("INPUT.SIZE", "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.ALLOW_TORCHSCRIPT")
+ALLOWED = {*BACKBONE, "DATALOADER.TEST.BATCH_SIZE", "DATASET.SUBSAMPLE_CLASSES", "TRAIN.CHECKPOINT_FREQ"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,21 @@ class FinishedRun:
     @property
     def prescribed(self) -> int:
         """The recipe's epochs."""
-        return prescribed_epochs(self.trainer, self.source.dataset, max(1, self.shots))
+        return prescribed_epochs(self.trainer, self.source.dataset, self.shots)
+
+    @property
+    def whole(self) -> bool:
+        """Trained and tested on all classes, and no test of another run."""
+        return self.trained is None and self.result.get("subsample_classes", "all") == "all"
+
+    @property
+    def peculiarity(self) -> str:
+        """How the run differs from the recipe's."""
+        words = [f"{k.rpartition('.')[2]} {v}" for k, v in self.overrides.items() if k not in ALLOWED]
+        words += [] if of_recipe(self) else [f"config {self.result.get('config')}"]
+        if not words and self.epochs != self.prescribed:
+            words = [f"{self.epochs} epochs"]
+        return ", ".join(words) or ", ".join(f"{k} {v}" for k, v in self.overrides.items()) or "once more"
 
     def option(self, key: str, default: Any = None) -> Any:
         """One of the method's options, as tested."""
@@ -145,7 +152,7 @@ def differences(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> list[
 
 
 def select(candidates: Iterable[FinishedRun], trainer: str, dataset: str, shots: int, **options: Any) -> Cell:
-    """The runs of a cell: as the recipe has them, but for the options.
+    """The runs of a cell: as the recipe has them, but for the options and, where a seed has no other run, for ALLOWED.
 
     Args:
         options: values of the method's own options; those in its ``variants`` have their defaults otherwise.
@@ -153,23 +160,26 @@ def select(candidates: Iterable[FinishedRun], trainer: str, dataset: str, shots:
     method = method_of(trainer)
     shots = shots if method.has_seeds else 0
     varied = {variant[0] for variant in method.variants.values()}
-    wanted = {option.key: option.default for option in method.options if option.key in varied} | options
-    allowed = CHECKED_ELSEWHERE | {f"TRAINER.{method.node}.{key}" for key in options}
+    defaults = {option.key: option.default for option in method.options}
+    wanted = {key: value for key, value in defaults.items() if key in varied} | options
+    allowed = ALLOWED | {f"TRAINER.{method.node}.{key}" for key in options}
     chosen = [
         run
         for run in candidates
         if (run.trainer, run.dataset, run.shots) == (trainer, dataset, shots)
         and run.result.get("subsample_classes", "all") == run.source.result.get("subsample_classes", "all") == "all"
         and {*run.overrides, *(run.result.get("overrides") or ())} <= allowed
+        and all(run.option(key, defaults.get(key)) == value for key, value in wanted.items())
         and of_recipe(run)
-        and all(run.option(key, value) == value for key, value in wanted.items())
+        and run.epochs in (0, run.prescribed)
     ]
-    return Cell(tuple(chosen))
+    plain = {run.seed for run in chosen if not run.overrides.keys() & ALLOWED - {*BACKBONE}}
+    return Cell(tuple(r for r in chosen if r.seed not in plain or not r.overrides.keys() & ALLOWED - {*BACKBONE}))
 
 
 def of_recipe(run: FinishedRun) -> bool:
     """Whether a run's config is the recipe's, on any backbone and for any epochs."""
-    prescribed = PurePath(recipe(run.trainer, run.source.dataset, max(1, run.shots))[0]).name
+    prescribed = PurePath(recipe(run.trainer, run.source.dataset, run.shots)[0]).name
     return _family(run.source.result.get("config") or prescribed) == _family(prescribed)
 
 
@@ -180,12 +190,15 @@ def _family(config: str) -> str:
 
 def of_backbone(found: Sequence[FinishedRun], backbone: str) -> list[FinishedRun]:
     """The runs on one backbone, by its name, its config's name or the start of its weights' hash."""
-    name = BACKBONES.get(backbone, backbone)
+    name = BACKBONES.get(prefix_of(backbone), backbone)
     return [run for run in found if run.backbone_name == name or run.backbone.startswith(name)]
 
 
-def check_unmixed(used: Sequence[FinishedRun], mixed: bool) -> list[str]:
+def check_unmixed(used: Sequence[FinishedRun], mixed: bool, epochs: bool = True) -> list[str]:
     """Notes on what is mixed, for a table that was asked for so.
+
+    Args:
+        epochs: compares the epochs too.
 
     Raises:
         UserError: the runs differ in backbone or epochs, or two are the same run twice, and ``mixed`` is off.
@@ -201,7 +214,7 @@ def check_unmixed(used: Sequence[FinishedRun], mixed: bool) -> list[str]:
         problems.append(f"mixed backbones: {named}")
     learned = [run for run in used if run.epochs > 0]
     other = [run for run in learned if run.epochs != run.prescribed]
-    if other and len({run.epochs for run in learned}) > 1:
+    if epochs and other and len({run.epochs for run in learned}) > 1:
         problems.append(
             f"mixed epochs: {len(other)} of {len(learned)} runs have others than the recipe's, such as "
             f"{other[0].epochs} (prescribed: {other[0].prescribed}) in '{other[0].path.parent}'"
@@ -231,11 +244,10 @@ def discordant(first: FinishedRun, second: FinishedRun) -> tuple[int, int] | Non
 
 
 def shared_settings(used: Sequence[FinishedRun]) -> list[str]:
-    """KEY VALUE pairs, on epochs and backbone, that the runs of a table have in common, for its commands."""
+    """KEY VALUE pairs on the backbone that the runs of a table have in common, for its commands."""
     common: list[str] = []
-    for key in ("INPUT.SIZE", "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.ALLOW_TORCHSCRIPT", "OPTIM.MAX_EPOCH"):
-        concerned = [run for run in used if run.epochs > 0 or key != "OPTIM.MAX_EPOCH"]
-        values = {str(run.overrides.get(key)) for run in concerned}
-        if len(values) == 1 and key in concerned[0].overrides:
+    for key in BACKBONE:
+        values = {str(run.overrides.get(key)) for run in used}
+        if len(values) == 1 and key in used[0].overrides:
             common += [key, *values]
     return common

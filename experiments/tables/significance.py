@@ -18,6 +18,12 @@ def mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(whole) if 0 < len(whole) == len(values) else None
 
 
+def harmonic_mean(values: Sequence[float | None]) -> float | None:
+    """As ``mean``; of rates, it goes with the mean of times."""
+    whole = [value for value in values if value is not None]
+    return statistics.harmonic_mean(whole) if 0 < len(whole) == len(values) else None
+
+
 def deviation(values: Sequence[float]) -> float | None:
     """Standard deviation with n - 1; None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None

@@ -1,7 +1,10 @@
 """What the papers' tables are made of: datasets, shots, shifted sets, and which methods are set against which."""
 
-SUBJECT = "PLOT"  # tables test it against each other method
-BASELINE = "CoOp"  # comparisons show each method's difference to it
+from trainers.method import methods
+
+ROLES = {kind.role: name for name, kind in reversed(methods().items()) if kind.role}  # the first that has a role
+SUBJECT = ROLES["subject"]  # tables test it against each other method
+BASELINE = ROLES["baseline"]  # comparisons show each method's difference to it
 DATASETS = (
     "caltech101",
     "dtd",

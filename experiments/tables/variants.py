@@ -1,69 +1,110 @@
-"""Methods against variants of themselves (``Method.variants``): the number of prompts, the way of matching."""
+"""Methods against variants of themselves: any of their options, and by short names those in ``Method.variants``."""
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
+from dassl.utils import UserError
+from experiments.jobs import spelled
 from experiments.recipes import label, method_of
+from trainers.method import Option, methods
 
 from . import significance
 from .by_shots import record
-from .render import DASH, Section, Table, mean_std, number, probability
+from .render import DASH, Section, Table, interval, mean_std, number, probability
 from .request import Request
-from .results import Cell, FinishedRun, differences, discordant, select
+from .results import ALLOWED, Cell, FinishedRun, differences, discordant, select
 
 ONE_SEED = "fewer than two seeds that both have: no test"
 NO_VARIANCE = "the differences between the seeds do not vary: no test"
 NO_PAIRS = "no paired predictions: one of the runs has kept none, or of other images"
-TITLES = {"prompts": "number of prompts N", "match": "variants of matching"}
+SHORT = sorted({name for kind in methods().values() for name in kind.variants})  # of --variant
+
+
+class Variants(NamedTuple):
+    """A method's option, the values to compare, and the one that the others are tested against."""
+
+    option: Option
+    values: list[Any]
+    base: Any
+
+
+def variants_of(request: Request, name: str) -> dict[str, Variants]:
+    """By method: those that declare variants of the name or, for NODE.KEY, have that option.
+
+    Values of an option are those declared and those of finished runs, tested against the declared base or the default.
+
+    Raises:
+        UserError: there is no such option.
+    """
+    if name not in SHORT:
+        known = [f"{kind.node}.{option.key}" for kind in methods().values() for option in kind.options]
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise UserError(f"--variant '{name}' is no option of a method; the nearest is '{nearest}'")
+    found = {}
+    for method, kind in methods().items():
+        key = kind.variants[name][0] if name in kind.variants else name.removeprefix(f"{kind.node}.")
+        option = next((option for option in kind.options if option.key == key), None)
+        if option is None or (name in SHORT and method not in request.methods):
+            continue
+        declared = ((list(values), base) for of, values, base in kind.variants.values() if of == key)
+        values, base = next(declared, ([], option.default))
+        allowed = ALLOWED | {f"TRAINER.{kind.node}.{key}"}
+        runs = [run for run in request.found if run.trainer == method and run.overrides.keys() <= allowed]
+        tried = [run.option(key, option.default) for run in runs if run.dataset in request.datasets]
+        more: set[Any] = {option.default, *(v for v in tried if isinstance(v, type(option.default)))} - {*values}
+        found[method] = Variants(option, [*values, *sorted(more)], base)
+    return found
 
 
 def build(request: Request, name: str) -> Table:
-    """Each variant tested against the base one, of every method that declares such variants."""
-    methods = [method for method in request.methods if name in method_of(method).variants]
-    title = f"{', '.join(map(label, methods))}, {TITLES[name]}: accuracy in percent"
+    """Each variant tested against the base one, of every method that has them; ``name`` as for ``variants_of``."""
+    found = variants_of(request, name)
+    options = dict.fromkeys(f"{variants.option.key} ({variants.option.help})" for variants in found.values())
+    title = f"{', '.join(map(label, found))}, {', '.join(options)}: accuracy in percent"
     table = request.table(name, title)
-    for method in methods:
-        option, values, base = method_of(method).variants[name]
+    for method, (option, values, base) in found.items():
         rows, plans = [], []
         for dataset, shots in request.places:
-            cells = {value: request.cell(method, dataset, shots, **{option: value}) for value in values}
+            cells = {value: request.cell(method, dataset, shots, **{option.key: value}) for value in values}
             for value, cell in cells.items():
-                interval = significance.half_width(list(cell.by_seed.values()))
-                row = [dataset, str(shots), str(value), request.ours(cell)]
-                row.append("" if interval is None else f"± {interval:.2f}")
+                half = significance.half_width(list(cell.by_seed.values()))
+                row = [dataset, spelled(shots), str(value), request.ours(cell)]
+                row.append("" if half is None or cell.mean is None else interval(cell.mean, half))
                 tests, numbers = [DASH if value == base else ""] * 3, dict[str, Any]()
                 if value != base and cell.runs and cells[base].runs:
                     tests, numbers = compare_cells(table, cell, cells[base])
                 rows.append([*row, *tests])
-                more = {"variant": str(value), "interval": interval, **numbers}
+                more = {"variant": str(value), "interval": half, **numbers}
                 table.records.append(record(table.name, dataset, method, shots, cell, **more))
-            plans.append([dataset, str(shots), *diagnostics_of(table, cells[base], PLAN)[0]])
-        against = f"diff. to {base if isinstance(base, str) else f'{option} = {base}'}"
-        headers = ["dataset", "shots", option, "accuracy (%)", "95% interval", against, "paired t-test p"]
-        caption = label(method) if len(methods) > 1 else ""
-        table.sections.append(Section(caption, [*headers, "McNemar p, by seed"], rows))
+            plans.append([dataset, spelled(shots), *diagnostics_of(table, cells[base], PLAN)[0]])
+        against = f"diff. to {base if isinstance(base, str) and base else f'{option.key} = {base}'}"
+        headers = ["dataset", "shots", option.key, "accuracy (%)", "95% interval", against, "paired t p"]
+        caption = label(method) if len(found) > 1 else ""
+        table.sections.append(Section(caption, [*headers, "McNemar p, by seed"], rows, 3))
         if name == "match":
             caption = f"The plans of {base}, on the test set"
-            table.sections.append(Section(caption, ["dataset", "shots", *PLAN.values()], plans))
+            table.sections.append(Section(caption, ["dataset", "shots", *PLAN.values()], plans, 2))
     table.notes += [NOTE, *([_PLAN_NOTE] if name == "match" else [])]
     return request.close(table)
 
 
 PLAN = {
-    "plan_entropy": "entropy / uniform's",
-    "plan_distance": "distance from uniform",
-    "shift_spread": "spread of the logits' shift",
-    "predictions_changed": "predictions changed (%)",
+    "plan_entropy": "entropy",
+    "plan_distance": "distance",
+    "shift_spread": "shift",
+    "predictions_changed": "changed (%)",
 }
 ALL = {
     **PLAN,
     "iterations_mean": "iterations",
-    "iterations_max": "most (mean over seeds)",
-    "text_cosine": "cosine of the N text features",
-    "context_effective_rank": "effective rank of the N contexts",
+    "iterations_max": "at most",
+    "text_cosine": "cosine",
+    "context_effective_rank": "rank",
 }
 
 
@@ -80,14 +121,14 @@ def diagnostics(request: Request) -> Table:
             options = dict(zip(kinds, values, strict=True))
             if options == usual or select(request.found, method, dataset, shots, **options).runs:
                 cell = request.cell(method, dataset, shots, **options)
-                place = [dataset, str(shots), *map(str, values), request.ours(cell)]
+                place = [dataset, spelled(shots), *map(str, values), request.ours(cell)]
                 texts, means = diagnostics_of(table, cell, ALL)
                 rows.append([*place, *texts])
                 more: dict[str, Any] = {**options, **means}
                 table.records.append(record("diagnostics", dataset, method, shots, cell, **more))
         caption = label(method) if len(methods) > 1 else ""
         headers = ["dataset", "shots", *kinds, "accuracy (%)", *ALL.values()]
-        table.sections.append(Section(caption, headers, rows))
+        table.sections.append(Section(caption, headers, rows, 3 + len(kinds)))
     table.notes += [_PLAN_NOTE, _PROMPT_NOTE]
     return request.close(table)
 
@@ -160,11 +201,11 @@ NOTE = (
 )
 _PLAN_NOTE = (
     "Plans, over all test images and classes: entropy relative to the uniform plan's (1 is uniform); total-variation "
-    "distance from it (0 to 1). What they do: the standard deviation over the classes of the logits' shift against the "
-    "uniform plan, and the percentage of test predictions that differ from the uniform plan's, the prompts being the "
-    "same."
+    "distance from it (0 to 1). What they do: shift is the standard deviation over the classes of the logits' shift "
+    "against the uniform plan, changed the percentage of test predictions that differ from the uniform plan's, the "
+    "prompts being the same."
 )
 _PROMPT_NOTE = (
-    "Prompts: mean pairwise cosine of a class's N text features (1: collapsed into one); effective rank of the N "
-    "contexts (1: all parallel, N: orthogonal). Means over the seeds."
+    "Iterations of Sinkhorn's: the mean and the most. Prompts: mean pairwise cosine of a class's N text features (1: "
+    "collapsed into one); effective rank of the N contexts (1: all parallel, N: orthogonal). Means over the seeds."
 )

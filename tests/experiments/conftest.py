@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +17,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The arguments of every run of train.py, in order."""
     started: list[list[str]] = []
 
-    def call(arguments: list[str]) -> SimpleNamespace:
-        started.append(arguments)
-        code = train.main(arguments)
+    def call(arguments: Sequence[str], *more: object) -> SimpleNamespace:
+        started.append([*arguments])
+        code = train.main([*arguments])
         return SimpleNamespace(pid=0, poll=lambda: code, wait=lambda: code)
 
     monkeypatch.setattr(process, "start", call)

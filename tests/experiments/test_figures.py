@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,5 +63,17 @@ def test_files_and_refusals(
     assert figures.main(["--dataset", "symbols"]) == 0
     assert "Not written" in capsys.readouterr().out and not (tmp_path / "mistyped").exists()
     write_run(tmp_path, "PLOT", "symbols", 1, 4, epochs=99)
-    assert figures.main(["--dataset", "symbols", "--out", str(tmp_path)]) == 2
-    assert "mixed epochs" in capsys.readouterr().err
+    assert figures.main(["--dataset", "symbols", "--out", str(tmp_path)]) == 0
+    assert "Left out: 1 finished run with other options" in capsys.readouterr().out
+    assert figures.main(["--dataset", "symbols", "--out", str(tmp_path), "--shots", "all"]) == 2
+    assert "a curve has no place for all images" in capsys.readouterr().err
+
+
+def test_points_of_different_backbones_or_epochs_are_not_joined(tmp_path: Path) -> None:
+    write_table(tmp_path, ("symbols",), (1, 2))
+    write_run(tmp_path, "PLOT", "symbols", 4, 1, 90.0, epochs=3, overrides={"OPTIM.MAX_EPOCH": 3})
+    write_run(tmp_path, "CoOp", "symbols", 4, 1, 90.0, backbone={"name": "ViT-B/16", "sha256": "5806e77cd80f"})
+    (axes,) = figures.draw(replace(request(tmp_path, ("symbols",)), mixed=True)).axes
+    assert lines(axes)["PLOT"][0] == [1.0, 2.0] and lines(axes)["CoOp"][0] == [1.0, 2.0, 4.0]
+    joined = {container.get_label(): container.lines[0].get_linestyle() for container in axes.containers}
+    assert joined["CoOp"] == "None" and joined["PLOT"] == "-"

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from experiments.recipes import compared_methods
+from experiments.recipes import compared_methods, method_of
 from experiments.tables import __main__ as tables
 from experiments.tables.published import published
-from experiments.tables.render import Section, Table
-from experiments.tables.suite import DATASETS, SHOTS
+from experiments.tables.render import WIDTH, Section, Table
+from experiments.tables.suite import DATASETS, SHIFTED, SHOTS
 from runs.result import hash_of_checkpoints
 from tests.experiments.trees import write_run, write_table
 
@@ -27,7 +27,9 @@ def show(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def grid(text: str, part: int = 0) -> list[list[str]]:
-    """The cells of the part-th Markdown table: headers, then rows."""
+    """The cells of the part-th Markdown table, of the file that was written if any: headers, then rows."""
+    if written := re.search(r"^Written: (.*?\.md), ", text, re.M):
+        text = Path(written[1]).read_text()
     found = re.findall(r"((?:^\|.*\|\n)+)", text, re.M)
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in found[part].splitlines()]
     return [rows[0], *rows[2:]]
@@ -45,8 +47,8 @@ def test_the_published_table_beside_an_empty_one(tmp_path: Path, capsys: pytest.
     text = show(capsys, "few-shot", "--out", str(tmp_path))
     rows = grid(text)
     assert len(rows) == 1 + (len(DATASETS) + 1) * len(compared_methods()) and all(len(row) == 17 for row in rows)
-    lines = [line for line in text.splitlines() if line.startswith("|")][: len(rows) + 1]
-    assert len({len(line) for line in lines}) == 1  # no gap in the layout
+    lines = (tmp_path / "tables/few_shot.md").read_text().splitlines()
+    assert len({len(line) for line in lines if line.startswith("| ") and line.count("|") == 18}) == 1  # no gap
     for row in rows[1:]:
         assert row[2::3] == [""] * 5 and row[4::3] == [""] * 5  # ours and the differences
         assert all(row[3::3]) == (row[1] != "CoCoOp")
@@ -71,7 +73,10 @@ def test_numbers_averages_and_tests(tmp_path: Path, capsys: pytest.CaptureFixtur
         capsys, "few-shot", "--out", str(tmp_path), "--dataset", "caltech101", "dtd", "food101", "--shots", "1", "16"
     )
     assert commands(text) == [] and "(n)" not in text
-    kept = {(r["table"], r["dataset"], r["method"], r["shots"]): r for r in records(tmp_path / "tables/few_shot.csv")}
+    kept = {
+        (r["table"], r["dataset"], r["method"], r["shots"]): r
+        for r in records(next(tmp_path.glob("tables/few_shot*.csv")))
+    }
     found = [json.loads(path.read_text()) for path in tmp_path.rglob("result.json")]
 
     def accuracies(dataset: str, method: str, shots: int) -> list[float]:
@@ -112,7 +117,7 @@ def test_what_is_missing_is_blank_and_has_its_command(tmp_path: Path, capsys: py
     ]
     rows = {row[1]: row for row in grid(text)[1:]}
     assert rows["PLOT"][2] == "90.00 (1)" and rows["CoCoOp"][2] == "" and rows["zero-shot CLIP"][2] == "90.00"
-    assert "(n) behind a figure: it is of n runs, fewer than the seeds asked for." in text
+    assert "(n): of n runs, fewer than the seeds asked for." in text
     tests = {row[0]: row for row in grid(text, 1)}
     assert tests["zero-shot CLIP"][5:] == ["–¹"] * 2 and tests["CoOp"][5:] == ["–²"] * 2
     assert "¹ zero-shot CLIP has no seeds: no test over seeds." in text
@@ -129,30 +134,64 @@ def test_one_dataset_is_tested_over_its_seeds(tmp_path: Path, capsys: pytest.Cap
     assert "published" not in " ".join(grid(text)[0])
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (
-            {"backbone": {"name": "ViT-B/16", "sha256": "5806e77cd80f"}},
-            r"mixed backbones: RN50 .*2 runs.*ViT-B/16 .*1 runs.*--mixed",
-        ),
-        ({"epochs": 7, "overrides": {"OPTIM.MAX_EPOCH": 7}}, r"mixed epochs: 1 of 3 .*7 \(prescribed: 200\).*--mixed"),
-        ({"epochs": 50}, r"mixed epochs"),
-    ],
-)
-def test_mixed_runs_are_named_and_refused(
-    change: dict, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mixed_backbones_are_named_and_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (1, 2):
         write_run(tmp_path, seed=seed, accuracy=80.0)
-    write_run(tmp_path, seed=3, accuracy=86.0, **change)
+    write_run(tmp_path, seed=3, accuracy=86.0, backbone={"name": "ViT-B/16", "sha256": "5806e77cd80f"})
     argv = ["few-shot", "--dataset", "caltech101", "--shots", "16", "--out", str(tmp_path)]
     assert tables.main(argv) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and captured.out == ""
-    assert re.search(says, captured.err), captured.err
+    assert re.search(r"mixed backbones: RN50 .*2 runs.*ViT-B/16 .*1 runs.*--mixed", captured.err), captured.err
     text = show(capsys, *argv, "--mixed")
     assert "82.00 ± 3.46" in text and "Mixed, as asked for" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "row"),
+    [
+        ({"epochs": 3, "overrides": {"OPTIM.MAX_EPOCH": 3}}, "PLOT, MAX_EPOCH 3"),
+        ({"epochs": 50}, "PLOT, 50 epochs"),  # by a config for other shots
+        ({"overrides": {"OPTIM.LR": 0.1, "TRAINER.PLOT.N": 8}, "options": {"N": 8}}, "PLOT, LR 0.1, N 8"),
+        (
+            {"overrides": {"TRAIN.CHECKPOINT_FREQ": 5}},
+            "PLOT, TRAIN.CHECKPOINT_FREQ 5",
+        ),  # where there is the same without
+        ({"config": "rn50_ctxv1"}, "PLOT, config rn50_ctxv1"),
+    ],
+)
+def test_a_quick_try_is_counted_or_has_a_row(
+    change: dict, row: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in (1, 2, 3):
+        write_run(tmp_path, seed=seed, accuracy=80.0 + seed)
+        write_run(tmp_path, dataset="dtd", seed=seed, accuracy=60.0)
+    tried = write_run(tmp_path, folder="try", accuracy=50.0, **change)
+    for table in ("few-shot", "cost", "prompts", "match", "diagnostics"):
+        argv = [table, "--dataset", "caltech101", "dtd", "--shots", "16", "--out", str(tmp_path)]
+        text = show(capsys, *argv)
+        line = f"Left out: 1 finished run with other options than this table's, such as '{tried}'; few-shot and cost"
+        if not (table == "diagnostics" and "N 8" in row):
+            assert line in text.replace("\n", " ") and "50.00" not in text, table
+        if table in ("few-shot", "cost"):
+            text = show(capsys, *argv, "--overrides")
+            rows = {line[-3 if table == "few-shot" else 2] for line in grid(text)} | {line[1] for line in grid(text)}
+            assert row in rows or f"{row} (1)" in rows, rows
+            assert ("50.00 (1)" in text) == (table == "few-shot") and "Left out" not in text
+
+
+def test_a_run_without_a_seed_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Earlier versions wrote -1; a zero-shot run is whole without one."""
+    write_run(tmp_path, seed=1, accuracy=80.0)
+    run = write_run(tmp_path, seed=-1, accuracy=50.0)
+    write_run(tmp_path, "ZeroshotCLIP", seed=-1, accuracy=40.0)
+    for table in [*tables.TABLES]:
+        text = show(capsys, table, *([] if table == "domain" else ["--dataset", "caltech101"]), "--out", str(tmp_path))
+        assert f"Left out: 1 finished run without a seed, such as '{run}'." in text.replace("\n", " ")
+        assert "50.00" not in text
+        if table == "few-shot":
+            rows = {row[1]: row for row in grid(text)}
+            assert (rows["PLOT"][14], rows["zero-shot CLIP"][14]) == ("80.00 (1)", "40.00")
 
 
 def test_one_backbone_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,16 +206,6 @@ def test_one_backbone_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixtur
     text = show(capsys, *argv, "--backbone", "vit_b16")
     assert grid(text)[4][4] == ""  # no difference to a figure on another backbone
     assert f"OUT={tmp_path} SEEDS='2 3' BACKBONE=vit_b16 bash scripts/plot/main.sh caltech101 16" in text
-
-
-def test_equal_epochs_that_are_not_the_recipes_are_no_mixture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for method in ("CoOp", "PLOT"):
-        write_run(tmp_path, method, seed=1, epochs=3, overrides={"OPTIM.MAX_EPOCH": 3})
-    text = show(capsys, "few-shot", "--dataset", "caltech101", "--shots", "16", "--out", str(tmp_path))
-    assert f"OUT={tmp_path} SEEDS='2 3' bash scripts/plot/main.sh caltech101 16 OPTIM.MAX_EPOCH 3" in commands(text)
-    assert f"OUT={tmp_path} bash scripts/zsclip/main.sh caltech101" in commands(text)
 
 
 def test_runs_with_other_settings_or_classes_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,7 +272,7 @@ def test_an_out_that_is_not_there(
     for out in ("new", "mistyped/new"):
         monkeypatch.setenv("OUT", str(tmp_path / out))
         text = show(capsys, "cost", "--dataset", "symbols")
-        assert grid(text)[1][3:] == [""] * 6
+        assert grid(text)[1][3:6] == [""] * 3
         assert ("Not written: there is no folder" in text) == (out != "new")
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
@@ -314,9 +343,26 @@ def test_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, "PLOT", "symbols", seed=2, peak_gpu_memory_bytes=2**31, device="cuda", seconds=read)
     write_run(tmp_path, "CoCoOp", "symbols", seconds=read)
     rows = {row[2]: row for row in grid(show(capsys, "cost", "--dataset", "symbols", "--out", str(tmp_path)))[1:]}
-    assert rows["PLOT"][3:] == ["64.0", "200.0", "500.0", "2048", "8192", "cuda"]
+    assert rows["PLOT (2)"][3:] == ["64.0", "200.0", "500.0", "2048", "8192", "cuda"]
     assert rows["zero-shot CLIP"][3:] == ["–¹", "200.0", "–¹", "1024", "0", "cpu"]
-    assert rows["CoOp"][3:] == [""] * 6 and rows["CoCoOp"][4] == "–²"
+    assert rows["CoOp"][3:] == [""] * 6 and rows["CoCoOp (1)"][4] == "–²"
+
+
+def test_rates_and_times_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Steps of 0.1 and 0.9 s at batch 32: 64 images a second, not the mean of 320 and 36."""
+    for seed, step, test in ((1, 0.1, 100.0), (2, 0.9, 300.0)):
+        seconds = {"total": 9.0, "test_images_per_second": test, "step_seconds": step}
+        write_run(tmp_path, "PLOT", "symbols", seed=seed, seconds=seconds)
+    rows = {row[2]: row for row in grid(show(capsys, "cost", "--dataset", "symbols", "--out", str(tmp_path)))}
+    assert rows["PLOT (2)"][3:6] == ["64.0", "150.0", "500.0"]
+
+
+def test_an_interval_of_an_accuracy_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, low, high in ((1, 20.0, 95.0), (2, 45.0, 99.0)):
+        write_run(tmp_path, "PLOT", "symbols", 16, seed, low, {"TRAINER.PLOT.N": 1}, {"N": 1})
+        write_run(tmp_path, "PLOT", "symbols", 16, seed, high)
+    rows = {row[2]: row for row in grid(show(capsys, "prompts", "--dataset", "symbols", "--out", str(tmp_path)))}
+    assert rows["1"][4] == "0.00 to 100.00" and rows["4"][4] == "71.59 to 100.00"
 
 
 def test_a_test_of_checkpoints_that_are_no_more_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -365,11 +411,11 @@ def test_domain_generalization_shows_both_heads(tmp_path: Path, capsys: pytest.C
             (place / "result.json").unlink()
     text = show(capsys, "domain", "--dataset", "symbols", "--out", str(tmp_path))
     rows = {row[0]: row for row in grid(text)[1:]}
-    assert rows["PLOT, with the head it was trained with"][1:] == ["60.00 (1)", "50.00 (1)", "30.00 (1)", "", "", ""]
-    assert rows["PLOT, tested as the published code does"][1:] == ["60.00 (1)", "40.00 (1)", "20.00 (1)", "", "", ""]
+    assert rows["PLOT, tested as trained"][1:] == ["60.00 (1)", "50.00 (1)", "30.00 (1)", "", "", ""]
+    assert rows["PLOT, tested as published"][1:] == ["60.00 (1)", "40.00 (1)", "20.00 (1)", "", "", ""]
     assert f"OUT={tmp_path} TRAINERS=coop bash scripts/protocols/domain_generalization.sh symbols 16" in commands(text)
     published_rows = grid(show(capsys, "domain", "--out", str(tmp_path)))
-    (row,) = (r for r in published_rows if r[0] == "PLOT, tested as the published code does")
+    (row,) = (r for r in published_rows if r[0] == "PLOT, tested as published")
     assert row[2::3][:5] == ["63.01", "55.11", "33.00", "21.86", "55.61"]
 
 
@@ -377,13 +423,13 @@ def test_markdown_csv_and_latex_are_written_beside_the_runs(tmp_path: Path, caps
     write_table(tmp_path, ("symbols",), (1, 16))
     text = show(capsys, "few-shot", "--dataset", "symbols", "--out", str(tmp_path), "--shots", "1", "16")
     folder = tmp_path / "tables"
-    assert (folder / "few_shot_symbols.md").read_text().strip() in text
-    latex = (folder / "few_shot_symbols.tex").read_text()
+    assert grid(text) == grid((folder / "few_shot_symbols_1-16shots.md").read_text())
+    latex = (folder / "few_shot_symbols_1-16shots.tex").read_text()
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
     body = latex[latex.index(r"\midrule") : latex.index(r"\bottomrule")]
     assert body.count(r"\\") == 4 and all(line.count("&") == 3 for line in body.splitlines() if "&" in line)
     assert r"$\pm$" in latex and "±" not in latex and "%" not in re.sub(r"\\%", "", latex)
-    assert {r["shots"] for r in records(folder / "few_shot_symbols.csv")} == {"1", "16"}
+    assert {r["shots"] for r in records(folder / "few_shot_symbols_1-16shots.csv")} == {"1", "16"}
 
 
 def test_latex_of_signs_and_of_wide_tables() -> None:
@@ -394,3 +440,71 @@ def test_latex_of_signs_and_of_wide_tables() -> None:
     wide = Table("", "wide", [Section("", ["x" * 30] * 4, rows)]).latex()
     assert wide.count("{") == wide.count("}")
     assert r"\resizebox{\textwidth}{!}{\begin{tabular}" in wide and r"\end{tabular}}" in wide
+
+
+def every_option(out: Path, dataset: str, shots: int) -> None:
+    """Runs of all methods, seeds and variants, with wide numbers, and a test on each shifted set."""
+    for method in compared_methods():
+        for seed in (1, 2, 3) if method_of(method).has_seeds else (1,):
+            variants = [{}, {"GLOBAL_LOGITS": True}, *({"N": n} for n in (1, 2, 8)), {"MATCH": "uniform"}]
+            for options in variants if method == "PLOT" and shots == 16 else [{}]:
+                overrides = {f"TRAINER.PLOT.{key}": value for key, value in options.items()}
+                fields = {"parameters": 10**7 * (method != "ZeroshotCLIP"), "peak_memory_bytes": 2**36}
+                accuracy = 10.0 + seed * 25 + 0.01 * len(str(options))
+                place = (method, dataset, shots, seed, accuracy, overrides, options, [seed, 0, 0])
+                run = write_run(out, *place, device="cuda:0", **fields)
+                for target in SHIFTED[dataset] if shots == 16 else ():
+                    there = run / "eval" / target
+                    there.mkdir(parents=True, exist_ok=True)
+                    result = json.loads((run / "result.json").read_text()) | {"dataset": target}
+                    (there / "result.json").write_text(json.dumps(result))
+    write_run(out, "PLOT", dataset, shots, 1, 9.0, {"OPTIM.MAX_EPOCH": 3, "OPTIM.LR": 0.00123}, epochs=3)
+
+
+@pytest.mark.medium
+def test_no_table_is_wider_than_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With all cells full; the files have each table whole, and every footnote its mark."""
+    for dataset, shots in (*(("symbols", n) for n in SHOTS), ("imagenet", 16)):
+        every_option(tmp_path, dataset, shots)
+    everything = [[table, *more] for table in tables.TABLES for more in ([], ["--dataset", "symbols"])]
+    everything += [[table, "--dataset", "symbols", "--overrides"] for table in ("few-shot", "cost")]
+    everything += [["variants", "--variant", "PLOT.N"], ["variants", "--variant", "PLOT.CTX_INIT"]]
+    for argv in everything:
+        text = show(capsys, *argv, "--out", str(tmp_path))
+        table, _, _ = text.partition("\nBlank cells")
+        wide = [line for line in table.splitlines() if len(line) > WIDTH and "/" not in line]
+        assert not wide, (argv, wide[0])
+        shown = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line[:1] == "|"]
+        for row in grid(text):
+            assert any(set(row) >= set(part) for part in shown) and all(any(c in part for part in shown) for c in row)
+        marks = {sign for sign in "¹²³⁴⁵" if re.search(f"^{sign} ", table, re.M)}
+        assert all(f"–{sign}" in table for sign in marks), argv
+        assert ("(n):" in table) == bool(re.search(r"\(\d\) ", table)), argv
+    (cost,) = tmp_path.glob("tables/cost_symbols.md")
+    assert cost.read_text().count("img/s") == 2
+
+
+def test_any_option_of_a_method_makes_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the values of finished runs and the default; prompts and match are two of them."""
+    for seed in (1, 2, 3):
+        write_run(tmp_path, "PLOT", "symbols", 16, seed, 50.0 + seed)
+        write_run(tmp_path, "PLOT", "symbols", 16, seed, 60.0 + 2 * seed, {"TRAINER.PLOT.EPS": 0.05}, {"EPS": 0.05})
+    write_run(tmp_path, "PLOT", "symbols", 16, 1, 1.0, {"TRAINER.PLOT.EPS": 0.7, "OPTIM.LR": 1.0}, {"EPS": 0.7})
+    write_run(tmp_path, "CoOp", "symbols", 16, 1, 40.0, {"TRAINER.COOP.CSC": True}, {"CSC": True})
+    place = ["--dataset", "symbols", "--out", str(tmp_path)]
+    text = show(capsys, "variants", "--variant", "PLOT.EPS", *place)
+    rows = {row[2]: row for row in grid(text)}
+    assert list(rows) == ["EPS", "0.05", "0.1"] and "weight of the plan's entropy" in text
+    assert rows["0.05"][3] == "64.00 ± 2.00" and rows["0.05"][5] == "+12.00 ± 1.00" and rows["0.1"][5] == "–"
+    text = show(capsys, "variants", "--variant", "COOP.CSC", *place)
+    assert [row[2:4] for row in grid(text)[1:]] == [["False", ""], ["True", "40.00 (1)"]]
+    assert f"OUT={tmp_path} SEEDS='2 3' bash scripts/coop/main.sh symbols 16 TRAINER.COOP.CSC True" in commands(text)
+    for short, option in (("prompts", "PLOT.N"), ("match", "PLOT.MATCH")):
+        assert grid(show(capsys, short, *place)) == grid(show(capsys, "variants", "--variant", option, *place))
+
+
+def test_tables_of_other_options_are_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "PLOT", "symbols")
+    for more in ([], ["--shots", "16"], ["--backbone", "RN50"], ["--mixed"], ["--overrides"]):
+        show(capsys, "few-shot", "--dataset", "symbols", "--out", str(tmp_path), *more)
+    assert len(list(tmp_path.glob("tables/few_shot_symbols*.md"))) == 5

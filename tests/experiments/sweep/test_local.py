@@ -14,7 +14,8 @@ import pytest
 from filelock import FileLock
 
 from experiments.sweep import command, local
-from experiments.sweep.execute import Progress, settle
+from experiments.sweep.execute import settle
+from experiments.sweep.progress import Progress
 from experiments.sweep.task import Outcome
 from experiments.sweep.times import Times
 from runs.directory import LOCK
@@ -43,7 +44,7 @@ def test_all_is_done_once_and_kept(place: Place, capsys: pytest.CaptureFixture[s
         ["symbols", "PLOT", "50.00 ± 0.00", "50.00 ± 0.00"],
         ["symbols", "zero-shot CLIP", "50.00", "50.00"],
     ]
-    assert (place.out / "tables/sweep_symbols.csv").is_file()
+    assert (place.out / "tables/sweep_symbols_trainersPLOT-zsclip_shots1-2_seeds1-2.csv").is_file()
     place.results[0].unlink()
     assert command.main(argv) == 0
     assert len(place.starts) == 6 and len(place.results) == 5
@@ -199,6 +200,6 @@ def test_a_result_from_where_the_driver_does_not_see_is_written_here(
     result = json.dumps({"accuracy": 12.5}).encode()
     files = {"prompt_learner/checkpoint": b"x", "result.json": result}
     left = {one.directory: one for one in six.runs}
-    settle(run, Outcome(0, 3.0, files=files), Progress(six, Times(place.out)), left, 1)
+    settle(run, Outcome(0, 3.0, files=files), Progress(6, Times(place.out)), left, 1)
     assert capsys.readouterr().out == "[1/6] PLOT, symbols, 1 shots, seed 1: 12.50% in 3 s\n"
     assert run.finished and (run.directory / "prompt_learner/checkpoint").read_bytes() == b"x" and len(left) == 5

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from experiments.sweep import command
-from experiments.sweep.plan import duration
 from experiments.sweep.spec import spec_of
+from experiments.sweep.task import Run
 from experiments.sweep.times import Times
 from experiments.tables.suite import DATASETS
 from runs.directory import REPOSITORY
@@ -45,39 +47,70 @@ def test_flags_win_over_the_file(place: Place, tmp_path: Path, monkeypatch: pyte
     assert [(run.trainer, run.shots) for run in found.runs] == [("PLOT", shots) for shots in (4, 4, 8, 8)]
     assert [run.directory.name for run in found.runs] == ["seed7", "seed8"] * 2
     assert all("OPTIM.LR0.2" in str(run.directory) for run in found.runs)
-    assert found.table().name == "sweep_mine"
+    assert found.table().name == "sweep_mine_shots4-8_OPTIM.LR0.2_SEEDS7-8"
+    assert plan("--file", str(path), "--shots", "4").table().name == "sweep_mine_shots4_SEEDS7-8"
 
 
 def test_finished_resumable_and_to_do(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["--trainers", "PLOT,CoOp", "--datasets", "symbols", "--shots", "1,2", "--seeds", "1,2"]
     found = plan(*argv)
     folder = found.runs[0].directory.parent.name
-    write_run(place.out, "PLOT", "symbols", 1, 1, folder=folder, seconds={"total": 30.0, "train_seconds": 20.0})
+    fields = {"seconds": {"total": 30.0, "train_seconds": 20.0}, "backbone": {"name": found.runs[0].backbone}}
+    write_run(place.out, "PLOT", "symbols", 1, 1, folder=folder, **fields)
     (found.runs[1].directory / "prompt_learner").mkdir(parents=True)
     (found.runs[1].directory / "prompt_learner/model.pth.tar-3").touch()
     assert command.main([*argv, "--dry-run"]) == 0
     lines = {words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())}
-    # 10 s and 20 s a shot; CoOp, of as many epochs, by PLOT's
-    assert lines["PLOT"] == ["4", "1", "1", "2", "~0:02:10"]
-    assert lines["CoOp"] == ["4", "0", "0", "4", "~0:02:40"]
-    assert lines["all"] == ["8", "1", "1", "6", "~0:04:50"]
+    assert lines["PLOT"] == ["4", "1", "1", "2", "~0:02:10"]  # 10 s and 20 s a shot
+    for name, counts in (("CoOp", "4 0 0 4"), ("all", "8 1 1 6")):
+        assert " ".join(lines[name]) == f"{counts} unknown until each method has a run on this backbone"
     assert not place.starts
+
+
+def timed(run: Run, training: float, **fields: object) -> dict[str, object]:
+    """A result of the run's method, of 2 s beside its training at one shot."""
+    place = {"trainer": run.trainer, "dataset": run.dataset, "backbone": {"name": run.backbone}}
+    work = {"shots": 1, "epochs": run.epochs, "seconds": {"total": training + 2, "train_seconds": training}}
+    return {**place, **work, **fields}
 
 
 def test_times(tmp_path: Path) -> None:
     times = Times(tmp_path)
     run = plan("--trainers", "PLOT", "--datasets", "symbols", "--shots", "4", "--seeds", "1").runs[0]
-    assert times.estimate(run) is None and duration(times.of([run])) == "unknown until the first run ends"
-    times.add({"trainer": "ZeroshotCLIP", "dataset": "symbols", "shots": 0, "epochs": 0, "seconds": {"total": 5.0}})
-    assert times.estimate(run) is None  # a test says nothing of training
-    for trainer, training in (("CoOp", 8.0), ("PLOT", 16.0), ("PLOT", 32.0)):
-        seconds = {"total": training + 2, "train_seconds": training}
-        times.add({"trainer": trainer, "dataset": "symbols", "shots": 1, "epochs": run.epochs, "seconds": seconds})
+    assert times.estimate(run).seconds is None and str(times.of([run])).startswith("unknown until each method has")
+    times.add(timed(run, 0.0, epochs=0, shots=0))
+    assert times.estimate(run).seconds is None  # a test says nothing of training
+    times = Times(tmp_path)
+    times.add(timed(run, 8.0, trainer="CoOp"))
+    times.add(timed(run, 8.0, backbone={"name": "RN50"}))
+    assert times.estimate(run).seconds is None
+    for training in (16.0, 32.0):
+        times.add(timed(run, training))
     times.add({"trainer": "PLOT", "dataset": "symbols"})
-    resumed = {"total": 4.0, "train_seconds": 13.0}
-    times.add({"trainer": "PLOT", "dataset": "symbols", "shots": 1, "epochs": run.epochs, "seconds": resumed})
+    times.add(timed(run, 13.0, seconds={"total": 4.0, "train_seconds": 13.0}))  # resumed
+    times.add(timed(run, 500.0, tested="of a checkpoint, whose times these are", seconds={"total": 2.0}))
     times.add(None)
-    assert times.estimate(run) == pytest.approx(2 + 24 * 4) == times.of([run])
+    assert times.estimate(run).seconds == pytest.approx(2 + 24 * 4) and str(times.of([run])) == "~0:01:38"
+    elsewhere = replace(run, dataset="dtd")
+    assert str(times.of([elsewhere, run])) == "~0:03:16 (by other datasets)"
+    assert times.estimate(replace(run, shots=0)).seconds is None  # all images
+    times.add(timed(run, 60.0, shots=0))
+    assert times.estimate(replace(run, shots=0)).seconds == pytest.approx(2 + 60)
+
+
+@pytest.mark.medium
+def test_the_papers_grid_is_not_estimated_by_runs_of_a_toy(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor by another method; but by another dataset, which is said."""
+    toy = {"backbone": {"name": "assets/symbols_clip.pt"}}
+    for trainer in ("ZeroshotCLIP", "CoOp", "CoCoOp", "PLOT"):
+        write_run(place.out, trainer, "symbols", 1, 1, seconds={"total": 30.0, "train_seconds": 20.0}, **toy)
+    write_run(place.out, "CoOp", "dtd", 1, 1, seconds={"total": 30.0, "train_seconds": 20.0})
+    argv = ["--file", str(SWEEPS / "paper.yaml"), "--datasets", "dtd,eurosat", "--seeds", "1", "--dry-run"]
+    assert command.main(argv) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    for trainer in ("ZeroshotCLIP", "CoCoOp", "PLOT", "all"):
+        assert lines[trainer].endswith("unknown until each method has a run on this backbone")
+    assert re.search(r"CoOp +10 .* ~\d+:\d+:\d+ \(by other datasets\)$", lines["CoOp"])
 
 
 @pytest.mark.parametrize(

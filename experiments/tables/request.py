@@ -96,11 +96,11 @@ class Request:
     def others(self) -> list[FinishedRun]:
         """The finished runs of the table's methods, datasets and shots that are in none of its cells."""
         used = {run.path for filled in self.cells for run in filled.cell.runs}
-        trainers, shots = {filled.trainer for filled in self.cells}, {0, *self.shots}
+        shots = {filled.trainer: self.shots if method_of(filled.trainer).has_seeds else (0,) for filled in self.cells}
         return [
             run
             for run in self.found
-            if run.trainer in trainers and run.dataset in self.datasets and run.shots in shots
+            if run.shots in shots.get(run.trainer, ()) and run.dataset in self.datasets
             if run.whole and run.path not in used
         ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,9 +49,9 @@ def up_to_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[s
         self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=["cat", "dog"], template="a {}."))
         self.lab2cname = {0: "cat", 1: "dog"}
 
-    def call(arguments: list[str]) -> None:
+    def call(arguments: Sequence[str], *more: object) -> None:
         with pytest.raises(Weights):
-            train.main(arguments)
+            train.main([*arguments])
         raise SystemExit(7)
 
     monkeypatch.setattr(trainers.prompt_trainer, "load_clip", load_clip)

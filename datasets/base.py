@@ -14,7 +14,8 @@ from typing import Any
 
 from dassl.data.datasets import DatasetBase, Datum
 
-from .few_shot import few_shot_set
+from .few_shot import few_shot_set, spare_images
+from .few_shot_list import listed_set
 from .files import UserError, keep, places
 from .splits import Item, Split, check_files, check_labels, digest_of, items_of, normalized, read_split
 
@@ -30,7 +31,8 @@ class FewShotDataset(DatasetBase):
         split_file: JSON in CoOp's format in it, "" if the dataset's own annotations are the split.
         template: zero-shot CLIP's prompt; DATASET.TEMPLATE replaces it.
         test_only: the dataset is for testing only; as in CoOp, its test images also fill the training set.
-        validate_on_test: the test images are also the validation images.
+        validate_on_train: there are no validation images; few-shot runs take training images that are not among the
+            shots.
 
     Raises:
         UserError: the root, the folder, the split file or a listed image is missing or damaged.
@@ -41,7 +43,7 @@ class FewShotDataset(DatasetBase):
     split_file: str = ""
     template: str = "a photo of a {}."
     test_only: bool = False
-    validate_on_test: bool = False
+    validate_on_train: bool = False
 
     def __init__(self, cfg: Any) -> None:
         with collector_paused():
@@ -57,11 +59,23 @@ class FewShotDataset(DatasetBase):
         self._check_folders(root, folder, folder / self.image_dir)
         split, digest = self.read(folder, cfg.SEED)
         train, val, test = split
-        if cfg.DATASET.NUM_SHOTS >= 1 and not self.test_only:
-            train, val = few_shot_set(split, digest or digest_of(split), folder, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        if self.validate_on_test:
-            val = test
+        if not self.test_only:
+            train, val = self._chosen(split, digest, folder, cfg)
         return subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
+
+    def _chosen(self, split: Split, digest: str, folder: Path, cfg: Any) -> tuple[list[Item], list[Item]]:
+        """The training and validation images by DATASET.NUM_SHOTS and DATASET.FEW_SHOT_LIST."""
+        shots, seed, name = cfg.DATASET.NUM_SHOTS, cfg.SEED, cfg.DATASET.get("FEW_SHOT_LIST", "")
+        if shots < 1:
+            if name:
+                raise UserError(f"DATASET.FEW_SHOT_LIST '{name}' needs DATASET.NUM_SHOTS, which is {shots}")
+            return split.train, split.val
+        listed, listed_val = listed_set(name, split, folder, shots, seed) if name else (None, None)
+        train, val = few_shot_set(split, digest or digest_of(split), folder, shots, seed)
+        train = train if listed is None else listed
+        if self.validate_on_train:
+            val = spare_images(split, train, shots, seed)
+        return train, val if listed_val is None else listed_val
 
     def prepare(self, root: Path) -> None:
         """Called before reading. A dataset that draws its own pictures does it here."""

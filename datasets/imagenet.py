@@ -46,7 +46,7 @@ class ImageNetFolders(FewShotDataset):
 @DATASET_REGISTRY.register()
 class ImageNet(ImageNetFolders):
     dataset_dir = "imagenet"
-    validate_on_test = True
+    validate_on_train = True
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
         names = self.read_names(folder)

@@ -77,8 +77,7 @@ class CustomCLIP(PromptedCLIP):
 class PLOTCoCoOp(PLOT):
     node = "PLOTCOCOOP"
     options = tuple(option for option in PLOT.options if option.key in KEYS)
-    label = "PLOT + CoCoOp"
-    colour = ""
+    label, colour, role = "PLOT + CoCoOp", "", "base-to-new"
     variants: ClassVar = {}
     ablation: ClassVar = {}
     transfer: ClassVar = {}

@@ -154,6 +154,8 @@ def own_options(trainer: str, opts: list[str]) -> list[str]:
     own = method_of(trainer)
     nodes = {kind.node for kind in methods().values()} - {own.node, ""}
     others = tuple(f"TRAINER.{node}." for node in nodes)
+    if not own.has_seeds:
+        others += ("DATASET.FEW_SHOT_LIST",)
     if not own.learns:
         others += ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.")
     known = dict(flatten(defaults()))

@@ -3,18 +3,20 @@
 # bash scripts/protocols/paper.sh DATASET [--full]; one seed, 1 and 16 shots; --full: three seeds, 1 2 4 8 16 shots.
 # DATA, OUT and SEEDS from the environment. Finished runs are kept.
 set -euo pipefail
-dataset=${1:?"error: DATASET is missing: bash scripts/protocols/paper.sh DATASET [--full]"}
+mistake() { echo "error: $1; bash scripts/protocols/paper.sh DATASET [--full]" >&2; exit 2; }
+[ -n "${1:-}" ] || mistake "DATASET is missing"
+dataset=$1
 case ${2:-} in
   "") shots="1 16"; export SEEDS=${SEEDS:-1} ;;
   --full) shots="1 2 4 8 16"; export SEEDS=${SEEDS:-1 2 3} ;;
-  *) echo "error: '$2' is no option; the only one is --full" >&2; exit 2 ;;
+  *) mistake "'$2' is no option" ;;
 esac
-export OUT DATA
-OUT=$(realpath -m "${OUT:-output}") DATA=$(realpath -m "${DATA:-data}")
+export OUT=${OUT:-output} DATA=${DATA:-data}
+[[ $OUT = /* ]] || OUT=$PWD/$OUT
+[[ $DATA = /* ]] || DATA=$PWD/$DATA
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python() { bash scripts/python.sh "$@"; }
 tables=(-m experiments.tables all --dataset "$dataset" --shots $shots)
-mkdir -p "$OUT"
 
 commands=$(python "${tables[@]}" --commands)
 while IFS= read -r command; do

@@ -70,12 +70,11 @@ class FewShotDataset(DatasetBase):
             if name:
                 raise UserError(f"DATASET.FEW_SHOT_LIST '{name}' needs DATASET.NUM_SHOTS, which is {shots}")
             return split.train, split.val
-        listed, listed_val = listed_set(name, split, folder, shots, seed) if name else (None, None)
-        train, val = few_shot_set(split, digest or digest_of(split), folder, shots, seed)
-        train = train if listed is None else listed
-        if self.validate_on_train:
-            val = spare_images(split, train, shots, seed)
-        return train, val if listed_val is None else listed_val
+        train, val = listed_set(name, split, folder, shots, seed) if name else (None, None)
+        if train is None or val is None:
+            drawn = few_shot_set(split, digest or digest_of(split), folder, shots, seed)
+            train, val = train or drawn[0], drawn[1]
+        return train, spare_images(split, train, shots, seed) if self.validate_on_train else val
 
     def prepare(self, root: Path) -> None:
         """Called before reading. A dataset that draws its own pictures does it here."""

@@ -21,6 +21,8 @@ KEY = "DATASET.FEW_SHOT_LIST"
 def listed_set(name: str, split: Split, folder: Path, shots: int, seed: int) -> tuple[list[Item], list[Item] | None]:
     """The training images of a list and, of one called ``*_train.jsonl``, the validation images of ``*_val.jsonl``.
 
+    A dataset whose split has no validation images takes none from a list: CoOp's ImageNet has its test images there.
+
     Args:
         name: the file's; "{shots}" and "{seed}" in it are filled in. Looked for from the working folder, then from the
             dataset's.
@@ -41,7 +43,7 @@ def listed_set(name: str, split: Split, folder: Path, shots: int, seed: int) -> 
     _check_counts(path, train, split.train, shots)
     beside_it = path.with_name(path.name.replace("_train.jsonl", "_val.jsonl"))
     val = None
-    if beside_it != path and beside_it.is_file():
+    if split.val and beside_it != path and beside_it.is_file():
         val = _read(beside_it, split.val, "validation")
         _check_counts(beside_it, val, split.val, min(shots, MAX_VAL_SHOTS))
     print(f"Few-shot set: '{path}'" + (f", validation '{beside_it}'" if val is not None else ""))

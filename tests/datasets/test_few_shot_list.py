@@ -64,7 +64,8 @@ def test_a_class_with_fewer_images_than_shots_takes_what_it_has(folder: Path, tm
 def test_imagenets_list_and_validation_images(tmp_path: Path) -> None:
     folder = imagenet(tmp_path) / "images"
     whole = rows(build(tmp_path, "imagenet").train_x, folder)
-    path = write_list(tmp_path / "list.jsonl", whole[3::10], "/data/imagenet/images/")
+    path = write_list(tmp_path / "1_train.jsonl", whole[3::10], "/data/imagenet/images/")
+    write_list(tmp_path / "1_val.jsonl", [["val/n01440764/ILSVRC2012_val_n014407640.JPEG", 0, "tench"]])  # a test image
     data = build(tmp_path, "imagenet", NUM_SHOTS=1, FEW_SHOT_LIST=str(path))
     assert rows(data.train_x, folder) == whole[3::10]
     val = rows(data.val, folder)

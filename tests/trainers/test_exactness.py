@@ -248,19 +248,20 @@ def test_contexts_without_words_are_noise() -> None:
         ("COOP", 0.5, {}),
         ("COCOOP", 0.002, {}),
         ("COCOOP", 0.05, {}),
+        ("PLOTCOCOOP", 0.05, {"N": 2}),
     ],
 )
 def test_twenty_steps_end_at_the_same_place(trainer: str, lr: float, options: dict[str, Any]) -> None:
     def sgd(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=5e-4)
 
-    model = build(trainer, "RN", **({"N": 2} if trainer == "PLOT" else {}), **options)
+    model = build(trainer, "RN", **{**({"N": 2} if trainer == "PLOT" else {}), **options})
     parameters = {n: p.detach().clone().requires_grad_() for n, p in model.prompt_learner.named_parameters()}
     start = parameters["ctx"].detach().clone()
     position = {"position": options["CLASS_TOKEN_POSITION"]} if "CLASS_TOKEN_POSITION" in options else {}
     ours, theirs = sgd(model.prompt_learner.parameters()), sgd(parameters.values())
     for step in range(20):
-        oracle = get_oracle("RN", 1 if trainer == "COCOOP" else 2, seed=step % 5)
+        oracle = get_oracle("RN", 1 if trainer.endswith("COCOOP") else 2, seed=step % 5)
         label = LABEL[[step % 3, (step + 1) % 3]][: len(oracle.image)]
         for optimizer, logits in (
             (ours, model(oracle.image)),

@@ -67,7 +67,7 @@ class Method:
         backbone: the part of a config's name that its paper's configs begin with.
         colour, marker: of its curve in figures. Without a colour it has none, and is compared only where it is named.
         role: "subject" of the method that tables test against each other one, "baseline" of the one that comparisons
-            show differences to.
+            show differences to; "adapter" and "base-to-new" put a method into these tables.
         variants: {table: (option, values, base value)} of the tables that compare the method with itself.
         ablation: {row: option values} of the table that takes the method's parts away.
         transfer: option values of a run that is trained to be tested on shifted sets.

@@ -3,8 +3,8 @@
     python -m experiments.tables few-shot                  # the eleven datasets, the published figures beside ours
     python -m experiments.tables domain --dataset symbols  # any of them in miniature, on the embedded dataset
 
-Tables: few-shot, domain, ablation, adapters, base-to-new, time (by N), cost, diagnostics, leaks, published, and variants
-of a method: --variant PLOT.EPS compares the values of that option that runs have; prompts (PLOT.N) and match
+Tables: few-shot, domain, ablation, adapters, base-to-new, time (by N), cost, diagnostics, leaks, published, and
+variants of a method: --variant PLOT.EPS compares the values of that option that runs have; prompts (PLOT.N) and match
 (PLOT.MATCH) are short for two. "all" prints all of them. Tables are of runs as the papers prescribe; other runs are
 counted, and are rows of their own with --overrides. Cells without a run are blank, and the commands that would fill
 them are listed.
@@ -53,7 +53,7 @@ TABLES: dict[str, Callable[[Request], Table]] = {
     "cost": cost.build,
     "diagnostics": variants.diagnostics,
     "leaks": leaks.build,
-    "published": lambda request: published.build(),
+    "published": lambda request: request.close(published.build()),
 }
 BY_SHOTS = ("few-shot", "ablation", "adapters")
 
@@ -68,7 +68,8 @@ def build(name: str, args: argparse.Namespace) -> tuple[Request, Table]:
     request = request_of(given, usual, SHOTS if name in BY_SHOTS else (16,))
     if name == "domain" and len(request.shots) > 1:
         raise UserError("domain takes one number of --shots")
-    return request, TABLES[name](request)
+    make = TABLES.get(name) or partial(variants.build, name=args.variant)
+    return request, make(request)
 
 
 def run_all(args: argparse.Namespace) -> None:

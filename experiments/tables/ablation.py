@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments.jobs import spelled
 from experiments.recipes import label, method_of
 
 from .by_shots import record
@@ -46,7 +47,7 @@ def build(request: Request) -> Table:
                     more = {"setting": name, **numbers}
                     table.records.append(record("ablation", dataset, method, shots, cell, **more))
                 lines.append(line)
-            heads = [h for shots in request.shots for h in (f"{shots}-shot", f"diff. to {base}", "paired t-test p")]
-            table.sections.append(Section(dataset, ["setting", *heads], lines))
+            heads = [h for shots in request.shots for h in (f"{spelled(shots)}-shot", f"diff. to {base}", "paired t p")]
+            table.sections.append(Section(dataset, ["setting", *heads], lines, 1, 3))
     table.notes += [READING, NOTE]
     return request.close(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from experiments.jobs import spelled
 from experiments.recipes import imported, label, short_name
 from trainers.method import methods
 
@@ -23,7 +24,7 @@ def build(request: Request) -> Table:
             both = [base.mean, new.mean]
             harmonic = None if None in both else statistics.harmonic_mean([mean or 0.0 for mean in both])
             cells = [request.ours(table, cell) for cell in (base, new)]
-            rows.append([dataset, str(shots), label(method), *cells, number(harmonic)])
+            rows.append([dataset, spelled(shots), label(method), *cells, number(harmonic)])
             place = {"table": "base-to-new", "dataset": dataset, "method": method, "shots": shots}
             means = {"base": base.mean, "base_std": base.std, "new": new.mean, "new_std": new.std}
             table.records.append({**place, **means, "harmonic_mean": harmonic, "runs": len(base.runs)})
@@ -35,5 +36,5 @@ def build(request: Request) -> Table:
 
 def _cell(request: Request, trainer: str, dataset: str, shots: int, part: str) -> Cell:
     cell = select(request.found, trainer, dataset, shots, part)
-    words = ["scripts/protocols/base_to_new.sh", *imported(trainer), dataset, str(shots)]
+    words = ["scripts/protocols/base_to_new.sh", *imported(trainer), dataset, spelled(shots)]
     return request.filled(cell, trainer, dataset, words, {"TRAINERS": short_name(trainer)})

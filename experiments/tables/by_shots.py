@@ -46,7 +46,7 @@ def build(request: Request, cells: Cells | None = None) -> Table:
             rows.append(row)
             for name, own in request.overridden(method, dataset).items():
                 found = [own.get(shots if method_of(method).has_seeds else 0, Cell()) for shots in request.shots]
-                shown_here = (request.against(cell, None, shown) for cell in found)
+                shown_here = (request.against(table, cell, None, shown) for cell in found)
                 rows.append([dataset, f"{label(method)}, {name}", *(text for texts in shown_here for text in texts)])
                 for shots, cell in zip(request.shots, found, strict=True):
                     table.records.append(record("few-shot", dataset, f"{method}, {name}", shots, cell))

@@ -5,6 +5,7 @@ A method whose code chooses by the test set, or shares images between seeds, has
 
 from __future__ import annotations
 
+from experiments.jobs import spelled
 from experiments.recipes import label, method_of
 from trainers.method import methods
 
@@ -23,7 +24,7 @@ def build(request: Request) -> Table:
         for method in leaky:
             clean = request.cell(method, dataset, shots)
             leaked = request.cell(method, dataset, shots, **{AS_PUBLISHED: True})
-            row = [dataset, str(shots), label(method), request.ours(table, clean), request.ours(table, leaked)]
+            row = [dataset, spelled(shots), label(method), request.ours(table, clean), request.ours(table, leaked)]
             tests, numbers = compare_cells(table, leaked, clean) if clean.runs and leaked.runs else ([""] * 3, {})
             rows.append([*row, *tests])
             for name, cell, more in (("clean", clean, {}), ("as published", leaked, numbers)):

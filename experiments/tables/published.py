@@ -69,9 +69,9 @@ def note_on(backbone: str) -> str:
     return NOTE if backbone == BACKBONE else MORE.format(backbone=backbone)
 
 
-def build(out_name: str = "published") -> Table:
+def build() -> Table:
     """The average of the eleven datasets by backbone, method and shots, of every method with one."""
-    table = Table(out_name, "Published: average accuracy over the eleven datasets, in percent")
+    table = Table("published", "Published: average accuracy over the eleven datasets, in percent")
     for backbone in dict.fromkeys(place[0] for place in figures()):
         names = dict.fromkeys(place[3] for place in figures() if place[:2] == (backbone, "few-shot"))
         rows = []

@@ -114,6 +114,10 @@ class Table:
             self.footnotes.append(why)
         return str(self.footnotes.index(why) + 1).translate(_SUPERSCRIPT) if why else ""
 
+    def accuracy(self, cell: Any) -> str:
+        """Mean and deviation of a ``results.Cell``, marked if it is flagged."""
+        return mean_std(cell.mean, cell.std) + self.mark(cell.flag)
+
     def dash(self, why: str) -> str:
         """A dash with the number of a footnote that says why."""
         return DASH + self.mark(why)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments.jobs import spelled
 from experiments.recipes import label, method_of
 
 from .cost import costs
@@ -31,9 +32,9 @@ def build(request: Request) -> Table:
         for method, text, options in settings:
             cell = request.cell(method, dataset, shots, **options)
             texts, means = costs(table, cell, COLUMNS)
-            rows.append([dataset, str(shots), label(method) + text, *texts.values()])
+            rows.append([dataset, spelled(shots), label(method) + text, *texts.values()])
             place = {"dataset": dataset, "shots": shots, "method": method, **options}
             table.records.append({**place, **means})
-    table.sections.append(Section("", ["dataset", "shots", "method", *COLUMNS.values()], rows))
+    table.sections.append(Section("", ["dataset", "shots", "method", *COLUMNS.values()], rows, 3))
     table.notes.append("Means over the seeds, as in the table cost. Compare only what ran on one machine.")
     return request.close(table)

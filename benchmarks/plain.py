@@ -146,8 +146,10 @@ def plot_logits(
         logits = cosine.amax(dim=-2).mean(dim=-1)
     elif match == "mean":
         logits = global_cosine
+    elif match == "global":
+        logits = torch.stack([f0 @ prompt.t() for prompt in g]).mean(dim=0)
     else:
-        raise ValueError(f"match {match!r} is none of ot, uniform, mean, max")
+        raise ValueError(f"match {match!r} is none of ot, uniform, mean, global, max")
     return clip_model.logit_scale.exp() * (logits + global_cosine if global_logits else logits)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from dassl.data.datasets import DatasetBase, Datum
 
-from .few_shot import few_shot_set
+from .few_shot import few_shot_set, spare_images
+from .few_shot_list import listed_set
 from .files import UserError, keep, kept, needs_cache
 from .locate import locate
 from .splits import Item, Split, check_files, check_labels, digest_of, items_of, normalized, read_split
@@ -33,7 +34,8 @@ class FewShotDataset(DatasetBase):
         other_names: what archives and other programs call the dataset's folder or its image folder.
         template: zero-shot CLIP's prompt; DATASET.TEMPLATE replaces it.
         test_only: the dataset is for testing only; as in CoOp, its test images also fill the training set.
-        validate_on_test: the test images are also the validation images.
+        validate_on_train: there are no validation images; few-shot runs take training images that are not among the
+            shots.
 
     Raises:
         UserError: the root, the folder, the split file or a listed image is missing or damaged.
@@ -47,7 +49,7 @@ class FewShotDataset(DatasetBase):
     other_names: tuple[str, ...] = ()
     template: str = "a photo of a {}."
     test_only: bool = False
-    validate_on_test: bool = False
+    validate_on_train: bool = False
 
     def __init__(self, cfg: Any) -> None:
         with collector_paused():
@@ -71,11 +73,22 @@ class FewShotDataset(DatasetBase):
         """The images of the run, by its few-shot set and its classes."""
         split, digest = self.read(folder, cfg.SEED)
         train, val, test = split
-        if cfg.DATASET.NUM_SHOTS >= 1 and not self.test_only:
-            train, val = few_shot_set(split, digest or digest_of(split), folder, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        if self.validate_on_test:
-            val = test
+        if not self.test_only:
+            train, val = self._chosen(split, digest, folder, cfg)
         return subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
+
+    def _chosen(self, split: Split, digest: str, folder: Path, cfg: Any) -> tuple[list[Item], list[Item]]:
+        """The training and validation images by DATASET.NUM_SHOTS and DATASET.FEW_SHOT_LIST."""
+        shots, seed, name = cfg.DATASET.NUM_SHOTS, cfg.SEED, cfg.DATASET.get("FEW_SHOT_LIST", "")
+        if shots < 1:
+            if name:
+                raise UserError(f"DATASET.FEW_SHOT_LIST '{name}' needs DATASET.NUM_SHOTS, which is {shots}")
+            return split.train, split.val
+        train, val = listed_set(name, split, folder, shots, seed) if name else (None, None)
+        if train is None or val is None:
+            drawn = few_shot_set(split, digest or digest_of(split), folder, shots, seed)
+            train, val = train or drawn[0], drawn[1]
+        return train, spare_images(split, train, shots, seed) if self.validate_on_train else val
 
     def prepare(self, root: Path) -> None:
         """Called first of all."""

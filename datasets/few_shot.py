@@ -53,6 +53,16 @@ def few_shot_set(split: Split, digest: str, folder: Path, shots: int, seed: int)
     return train, val
 
 
+def spare_images(split: Split, train: Sequence[Item], shots: int, seed: int) -> list[Item]:
+    """Validation images of a dataset that has none: of the training images that are not among the shots.
+
+    CoOp validates on ImageNet's test images; a choice that sees these is no result.
+    """
+    chosen = set(train)
+    spare = [item for item in split.train if item not in chosen]
+    return draw(spare, min(shots, MAX_VAL_SHOTS), random.Random(seed if seed >= 0 else None))
+
+
 def draw(items: Sequence[Item], shots: int, rng: random.Random) -> list[Item]:
     """``shots`` images of each class, or all if there are fewer.
 
@@ -125,7 +135,7 @@ def read_pickle(path: Path, split: Split) -> tuple[list[Item], list[Item]]:
     found: list[list[Item]] = []
     for rows, items in zip(parts, (split.train, split.val), strict=True):
         known = {item.file: item for item in items}
-        matches = [(row, _by_tail(row[0], known)) for row in rows]
+        matches = [(row, by_tail(row[0], known)) for row in rows]
         unknown += [row[0] for row, item in matches if item is None or item[1:] != row[1:]]
         found.append([item for _, item in matches if item is not None])
     if unknown:
@@ -139,7 +149,7 @@ def read_pickle(path: Path, split: Split) -> tuple[list[Item], list[Item]]:
     return found[0], found[1]
 
 
-def _by_tail(path: str, known: dict[str, Item]) -> Item | None:
+def by_tail(path: str, known: dict[str, Item]) -> Item | None:
     """The known image whose relative path is the longest end of ``path``."""
     while path:
         if path in known:

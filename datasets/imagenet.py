@@ -61,7 +61,7 @@ class ImageNet(ImageNetFolders):
     dataset_dir = "imagenet"
     image_parts = ("train", "val")
     other_names = ("ILSVRC2012", "imagenet-1k")
-    validate_on_test = True
+    validate_on_train = True
 
     def make_split(self, folder: Path, rng: random.Random) -> Split:
         names = self.read_names(folder)

@@ -122,7 +122,7 @@ def _row(table: Table, trainer: str, cell: Cell, baseline: Cell | None) -> list[
     texts, means = costs(table, cell, ("parameters", "step_ms", "memory_mb"))
     start = {"method": trainer, "mean": cell.mean, "std": cell.std, "runs": len(cell.runs), "half_interval": half}
     table.records.append({**start, **numbers, **means})
-    return [label(trainer), number(cell.mean), *spread, *against, *texts.values()]
+    return [label(trainer), number(cell.mean) + table.mark(cell.flag), *spread, *against, *texts.values()]
 
 
 def run(args: argparse.Namespace) -> None:

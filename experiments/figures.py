@@ -43,7 +43,8 @@ def draw_panel(axes: Any, title: str, request: Request, cells: Cells, names: Seq
             row = [cells[name, method, shots] for name in names]
             backbones |= {run.backbone for cell in row for run in cell.runs}
             ours, spread = significance.mean([cell.mean for cell in row]), row[0].std if len(names) == 1 else None
-            theirs = mean_of_figures([published("few-shot", name, method, shots) for name in names])
+            on = request.papers_backbone
+            theirs = mean_of_figures([published("few-shot", name, method, shots, on) for name in names])
             points.append((shots if kind.has_seeds else 0, ours, spread, theirs))
         size = 5 if kind.has_seeds else 9
         line = partial(axes.errorbar, color=kind.colour, marker=kind.marker, markersize=size, capsize=2, linewidth=1.3)

@@ -18,7 +18,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 if __name__ == "__main__":
     from runs.process import before_imports
@@ -34,8 +33,8 @@ from experiments.sweep.task import Run
 from experiments.tables import significance
 from experiments.tables.by_shots import one_run
 from experiments.tables.domain import as_the_code_tests
-from experiments.tables.render import Section, Table, mean_std, name_of, number
-from experiments.tables.results import Cell, finished
+from experiments.tables.render import Section, Table, name_of, number
+from experiments.tables.results import LIST, Cell, finished
 from experiments.tables.suite import DATASETS, SHIFTED
 from runs.directory import REPOSITORY
 from runs.execution import is_finished
@@ -53,7 +52,9 @@ class Test:
 
     @property
     def there(self) -> Job:
-        return replace(self.job, dataset=self.dataset, opts=[*_without_subsample(self.job.opts), *self.extra])
+        # A list of images is of its own dataset.
+        keys = (SUBSAMPLE,) if self.dataset == self.job.dataset else (SUBSAMPLE, LIST)
+        return replace(self.job, dataset=self.dataset, opts=[*_without(self.job.opts, *keys), *self.extra])
 
     @property
     def runs(self) -> list[Run]:
@@ -88,38 +89,40 @@ def trained(
     return sources, {name: [test.finish(sources[name], series) for test in of] for name, of in tests.items()}
 
 
-def _without_subsample(opts: Sequence[str]) -> list[str]:
-    return [word for k, v in zip(opts[::2], opts[1::2], strict=True) if k != SUBSAMPLE for word in (k, v)]
+def _without(opts: Sequence[str], *keys: str) -> list[str]:
+    return [word for k, v in zip(opts[::2], opts[1::2], strict=True) if k not in keys for word in (k, v)]
 
 
 def each_shots(args: argparse.Namespace) -> Table:
     jobs = [
         job for shots in args.shots for job in jobs_of(args.trainers, args.dataset, shots, args.opts, args.environment)
     ]
+    table = Table("", f"Few-shot, {args.dataset}")
     rows = [
-        [spelled(job.shots), label(job.trainer), mean_std(cell.mean, cell.std)]
+        [spelled(job.shots), label(job.trainer), table.accuracy(cell)]
         for job, cell in zip(jobs, train_all(jobs, args.mixed)[0], strict=True)
     ]
-    return Table("", f"Few-shot, {args.dataset}", [Section("", ["shots", "method", "accuracy (%)"], rows, 2)])
+    table.sections.append(Section("", ["shots", "method", "accuracy (%)"], rows, 2))
+    return table
 
 
 def base_to_new(args: argparse.Namespace) -> Table:
-    rows, records = [], []
     (shots,) = args.shots
-    opts = [*_without_subsample(args.opts), SUBSAMPLE, "base"]
+    table = Table(table_name(args), f"Base to new, {args.dataset}, {spelled(shots)} shots")
+    rows = []
+    opts = [*_without(args.opts, SUBSAMPLE), SUBSAMPLE, "base"]
     jobs = jobs_of(args.trainers, args.dataset, shots, opts, args.environment)
     bases, news = trained(args, jobs, {job.trainer: [Test(job, args.dataset, (SUBSAMPLE, "new"))] for job in jobs})
     for trainer, base in bases.items():
         (new,) = news[trainer]
         harmonic = statistics.harmonic_mean([base.mean or 0.0, new.mean or 0.0])
-        rows.append([label(trainer), mean_std(base.mean, base.std), mean_std(new.mean, new.std), number(harmonic)])
+        rows.append([label(trainer), table.accuracy(base), table.accuracy(new), number(harmonic)])
         place = {"dataset": args.dataset, "method": trainer, "shots": shots}
         means = {"base": base.mean, "base_std": base.std, "new": new.mean, "new_std": new.std}
-        records.append({**place, **means, "harmonic_mean": harmonic, "runs": len(base.runs)})
-    section = Section("", ["method", "base (%)", "new (%)", "harmonic mean"], rows)
-    title = f"Base to new, {args.dataset}, {spelled(shots)} shots"
-    note = "The harmonic mean is that of the two means, as in CoCoOp's paper."
-    return Table(table_name(args), title, [section], records, [note])
+        table.records.append({**place, **means, "harmonic_mean": harmonic, "runs": len(base.runs)})
+    table.sections.append(Section("", ["method", "base (%)", "new (%)", "harmonic mean"], rows))
+    table.notes.append("The harmonic mean is that of the two means, as in CoCoOp's paper.")
+    return table
 
 
 def table_name(args: argparse.Namespace) -> str:
@@ -160,20 +163,21 @@ def _transfer(args: argparse.Namespace, targets: Sequence[str], title: str, shif
         for job in jobs
     }
     sources, tested = trained(args, jobs, tests)
+    table = Table(table_name(args), f"{title}, {spelled(shots)} shots of {args.dataset}")
     rows: list[list[str]] = []
-    records: list[dict[str, Any]] = []
     for trainer, source in sources.items():
         found = iter(tested[trainer])
         for name in heads[trainer]:
             cells = [source, *(next(found) for _ in targets)]
             average = number(significance.mean([cell.mean for cell in cells[1:]]))
-            rows.append([name, *(mean_std(cell.mean, cell.std) for cell in cells), average])
-            records += [
+            rows.append([name, *map(table.accuracy, cells), average])
+            table.records += [
                 {"method": name, "dataset": dataset, "mean": cell.mean, "std": cell.std, "runs": len(cell.runs)}
                 for dataset, cell in zip((args.dataset, *targets), cells, strict=True)
             ]
-    section = Section("", ["method", f"{args.dataset} (source)", *targets, "average of the others"], rows)
-    return Table(table_name(args), f"{title}, {spelled(shots)} shots of {args.dataset}", [section], records)
+    headers = ["method", f"{args.dataset} (source)", *targets, "average of the others"]
+    table.sections.append(Section("", headers, rows))
+    return table
 
 
 PROTOCOLS = {

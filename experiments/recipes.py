@@ -12,10 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+import yaml
+
 from dassl.config import flatten, get_cfg_default
 from dassl.extras.cli import IMPORTED
 from dassl.utils import UserError
-from runs.config import read_yaml
+from runs.config import EPOCHS, read_yaml
 from runs.directory import REPOSITORY, defaults
 from trainers.method import Method, methods
 
@@ -107,8 +109,15 @@ def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str 
     if cfg or own:
         config = str(folder / (cfg or own[0]))
     if (REPOSITORY / "configs/datasets" / f"{PurePath(config).name}.yaml").is_file():  # it says all of it itself
-        options = {}
+        epochs = _epochs(config_file(trainer, config), shots) if not cfg else None
+        options = {} if epochs is None else {"OPTIM.MAX_EPOCH": epochs}
     return config, shlex.join(str(word) for pair in options.items() for word in pair)
+
+
+def _epochs(config: Path, shots: int) -> int | None:
+    """What a dataset's own config says for a number of shots; None: its OPTIM.MAX_EPOCH."""
+    by_shots = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get(EPOCHS, {})
+    return next((by_shots[most] for most in sorted(by_shots) if 0 < shots <= most), None)
 
 
 def config_file(trainer: str, config: str) -> Path:
@@ -145,6 +154,8 @@ def own_options(trainer: str, opts: list[str]) -> list[str]:
     own = method_of(trainer)
     nodes = {kind.node for kind in methods().values()} - {own.node, ""}
     others = tuple(f"TRAINER.{node}." for node in nodes)
+    if not own.has_seeds:
+        others += ("DATASET.FEW_SHOT_LIST",)
     if not own.learns:
         others += ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.")
     known = dict(flatten(defaults()))

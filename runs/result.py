@@ -78,7 +78,7 @@ REQUIRED: dict[str, tuple[Any, Any]] = {
 }
 OPTIONAL: dict[str, tuple[Any, Any]] = {
     **dict.fromkeys(("options", "overrides"), (dict, None)),
-    **dict.fromkeys(("config", "subsample_classes"), (str, None)),
+    **dict.fromkeys(("config", "subsample_classes", "split_sha256"), (str, None)),
     **dict.fromkeys(("batch_size", "parameters", "peak_memory_bytes", "peak_gpu_memory_bytes"), (int, None)),
     "diagnostics": (dict, (*_NUMBER, type(None))),
     "classnames": (list, str),
@@ -162,6 +162,7 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
         "shots": max(0, cfg.DATASET.NUM_SHOTS),
         "dataset": snake_case(cfg.DATASET.NAME),
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+        "split_sha256": hash_of_split(dataset.train_x, cfg.DATASET.ROOT),
         "trainer": cfg.TRAINER.NAME,
         "N": options.get("N", 1),
         "config": config,
@@ -180,8 +181,18 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
         "processes": world_size(),
         "git_commit": git_commit(),
         "diagnostics": getattr(trainer, "diagnostics", None),
+        "test_selected": getattr(trainer, "test_selected", False),  # the test images had a part in a choice
         "classnames": list(dataset.classnames),
     }
+
+
+def hash_of_split(train: Sequence[Any], root: str) -> str:
+    """SHA-256 of the training images' paths under the data root and their labels, in order."""
+    base, digest = Path(root or "data").expanduser().absolute().as_posix() + "/", hashlib.sha256()
+    for item in train:
+        path = item.impath.replace(os.sep, "/").removeprefix(base)
+        digest.update(f"{path}\0{item.label}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def peak_memory() -> int | None:

@@ -79,14 +79,15 @@ def plain_layernorms(model: nn.Module) -> None:
 
 
 def make_cfg(trainer: str, size: int = 64, **overrides: Any) -> CfgNode:
-    """The merged config of trainer ('PLOT', 'COOP', 'COCOOP'); overrides are keys of its own node."""
+    """The merged config of the method with the node trainer ('PLOT'); overrides are keys of that node."""
     import trainers
     from dassl.config import get_cfg_default
+    from trainers.method import methods
 
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
     cfg.INPUT.SIZE = (size, size)
-    cfg.TRAINER.NAME = {"PLOT": "PLOT", "COOP": "CoOp", "COCOOP": "CoCoOp"}[trainer]
+    cfg.TRAINER.NAME = next(name for name, kind in methods().items() if kind.node == trainer)
     cfg.TRAINER[trainer].PREC = "fp32"
     for key, value in overrides.items():
         assert key in cfg.TRAINER[trainer], f"TRAINER.{trainer}.{key} is no config key"
@@ -149,6 +150,21 @@ class Oracle:
     def cocoop_logits(self, ctx: Tensor, meta_net: nn.Module) -> Tensor:
         """[batch, n_cls] for ctx [n_ctx, d]."""
         return plain.cocoop_logits(self.clip, self.words, self.pooled, ctx, meta_net)
+
+    def plotcocoop_logits(self, ctx: Tensor, meta_net: nn.Module, **settings: Any) -> Tensor:
+        """[batch, n_cls] for ctx [N, n_ctx, d]: image by image, prompt by prompt, class by class."""
+        rows = []
+        for pooled, local in zip(self.pooled, self.local, strict=True):
+            token = meta_net(pooled / pooled.norm())
+            texts = [plain.text_features(self.clip, self.words, (one + token)[None])[0] for one in ctx]
+            f, logits = local / local.norm(dim=-1, keepdim=True), []
+            for k in range(len(self.words.lengths)):
+                g = torch.stack([text[k] / text[k].norm() for text in texts])
+                with torch.no_grad():
+                    plan = sinkhorn(1 - f @ g.t(), **settings)
+                logits.append(self.clip.logit_scale.exp() * (plan * (f @ g.t())).sum())
+            rows.append(torch.stack(logits))
+        return torch.stack(rows)
 
     def zeroshot_logits(self, texts: Sequence[str]) -> Tensor:
         """[batch, n_cls] for one filled-in template a class."""

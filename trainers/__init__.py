@@ -18,6 +18,9 @@ def extend_cfg(cfg: CfgNode) -> None:
     add_options(cfg)
     cfg.TRAINER.SPLIT_CLASSES = False  # under torchrun: each process encodes its share of the classes' prompts
     cfg.TRAINER.CUDA_GRAPHS = True  # on a GPU: training's passes through the towers from CUDA graphs
+    cfg.DATASET.FEW_SHOT_LIST = (
+        ""  # a .jsonl of the training images, in place of CoOp's draw; {shots}, {seed} are filled in
+    )
     cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
     cfg.DATASET.ROOT_IS_DATASET = False  # DATASET.ROOT is the dataset itself, not a folder that holds it
     cfg.DATASET.TEMPLATE = ""  # zero-shot CLIP's prompt, in place of the dataset's own

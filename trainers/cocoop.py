@@ -27,18 +27,22 @@ class PromptLearner(nn.Module):
     def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         super().__init__()
         self.ctx = nn.Parameter(initial_contexts(method_cfg(cfg, "COCOOP"), len(classnames), clip_model)[0])
-        n_ctx, width = self.ctx.shape
-        d_out = clip_model.visual.output_dim
-        layers = [
-            ("linear1", nn.Linear(d_out, d_out // 16)),
-            ("relu", nn.ReLU(inplace=True)),
-            ("linear2", nn.Linear(d_out // 16, width)),
-        ]
-        self.meta_net = nn.Sequential(OrderedDict(layers)).to(clip_model.dtype)
-        self.prompts = PromptBuilder(classnames, clip_model, n_ctx)
+        self.meta_net = meta_net(clip_model)
+        self.prompts = PromptBuilder(classnames, clip_model, len(self.ctx))
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         return self.prompts(self.ctx + self.meta_net(pooled)[:, None])
+
+
+def meta_net(clip_model: CLIP) -> nn.Sequential:
+    """pooled [batch, d_out] -> what is added to every context vector [batch, d]."""
+    d_out, width = clip_model.visual.output_dim, clip_model.ln_final.weight.shape[0]
+    layers = [
+        ("linear1", nn.Linear(d_out, d_out // 16)),
+        ("relu", nn.ReLU(inplace=True)),
+        ("linear2", nn.Linear(d_out // 16, width)),
+    ]
+    return nn.Sequential(OrderedDict(layers)).to(clip_model.dtype)
 
 
 class CustomCLIP(PromptedCLIP):

@@ -44,7 +44,8 @@ class Recipe(NamedTuple):
         config: its path below configs/trainers/<the method's name>/, without ".yaml"; "../CoOp/{backbone}" is another
             method's. If it ends in ".yaml", it is relative to the folder of the method's own file. ``{backbone}``
             stands for BACKBONE, else ``Method.backbone``. If the config's folder has one with the dataset's name, or
-            with the part of that before the first "_", a run takes it, without the options.
+            with the part of that before the first "_", a run takes it, without the options. Its epochs by shots
+            are what its _EPOCHS_ says, {shots at most: epochs}.
         options: the pairs.
     """
 
@@ -66,8 +67,9 @@ class Method:
         backbone: the part of a config's name that its paper's configs begin with.
         colour, marker: of its curve in figures. Without a colour it has none, and is compared only where it is named.
         role: "subject" of the method that tables test against each other one, "baseline" of the one that comparisons
-            show differences to.
+            show differences to; "adapter" and "base-to-new" put a method into these tables.
         variants: {table: (option, values, base value)} of the tables that compare the method with itself.
+        ablation: {row: option values} of the table that takes the method's parts away.
         transfer: option values of a run that is trained to be tested on shifted sets.
         transfer_as_published: option values of a second test of that run, as the published code makes it.
     """
@@ -84,6 +86,7 @@ class Method:
     marker: ClassVar[str] = "o"
     role: ClassVar[str] = ""
     variants: ClassVar[Mapping[str, tuple[str, tuple[object, ...], object]]] = {}
+    ablation: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     transfer: ClassVar[Mapping[str, object]] = {}
     transfer_as_published: ClassVar[Mapping[str, object]] = {}
 

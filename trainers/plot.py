@@ -24,8 +24,11 @@ from .method import Option, Recipe, epochs_by_shots, method_cfg
 from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, cosine, unit
 from .sinkhorn import counted_sinkhorn
 
-MATCHES = ("ot", "uniform", "mean", "max")
+MATCHES = ("ot", "uniform", "mean", "global", "max")
+POOLED = ("mean", "global")  # those that read no local features
 FINITE = sys.float_info.max
+# The initial texts of the published PLOT++, in place of the paper's, which it does not print.
+TEXTS = "a photo of a|this is a photo|this is picture of|one picture of a"
 
 # Similarities that the head holds at once, in elements; larger batches go through it in chunks of images.
 MAX_SIMILARITIES = 2**25
@@ -46,20 +49,25 @@ class PromptLearner(nn.Module):
 
 
 class CustomCLIP(PromptedCLIP):
-    """Logits [batch, n_cls], float32 or wider."""
+    """Logits [batch, n_cls], float32 or wider. Under gradients ``variance`` is that of the last text features."""
 
     def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         options = method_cfg(cfg, "PLOT")
-        super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model, options.MATCH != "mean")
+        super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model, options.MATCH not in POOLED)
         self.options = options
         self.meter: HeadMeter | None = None  # while one is here, it is shown what the head computes
+        self.variance: Tensor | None = None
 
     def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
         text = self.text_features()
         with torch.autocast(pooled.device.type, enabled=False):
+            if self.options.VARIANCE and torch.is_grad_enabled():
+                self.variance = variance(unit(text))
             pooled_score = cosine(pooled, text.mean(dim=0))
             if self.options.MATCH == "mean":
                 score = pooled_score
+            elif self.options.MATCH == "global":
+                score = unit(pooled) @ unit(text).mean(dim=0).t()
             elif local is None:
                 raise ValueError(f"MATCH {self.options.MATCH} needs local features")
             else:
@@ -78,22 +86,30 @@ class CustomCLIP(PromptedCLIP):
 
     def _score(self, similarity: Tensor) -> Tensor:
         """similarity [batch, n_cls, M, N] -> [batch, n_cls]."""
-        options = self.options
-        if options.MATCH == "uniform":
+        if self.options.MATCH == "uniform":
             return similarity.mean(dim=(2, 3))
-        if options.MATCH == "max":
+        if self.options.MATCH == "max":
             return similarity.amax(dim=2).mean(dim=2)
-        cost = 1 - similarity.detach()
-        plan, iterations = counted_sinkhorn(cost, options.EPS, options.MAX_ITER, options.THRESH)
-        if self.meter is not None:
-            self.meter.see_plan(plan, similarity, iterations)
-        return (plan * similarity).sum(dim=(2, 3))
+        return transported(similarity, self.options, self.meter)
+
+
+def transported(similarity: Tensor, options: CfgNode, meter: HeadMeter | None = None) -> Tensor:
+    """similarity [batch, n_cls, M, N] -> sum over m and n of T_mn similarity_mn [batch, n_cls]; T is PLOT's plan."""
+    plan, iterations = counted_sinkhorn(1 - similarity.detach(), options.EPS, options.MAX_ITER, options.THRESH)
+    if meter is not None:
+        meter.see_plan(plan, similarity, iterations)
+    return (plan * similarity).sum(dim=(2, 3))
+
+
+def variance(text: Tensor) -> Tensor:
+    """Of a class's N text features, text [N, n_cls, d] of unit length: mean over k of mean_n |g_nk - mean_n g_nk|^2."""
+    return (1 - text.mean(dim=0).square().sum(dim=-1)).mean()
 
 
 @TRAINER_REGISTRY.register()
 class PLOT(PromptTrainer):
     node = "PLOT"
-    options = (
+    options: ClassVar[tuple[Option, ...]] = (
         *PROMPT_OPTIONS,
         Option("N", 4, "prompts a class", 1, 1000),
         # Below 1e-4, costs that differ by rounding alone give different plans.
@@ -102,10 +118,20 @@ class PLOT(PromptTrainer):
         Option("THRESH", 0.01, "mean change of the scaling at which they stop", 0, FINITE),
         Option("GLOBAL_LOGITS", False, "add the pooled feature's logits; the paper does so on ImageNet"),
         Option("MATCH", "ot", "how prompts meet local features", choices=MATCHES),
+        Option("VARIANCE", 0.0, "weight of the prompts' variance, which the loss rewards", 0, FINITE),
     )
     paper = "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models, ICLR 2023 (arXiv 2210.01253)"
     colour, role = "tab:red", "subject"
     variants: ClassVar = {"prompts": ("N", (1, 2, 4, 8), 1), "match": ("MATCH", MATCHES, "ot")}
+    # Table 2. The paper prints neither the form nor the weight of V, nor the texts of E: these are our reading.
+    ablation: ClassVar = {
+        "PLOT": {},
+        "G: the pooled feature": {"MATCH": "global"},
+        "G + V: with variance between the prompts": {"MATCH": "global", "VARIANCE": 1.0},
+        "G + E: an ensemble of initial texts": {"MATCH": "global", "CTX_INIT": TEXTS},
+        "M: the feature map": {"MATCH": "uniform"},
+        "M + V: with variance between the prompts": {"MATCH": "uniform", "VARIANCE": 1.0},
+    }
     # Table 1: trained with the global logits; the published code tests the shifted sets without them.
     transfer: ClassVar = {"GLOBAL_LOGITS": True}
     transfer_as_published: ClassVar = {"GLOBAL_LOGITS": False}
@@ -121,6 +147,20 @@ class PLOT(PromptTrainer):
         if dataset == "imagenet":
             options[f"TRAINER.{cls.node}.GLOBAL_LOGITS"] = True
         return Recipe("{backbone}", options)
+
+    @classmethod
+    def find_faults(cls, cfg: CfgNode) -> list[str]:
+        faults = super().find_faults(cfg)
+        if cfg.TRAINER[cls.node].get("VARIANCE", 0) and cfg.TRAINER.SPLIT_CLASSES:
+            faults.append(f"TRAINER.{cls.node}.VARIANCE is of all classes: it needs TRAINER.SPLIT_CLASSES False")
+        return faults
+
+    def loss(self, output: Tensor, label: Tensor) -> Tensor:
+        """Cross-entropy - VARIANCE * variance of the prompts' text features."""
+        loss = super().loss(output, label)
+        if self.model.variance is not None:
+            loss = loss - self.method_cfg.VARIANCE * self.model.variance
+        return loss
 
     def forward_backward(self, batch: Batch) -> dict[str, float]:
         """At the last batch of an epoch, the plans and the prompts also go to TensorBoard."""

@@ -32,10 +32,13 @@ def base_seed(cfg: CfgNode) -> int:
 class Loader(DataLoader):
     """A DataLoader that raises a worker's UserError without the worker's traceback.
 
-    The workers of training live from the first epoch until `close()`.
+    The workers of training live from the first epoch until `close()`. A ``sealed`` loader gives nothing.
     """
 
+    sealed = ""  # why
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        self.check_open()
         iterator = None
         try:
             with kept_from_children():
@@ -47,6 +50,11 @@ class Loader(DataLoader):
         finally:
             if not self.persistent_workers:
                 _end_workers(iterator)
+
+    def check_open(self) -> None:
+        """Raises UserError if the loader is sealed."""
+        if self.sealed:
+            raise UserError(self.sealed)
 
     def close(self) -> None:
         if self._iterator is not None:

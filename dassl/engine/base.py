@@ -216,6 +216,9 @@ class TrainerBase:
             self.after_epoch()
         self.after_train()
 
+    def check_training(self) -> None:
+        """Raise UserError where training lacks something; called before a run writes anything."""
+
     def set_epoch(self, epoch: int) -> None:
         """Make what is random in the coming epoch a function of its number."""
 

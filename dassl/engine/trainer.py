@@ -46,6 +46,7 @@ class SimpleTrainer(ParallelTrainer):
     """
 
     model: nn.Module
+    test_selected = False  # whether training chooses by the test images, as some published code does: a flagged result
     train_loader_x: Any
     lab2cname: dict[int, str]
 
@@ -121,14 +122,36 @@ class SimpleTrainer(ParallelTrainer):
         x = self.train_loader_x
         return [x] if hasattr(getattr(x, "dataset", None), "seed") and hasattr(order_of(x), "seed") else []
 
+    def check_training(self) -> None:
+        """UserError: the best epoch is asked for, and there are no images to choose it by but the test's."""
+        super().check_training()
+        if self.cfg.TEST.NO_TEST or self.cfg.TEST.FINAL_MODEL != "best_val":
+            return
+        remedy = "choose TEST.FINAL_MODEL last_step"
+        if self.val_loader is None:
+            raise UserError(f"TEST.FINAL_MODEL is best_val, but there are no validation images; {remedy}")
+        dataset = self.dm.dataset
+        tested = {item.impath for item in dataset.test}
+        if both := sum(item.impath in tested for item in dataset.val):
+            raise UserError(f"TEST.FINAL_MODEL is best_val, but {both} validation images are test images; {remedy}")
+
+    def seal_test(self, sealed: bool) -> None:
+        """While it trains, a trainer cannot see the test images, unless it says that its result is `test_selected`."""
+        if hasattr(self.test_loader, "sealed"):
+            name = type(self).__name__
+            why = f"{name} asks for the test images before its training is over; a choice by them is no result"
+            self.test_loader.sealed = why if sealed and not self.test_selected else ""
+
     def train(self) -> None:  # type: ignore[override]
         try:
+            self.seal_test(True)
             super().train(self.start_epoch, self.max_epoch)
         except Interrupted:
             if self.batches_done and is_main() and osp.isdir(self.output_dir):
                 self.save_within_epoch(self.output_dir)
             raise
         finally:
+            self.seal_test(False)
             if hasattr(self.train_loader_x, "close"):
                 self.train_loader_x.close()
             self.close_writer()
@@ -147,8 +170,9 @@ class SimpleTrainer(ParallelTrainer):
     def before_train(self) -> None:
         """Resume from OUTPUT_DIR if it holds checkpoints, else from cfg.RESUME; start TensorBoard.
 
-        UserError: RESUME holds no checkpoints, or those of a longer training.
+        UserError: RESUME holds no checkpoints, or those of a longer training; or there is nothing to choose by.
         """
+        self.check_training()
         own = not self.cfg.RESUME or bool(self.find_checkpoints(self.output_dir))
         self.start_epoch = self.resume_model_if_exist(self.output_dir if own else self.cfg.RESUME)
         if not own and self.start_epoch == self.start_batch == 0:
@@ -184,6 +208,7 @@ class SimpleTrainer(ParallelTrainer):
 
     def after_train(self) -> None:
         print("Finish training")
+        self.seal_test(False)
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
                 print("Deploy the model with the best val performance")
@@ -199,7 +224,10 @@ class SimpleTrainer(ParallelTrainer):
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
-        """Evaluate on `split` (cfg.TEST.SPLIT; without validation data, the test set); the first result."""
+        """Evaluate on `split` (cfg.TEST.SPLIT; without validation data, the test set); the first result.
+
+        UserError: it would be the test set, while it trains.
+        """
         self.set_model_mode("eval")
         self.evaluator.reset()
         split = split or self.cfg.TEST.SPLIT

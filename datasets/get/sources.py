@@ -153,7 +153,7 @@ SOURCES: dict[str, Source] = {
     "fgvc_aircraft": Source("FGVCAircraft", 100, (3334, 3333, 3333), FGVC_AIRCRAFT),
     "food101": Source("Food101", 101, (50500, 20200, 30300), FOOD101),
     "imagenet": Source(  # validated on the test images
-        "ImageNet", 1000, (1281167, 50000, 50000), (CLASSNAMES,), IMAGENET_STEPS, ("images/train", "images/val")
+        "ImageNet", 1000, (1281167, 0, 50000), (CLASSNAMES,), IMAGENET_STEPS, ("images/train", "images/val")
     ),
     "oxford_flowers": Source("OxfordFlowers", 102, (4093, 1633, 2463), OXFORD_FLOWERS),
     "oxford_pets": Source("OxfordPets", 37, (2944, 736, 3669), OXFORD_PETS),

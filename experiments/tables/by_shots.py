@@ -11,7 +11,7 @@ from experiments.recipes import label, method_of
 from trainers.method import methods
 
 from . import significance
-from .published import NOTE, Figure, published
+from .published import Figure, note_on, published
 from .render import Section, Table, mean_std, number
 from .request import Request, difference
 from .results import Cell, differences
@@ -31,7 +31,8 @@ def build(request: Request, cells: Cells | None = None) -> Table:
     cells = cells_of(request) if cells is None else cells
     of = f", {request.datasets[0]}" if len(request.datasets) == 1 else ""
     table = request.table("few_shot", f"Few-shot: accuracy in percent{of}")
-    shown = any(published("few-shot", dataset, SUBJECT, 16) for dataset in request.datasets)
+    on = request.papers_backbone
+    shown = any(published("few-shot", d, m, 16, on) for d in request.datasets for m in request.methods)
     beside = ["published", "diff."] if shown else []
     heads = [text for shots in request.shots for text in (f"{spelled(shots)}-shot", *beside)]
     rows = []
@@ -39,13 +40,13 @@ def build(request: Request, cells: Cells | None = None) -> Table:
         for method in request.methods:
             row = [dataset, label(method)]
             for shots in request.shots:
-                cell, figure = cells[dataset, method, shots], published("few-shot", dataset, method, shots)
-                row += request.against(cell, figure, shown)
+                cell, figure = cells[dataset, method, shots], published("few-shot", dataset, method, shots, on)
+                row += request.against(table, cell, figure, shown)
                 table.records.append(record("few-shot", dataset, method, shots, cell, figure))
             rows.append(row)
             for name, own in request.overridden(method, dataset).items():
                 found = [own.get(shots if method_of(method).has_seeds else 0, Cell()) for shots in request.shots]
-                shown_here = (request.against(cell, None, shown) for cell in found)
+                shown_here = (request.against(table, cell, None, shown) for cell in found)
                 rows.append([dataset, f"{label(method)}, {name}", *(text for texts in shown_here for text in texts)])
                 for shots, cell in zip(request.shots, found, strict=True):
                     table.records.append(record("few-shot", dataset, f"{method}, {name}", shots, cell))
@@ -57,7 +58,7 @@ def build(request: Request, cells: Cells | None = None) -> Table:
     table.notes += [
         f"Mean and standard deviation (n - 1) over the seeds; {one_run()}, the same at every number of shots. Averages "
         "are over all datasets, blank until all are there.",
-        *([NOTE] if shown else []),
+        *([note_on(on)] if shown else []),
     ]
     return request.close(table)
 
@@ -98,14 +99,19 @@ def _averages(request: Request, cells: Cells, table: Table, shown: bool) -> list
         row = ["average", label(method)]
         for shots in request.shots:
             own = [cells[dataset, method, shots] for dataset in request.datasets]
-            figures = [published("few-shot", dataset, method, shots) for dataset in request.datasets]
+            on = request.papers_backbone
+            figures = [published("few-shot", dataset, method, shots, on) for dataset in request.datasets]
+            note = next((figure.note for figure in figures if figure and figure.note), "")
+            flag = next((cell.flag for cell in own if cell.flag), "")
             numbers = {
                 "mean": significance.mean([cell.mean for cell in own]),
                 "published_mean": mean_of_figures(figures),
                 "difference": significance.mean([difference(*pair) for pair in zip(own, figures, strict=True)]),
             }
             mean, theirs, diff = numbers.values()
-            row += [number(mean), *([number(theirs), number(diff, signed=True)] if shown else [])]
+            text = "" if theirs is None else number(theirs) + table.mark(note)
+            row.append("" if mean is None else number(mean) + table.mark(flag))
+            row += [text, number(diff, signed=True)] if shown else []
             place = {"table": "few-shot", "dataset": "average", "method": method, "shots": shots}
             table.records.append({**place, **numbers})
         rows.append(row)
@@ -145,7 +151,8 @@ def _means(request: Request, cells: Cells, whose: str, method: str, shots: int) 
         return cells[request.datasets[0], method, shots].by_seed if method_of(method).has_seeds else {}
     means: dict[Any, float] = {}
     for dataset in request.datasets:
-        found = cells[dataset, method, shots] if whose == "ours" else published("few-shot", dataset, method, shots)
+        theirs = published("few-shot", dataset, method, shots, request.papers_backbone)
+        found = cells[dataset, method, shots] if whose == "ours" else theirs
         if found is not None and found.mean is not None:
             means[dataset] = found.mean
     return means

@@ -6,16 +6,18 @@ rows: tested as trained, and as that code tests.
 
 from __future__ import annotations
 
+from typing import Any
+
 from experiments.jobs import spelled
 from experiments.recipes import imported, label, method_of, pairs_of, short_name
 
 from . import significance
 from .by_shots import mean_of_figures, record
-from .published import NOTE, published
+from .published import note_on, published
 from .render import Section, Table, number
 from .request import Request
 from .results import Cell, select
-from .suite import SHIFTED, SUBJECT
+from .suite import SHIFTED
 
 TABLE = "domain generalization"
 
@@ -27,18 +29,19 @@ def build(request: Request) -> Table:
         f"Domain generalization: accuracy in percent, {spelled(shots)} shots of {source}, tested on its shifted sets"
     )
     table = request.table("domain", title)
-    with_published = any(published(TABLE, target, SUBJECT, shots) for target in targets)
+    on = request.papers_backbone
+    with_published = any(published(TABLE, t, method, shots, on) for t in targets for method in request.methods)
     rows = []
     for method in request.methods:
         twice = bool(method_of(method).transfer_as_published)
         for as_published in (False, True) if twice else (False,):
             cells = {d: _cell(request, method, source, d, shots, as_published) for d in (source, *targets)}
             beside = not twice or as_published  # the paper's figures are by the published code
-            figures = {d: published(TABLE, d, method, shots) if beside else None for d in cells}
+            figures = {d: published(TABLE, d, method, shots, on) if beside else None for d in cells}
             name = as_the_code_tests(method) if as_published else method
             row = [name if as_published else f"{label(method)}, tested as trained" if twice else label(method)]
             for dataset, cell in cells.items():
-                row += request.against(cell, figures[dataset], with_published)
+                row += request.against(table, cell, figures[dataset], with_published)
                 table.records.append(record(TABLE, dataset, name, shots, cell, figures[dataset]))
             theirs = number(mean_of_figures(list(figures.values())[1:]))
             average = number(significance.mean([cells[target].mean for target in targets]))
@@ -48,7 +51,7 @@ def build(request: Request) -> Table:
     headers = ["method", *headers, "mean of the shifted", *more[:1]]
     table.sections.append(Section("", headers, rows, 1, 1 + len(more)))
     table.notes += [_note(method) for method in request.methods if method_of(method).transfer_as_published]
-    table.notes += [NOTE] if with_published else []
+    table.notes += [note_on(on)] if with_published else []
     return request.close(table)
 
 
@@ -77,7 +80,10 @@ def _cell(request: Request, trainer: str, source: str, dataset: str, shots: int,
         and (run.trained is None) == (dataset == source)
         and all(run.source.option(key) == value for key, value in method.transfer.items())
     ]
-    options = {**method.transfer, **(method.transfer_as_published if as_published and dataset != source else {})}
+    options: dict[str, Any] = {
+        **method.transfer,
+        **(method.transfer_as_published if as_published and dataset != source else {}),
+    }
     words = ["scripts/protocols/domain_generalization.sh", *imported(trainer), source, spelled(shots)]
     cell = select(trained, trainer, dataset, shots, **options)
     return request.filled(cell, trainer, source, words, {"TRAINERS": short_name(trainer)})

@@ -108,11 +108,19 @@ class Table:
     missing: list[str] = field(default_factory=list)
     footnotes: list[str] = field(default_factory=list)
 
+    def mark(self, why: str) -> str:
+        """The number of a footnote that says why; "" without a reason."""
+        if why and why not in self.footnotes:
+            self.footnotes.append(why)
+        return str(self.footnotes.index(why) + 1).translate(_SUPERSCRIPT) if why else ""
+
+    def accuracy(self, cell: Any) -> str:
+        """Mean and deviation of a ``results.Cell``, marked if it is flagged."""
+        return mean_std(cell.mean, cell.std) + self.mark(cell.flag)
+
     def dash(self, why: str) -> str:
         """A dash with the number of a footnote that says why."""
-        if why not in self.footnotes:
-            self.footnotes.append(why)
-        return DASH + str(self.footnotes.index(why) + 1).translate(_SUPERSCRIPT)
+        return DASH + self.mark(why)
 
     def p_value(self, p: float | None, why: str) -> str:
         return self.dash(why) if p is None else probability(p)

@@ -27,7 +27,7 @@ from runs.directory import REPOSITORY, shorten, spell
 from trainers.clip.weights import OPENAI_URLS
 from trainers.method import methods
 
-from .published import Figure
+from .published import BACKBONE, Figure
 from .render import Table, mean_std, number
 from .results import Cell, FinishedRun, check_unique, check_unmixed, of_backbone, read_runs, select, shared_settings
 
@@ -120,20 +120,26 @@ class Request:
     def is_partial(self, cell: Cell) -> bool:
         return bool(cell.runs) and len(cell.by_seed) < len(self.wanted(cell.runs[0].trainer))
 
-    def ours(self, cell: Cell) -> str:
-        return mean_std(cell.mean, cell.std) + self.mark(cell)
+    @property
+    def papers_backbone(self) -> str:
+        """The backbone of the published figures beside ours."""
+        return BACKBONES.get(self.backbone, BACKBONE)
 
     def mark(self, cell: Cell) -> str:
         """The number of runs behind a figure, where they are fewer than the seeds asked for."""
         self.marked |= self.is_partial(cell)
         return f" ({len(cell.by_seed)})" if self.is_partial(cell) else ""
 
-    def against(self, cell: Cell, figure: Figure | None, shown: bool) -> list[str]:
+    def ours(self, table: Table, cell: Cell) -> str:
+        """With the number of runs behind it where they are fewer than the seeds asked for; marked if it is flagged."""
+        return mean_std(cell.mean, cell.std) + self.mark(cell) + table.mark(cell.flag)
+
+    def against(self, table: Table, cell: Cell, figure: Figure | None, shown: bool) -> list[str]:
         """[ours, published, difference], as text; ours alone where no published figures are ``shown``."""
         if not shown:
-            return [self.ours(cell)]
-        text = "" if figure is None else mean_std(figure.mean, figure.std)
-        return [self.ours(cell), text, number(difference(cell, figure), signed=True)]
+            return [self.ours(table, cell)]
+        text = "" if figure is None else mean_std(figure.mean, figure.std) + table.mark(figure.note)
+        return [self.ours(table, cell), text, number(difference(cell, figure), signed=True)]
 
     def close(self, table: Table) -> Table:
         """Checks the runs behind the table and lists the commands of its blank cells.

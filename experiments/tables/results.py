@@ -18,8 +18,11 @@ from runs.result import hash_of_checkpoints, load_result
 from . import significance
 
 # Overrides that a table allows: the backbone, of which a table has one, and what changes nothing that a table shows.
+LIST = "DATASET.FEW_SHOT_LIST"
 BACKBONE = ("INPUT.SIZE", "MODEL.BACKBONE.NAME", "MODEL.BACKBONE.ALLOW_TORCHSCRIPT")
-ALLOWED = {*BACKBONE, "DATALOADER.TEST.BATCH_SIZE", "DATASET.SUBSAMPLE_CLASSES", "TRAIN.CHECKPOINT_FREQ"}
+ALLOWED = {*BACKBONE, "DATALOADER.TEST.BATCH_SIZE", "DATASET.SUBSAMPLE_CLASSES", "TRAIN.CHECKPOINT_FREQ", LIST}
+
+AS_PUBLISHED = "AS_PUBLISHED"  # the option of a method whose published code leaks: run it so
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,14 @@ class FinishedRun:
     def option(self, key: str, default: Any = None) -> Any:
         """One of the method's options, as tested."""
         return (self.result.get("options") or {}).get(key, default)
+
+    @property
+    def flag(self) -> str:
+        """Why its figure is no clean one; "" if it is."""
+        source = self.source
+        if source.result.get("test_selected"):
+            return "chosen on the test set"
+        return "run as its published code does (AS_PUBLISHED)" if source.option(AS_PUBLISHED) else ""
 
     def predictions(self) -> dict[str, tuple[int, int]] | None:
         """{image: (label, prediction)}; None if the run has kept none.
@@ -138,6 +149,10 @@ class Cell:
         return {seed: sum(values) / len(values) for seed, values in sorted(seeds.items())}
 
     @property
+    def flag(self) -> str:
+        return next((run.flag for run in self.runs if run.flag), "")
+
+    @property
     def mean(self) -> float | None:
         return significance.mean(list(self.by_seed.values()))
 
@@ -151,10 +166,13 @@ def differences(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> list[
     return [ours[key] - theirs[key] for key in ours if key in theirs]
 
 
-def select(candidates: Iterable[FinishedRun], trainer: str, dataset: str, shots: int, **options: Any) -> Cell:
+def select(
+    candidates: Iterable[FinishedRun], trainer: str, dataset: str, shots: int, part: str = "all", **options: Any
+) -> Cell:
     """The runs of a cell: as the recipe has them, but for the options and, where a seed has no other run, for ALLOWED.
 
     Args:
+        part: of the classes, as tested: all, base or new. What learns has learned on all, or on base.
         options: values of the method's own options; those in its ``variants`` have their defaults otherwise.
     """
     method = method_of(trainer)
@@ -167,7 +185,8 @@ def select(candidates: Iterable[FinishedRun], trainer: str, dataset: str, shots:
         run
         for run in candidates
         if (run.trainer, run.dataset, run.shots) == (trainer, dataset, shots)
-        and run.result.get("subsample_classes", "all") == run.source.result.get("subsample_classes", "all") == "all"
+        and _part(run) == part
+        and _part(run.source) == ("base" if part != "all" and run.trained else part)
         and {*run.overrides, *(run.result.get("overrides") or ())} <= allowed
         and all(run.option(key, defaults.get(key)) == value for key, value in wanted.items())
         and of_recipe(run)
@@ -175,6 +194,10 @@ def select(candidates: Iterable[FinishedRun], trainer: str, dataset: str, shots:
     ]
     plain = {run.seed for run in chosen if not run.overrides.keys() & ALLOWED - {*BACKBONE}}
     return Cell(tuple(r for r in chosen if r.seed not in plain or not r.overrides.keys() & ALLOWED - {*BACKBONE}))
+
+
+def _part(run: FinishedRun) -> str:
+    return run.result.get("subsample_classes") or "all"
 
 
 def of_recipe(run: FinishedRun) -> bool:
@@ -201,7 +224,7 @@ def check_unmixed(used: Sequence[FinishedRun], mixed: bool, epochs: bool = True)
         epochs: compares the epochs too.
 
     Raises:
-        UserError: the runs differ in backbone or epochs, or two are the same run twice, and ``mixed`` is off.
+        UserError: the runs differ in backbone, epochs or, at one seed, few-shot set, and ``mixed`` is off.
     """
     problems = []
     backbones = Counter(run.backbone for run in used)
@@ -219,6 +242,13 @@ def check_unmixed(used: Sequence[FinishedRun], mixed: bool, epochs: bool = True)
             f"mixed epochs: {len(other)} of {len(learned)} runs have others than the recipe's, such as "
             f"{other[0].epochs} (prescribed: {other[0].prescribed}) in '{other[0].path.parent}'"
         )
+    sets: dict[tuple[str, int, int, str], dict[str, FinishedRun]] = {}
+    for run in (run.source for run in used if run.source.seed >= 0 and run.source.result.get("split_sha256")):
+        place = (run.dataset, run.shots, run.seed, _part(run))
+        sets.setdefault(place, {}).setdefault(run.result["split_sha256"], run)
+    if differing := next((found for found in sets.values() if len(found) > 1), None):
+        named = " and ".join(f"'{run.path.parent}' (split {key[:8]})" for key, run in list(differing.items())[:2])
+        problems.append(f"mixed few-shot sets: {named} have other training images for one seed")
     if problems and not mixed:
         raise UserError("; ".join(problems) + "; choose with --backbone or another --out, or allow it with --mixed")
     return problems
@@ -246,8 +276,9 @@ def discordant(first: FinishedRun, second: FinishedRun) -> tuple[int, int] | Non
 def shared_settings(used: Sequence[FinishedRun]) -> list[str]:
     """KEY VALUE pairs on the backbone that the runs of a table have in common, for its commands."""
     common: list[str] = []
-    for key in BACKBONE:
-        values = {str(run.overrides.get(key)) for run in used}
-        if len(values) == 1 and key in used[0].overrides:
+    for key in (*BACKBONE, LIST):
+        concerned = [run for run in used if run.epochs > 0 or key != LIST]
+        values = {str(run.overrides.get(key)) for run in concerned}
+        if len(values) == 1 and key in concerned[0].overrides:
             common += [key, *values]
     return common

@@ -5,6 +5,9 @@ from trainers.method import methods
 ROLES = {kind.role: name for name, kind in reversed(methods().items()) if kind.role}  # the first that has a role
 SUBJECT = ROLES["subject"]  # tables test it against each other method
 BASELINE = ROLES["baseline"]  # comparisons show each method's difference to it
+ADAPTERS = tuple(name for name, kind in methods().items() if kind.role == "adapter")  # the table of adapters
+# In the table of base to new beside the compared methods.
+BASE_TO_NEW = tuple(name for name, kind in methods().items() if kind.role == "base-to-new")
 DATASETS = (
     "caltech101",
     "dtd",

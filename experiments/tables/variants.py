@@ -73,7 +73,7 @@ def build(request: Request, name: str) -> Table:
             cells = {value: request.cell(method, dataset, shots, **{option.key: value}) for value in values}
             for value, cell in cells.items():
                 half = significance.half_width(list(cell.by_seed.values()))
-                row = [dataset, spelled(shots), str(value), request.ours(cell)]
+                row = [dataset, spelled(shots), str(value), request.ours(table, cell)]
                 row.append("" if half is None or cell.mean is None else interval(cell.mean, half))
                 tests, numbers = [DASH if value == base else ""] * 3, dict[str, Any]()
                 if value != base and cell.runs and cells[base].runs:
@@ -118,10 +118,10 @@ def diagnostics(request: Request) -> Table:
         usual = {option.key: option.default for option in method_of(method).options if option.key in kinds}
         rows = []
         for (dataset, shots), values in itertools.product(request.places, itertools.product(*kinds.values())):
-            options = dict(zip(kinds, values, strict=True))
+            options: dict[str, Any] = dict(zip(kinds, values, strict=True))
             if options == usual or select(request.found, method, dataset, shots, **options).runs:
                 cell = request.cell(method, dataset, shots, **options)
-                place = [dataset, spelled(shots), *map(str, values), request.ours(cell)]
+                place = [dataset, spelled(shots), *map(str, values), request.ours(table, cell)]
                 texts, means = diagnostics_of(table, cell, ALL)
                 rows.append([*place, *texts])
                 more: dict[str, Any] = {**options, **means}

@@ -116,7 +116,7 @@ def test_few_shot_loads_make_few_datums(tmp_path: Path, monkeypatch: pytest.Monk
     listed = base_dataset.Datum.listed
     monkeypatch.setattr(base_dataset.Datum, "listed", lambda *args: made.append(1) or listed(*args))
     build(tmp_path, "imagenet", NUM_SHOTS=1)
-    assert len(made) == 6 + 18 + 18  # of 60 training images, 6
+    assert len(made) == 6 + 6 + 18  # of 60 training images, 6, and 6 to validate on
 
 
 def test_nothing_is_written_beside_the_data(folder: Path) -> None:
@@ -267,12 +267,25 @@ def test_a_valid_json_set_wins_over_a_pickle(folder: Path, monkeypatch: pytest.M
     assert few(folder) == [split["train"][::3], split["val"][:1]]
 
 
+def test_imagenet_is_validated_on_training_images_that_are_not_among_the_shots(tmp_path: Path) -> None:
+    """CoOp validates on the test images. The choice is the seed's, whatever was drawn before."""
+    folder = imagenet(tmp_path) / "images"
+    for shots, n_val in ((1, 1), (4, 4), (8, 2)):  # of 10 images a class
+        data = build(tmp_path, "imagenet", seed=1, NUM_SHOTS=shots)
+        train, val, test = (rows(part, folder) for part in (data.train_x, data.val, data.test))
+        assert len(train) == 6 * shots and len(val) == 6 * n_val
+        assert all(row not in train and row not in test and row[0].startswith("train/") for row in val)
+        assert val == rows(build(tmp_path, "imagenet", seed=1, NUM_SHOTS=shots).val, folder)
+        assert val != rows(build(tmp_path, "imagenet", seed=2, NUM_SHOTS=shots).val, folder)
+    assert not build(tmp_path, "imagenet").val
+
+
 def test_imagenets_pickle_has_no_validation_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = imagenet(tmp_path)
     whole = rows(build(tmp_path, "imagenet").train_x, folder / "images")
     leave_pickle(folder, monkeypatch, elsewhere(whole[3::10], "/x/imagenet/images/"))
     data = build(tmp_path, "imagenet", NUM_SHOTS=2)
-    assert rows(data.train_x, folder / "images") == whole[3::10] and len(data.val) == 18
+    assert rows(data.train_x, folder / "images") == whole[3::10] and len(data.val) == 12
 
 
 def test_a_pickles_images_that_are_not_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

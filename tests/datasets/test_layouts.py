@@ -41,7 +41,7 @@ EXPECTED: dict[str, tuple[str, str, list[str], tuple[int, int, int]]] = {
         (32, 8, 40),
     ),
     "ucf101": ("ucf101", "UCF-101-midframes", ["Apply_Eye_Makeup", "Handstand_Pushups", "Yo_Yo"], (24, 6, 21)),
-    "imagenet": ("imagenet", "images", list(NAMES), (60, 18, 18)),
+    "imagenet": ("imagenet", "images", list(NAMES), (60, 0, 18)),
     "imagenetv2": ("imagenetv2", "imagenetv2-matched-frequency-format-val", list(NAMES), (18, 0, 18)),
     "imagenet_sketch": ("imagenet-sketch", "images", list(NAMES), (24, 0, 24)),
     "imagenet_a": ("imagenet-adversarial", "imagenet-a", ["goldfish", "hammerhead shark"], (8, 0, 8)),
@@ -110,10 +110,11 @@ def test_few_shot_sets_and_base_and_new(name: str, tmp_path: Path) -> None:
     images = tmp_path / folder / image_dir
     whole = parts(build(tmp_path, name), images)
     few = parts(build(tmp_path, name, seed=3, NUM_SHOTS=2), images)
-    if sizes[1]:
+    if sizes[1] or name == "imagenet":
         train, val = as_coop_draws(whole, 2, 3)
-        # ImageNet validates on its whole test set, as CoOp does
-        assert few == {"train": train, "val": whole["test"] if name == "imagenet" else val, "test": whole["test"]}
+        if name == "imagenet":  # CoOp validates on its test images, here on training images: test_few_shot.py
+            val = few["val"]
+        assert few == {"train": train, "val": val, "test": whole["test"]}
     else:
         assert few == whole  # for testing only: nothing is drawn
     half = (len(classnames) + 1) // 2
@@ -159,7 +160,7 @@ def test_imagenets_listing_is_kept_until_a_folder_changes(tmp_path: Path, monkey
     folder = LAYOUTS["imagenet"](tmp_path)
     before = build(tmp_path, "imagenet")
     paths = [d.impath for d in before.train_x]
-    assert paths == sorted(paths) and before.val == before.test  # whatever the order on disk
+    assert paths == sorted(paths)  # whatever the order on disk
     listed: list[str] = []
 
     def count(path: Path) -> Any:

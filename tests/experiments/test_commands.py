@@ -29,6 +29,7 @@ ALL = (
     ["few-shot", "--backbone", "vit_b16"],
     ["domain", "--backbone", "vit_b32"],
 )
+WITHOUT = ("adapters", "leaks", "published")  # tables that may have no cells
 BACKBONES = {"vit_b16": "ViT-B/16", "vit_b32": "ViT-B/32"}
 
 
@@ -90,7 +91,8 @@ def test_every_command_starts_up_to_the_weights(
     out = tmp_path / "runs of mine"
     out.mkdir()
     found = commands(show(capsys, *argv, "--out", str(out)))
-    assert found and len(set(found)) == len(found)
+    assert found or argv[0] in WITHOUT
+    assert len(set(found)) == len(found)
     for command in found:
         arguments, environment = through_bash(command, tmp_path)
         assert environment["OUT"] == str(out)
@@ -102,6 +104,6 @@ def test_every_command_starts_up_to_the_weights(
             with pytest.raises(SystemExit, match="7"):
                 module.main(arguments[2:])
     assert len(up_to_the_weights) == len(found)
-    (backbone,) = set(up_to_the_weights)  # all cells of a table are on one backbone
+    (backbone,) = set(up_to_the_weights) or {"RN50"}  # all cells of a table are on one backbone
     assert "symbols" in argv or backbone == BACKBONES.get(argv[-1], "RN50")
     capsys.readouterr()

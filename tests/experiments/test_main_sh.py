@@ -15,7 +15,7 @@ import pytest
 
 import train
 from experiments import compare, jobs, protocols
-from experiments.recipes import recipe
+from experiments.recipes import prescribed_epochs, recipe
 from experiments.sweep import command as sweep
 from experiments.tables import __main__ as tables
 from runs import process
@@ -46,7 +46,13 @@ def test_what_the_recipe_knows_of_datasets_and_configs() -> None:
         assert recipe("PLOT", dataset, 1)[1] == "OPTIM.MAX_EPOCH 50 DATALOADER.TRAIN_X.BATCH_SIZE 32"
     assert recipe("PLOT", "imagenet", 16)[1] == "OPTIM.MAX_EPOCH 50 TRAINER.PLOT.GLOBAL_LOGITS True"
     assert recipe("CoOp", "imagenet", 16) == ("rn50_ep50", "")
-    assert recipe("PLOT", "symbols", 16) == ("symbols", "")
+    for shots, epochs in ((1, 50), (2, 100), (3, 60), (4, 60), (8, 30)):  # of the dataset's own config
+        for method in ("PLOT", "CoOp"):
+            assert recipe(method, "symbols", shots) == ("symbols", f"OPTIM.MAX_EPOCH {epochs}")
+            assert prescribed_epochs(method, "symbols", shots) == epochs
+    assert recipe("PLOT", "symbols", 16) == ("symbols", "") and prescribed_epochs("PLOT", "symbols", 16) == 15
+    assert recipe("CoCoOp", "symbols", 1) == ("symbols", "")  # 10 epochs at any number of shots, in the paper
+    assert recipe("PLOTCoCoOp", "dtd", 16) == ("rn50_c4_ep10_batch1_ctxv1", "")
     assert recipe("PLOT", "caltech101", 1, cfg="symbols") == ("symbols", "")
     assert recipe("PLOT", "caltech101", 16, cfg="vit_b16") == ("vit_b16", "OPTIM.MAX_EPOCH 200")
     assert recipe("ZeroshotCLIP", "dtd", 1) == ("rn50", "")

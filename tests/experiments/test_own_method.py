@@ -96,7 +96,7 @@ def test_its_config(file: Path) -> None:
     """Another method's, the dataset's own among them, or a file beside the method's."""
     import_method(str(file))
     assert recipe("Averaged", "dtd", 1) == ("../CoOp/rn50", "OPTIM.MAX_EPOCH 50")
-    assert recipe("Averaged", "symbols_layout", 1) == ("../CoOp/symbols", "")
+    assert recipe("Averaged", "symbols_layout", 1) == ("../CoOp/symbols", "OPTIM.MAX_EPOCH 50")
     assert config_file("Averaged", "../CoOp/symbols") == REPOSITORY / "configs/trainers/CoOp/symbols.yaml"
     beside = file.read_text().replace("class Averaged", "class Beside").replace("../CoOp/{b", "mine/{b")
     file.with_name("beside.py").write_text(beside.replace('backbone}"', 'backbone}.yaml"'))

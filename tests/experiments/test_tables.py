@@ -478,7 +478,7 @@ def test_no_table_is_wider_than_a_terminal(tmp_path: Path, capsys: pytest.Captur
         for row in grid(text):
             assert any(set(row) >= set(part) for part in shown) and all(any(c in part for part in shown) for c in row)
         marks = {sign for sign in "¹²³⁴⁵" if re.search(f"^{sign} ", table, re.M)}
-        assert all(f"–{sign}" in table for sign in marks), argv
+        assert all(re.search(rf"[–\d]{sign}", table) for sign in marks), argv
         assert ("(n):" in table) == bool(re.search(r"\(\d\) ", table)), argv
     (cost,) = tmp_path.glob("tables/cost_symbols.md")
     assert cost.read_text().count("img/s") == 2

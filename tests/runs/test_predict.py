@@ -38,6 +38,7 @@ def run_of(weights: Path, data_root: Path, tmp_path_factory: pytest.TempPathFact
     out = tmp_path_factory.mktemp("runs")
     flags = ["--root", str(data_root), "--seed", "1", "--backbone", str(weights)]
     configs = {"PLOT": "rn50", "CoOp": "rn50_ep50", "CoCoOp": "rn50_c4_ep10_batch1_ctxv1", "ZeroshotCLIP": "rn50"}
+    configs["PLOTCoCoOp"] = configs["CoCoOp"]
     for trainer, config in configs.items():
         extra = ["TRAINER.PLOT.N", "2"] if trainer == "PLOT" else []
         argv = ["--output-dir", str(out / trainer), *command(flags, trainer, config), *SHORT, *extra]
@@ -50,7 +51,7 @@ def images(data_root: Path) -> Path:
     return data_root / "caltech-101" / "101_ObjectCategories"
 
 
-@pytest.mark.parametrize("trainer", ["PLOT", "CoOp", "CoCoOp", "ZeroshotCLIP"])
+@pytest.mark.parametrize("trainer", ["PLOT", "CoOp", "CoCoOp", "PLOTCoCoOp", "ZeroshotCLIP"])
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_the_predictions_of_the_runs_own_test(
     trainer: str, batch_size: int, run_of: dict[str, Path], data_root: Path

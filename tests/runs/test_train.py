@@ -52,6 +52,7 @@ def one_result(output: Path, below: str = "*/*/*/*/seed1") -> tuple[Path, dict]:
         ("PLOT", "rn50", ["TRAINER.PLOT.N", "2", "TRAINER.PLOT.PREC", "amp"], 2 * 16 * 64),
         ("CoOp", "rn50_ep50", ["TRAINER.COOP.CSC", "True", "TRAINER.COOP.PREC", "bf16"], 5 * 16 * 64),
         ("CoCoOp", "rn50_c4_ep10_batch1_ctxv1", ["TRAINER.COCOOP.PREC", "fp32"], 4 * 64 + 65 * 4 + 5 * 64),
+        ("PLOTCoCoOp", "rn50_c4_ep10_batch1_ctxv1", ["TRAINER.PLOTCOCOOP.N", "2"], 2 * 4 * 64 + 65 * 4 + 5 * 64),
         ("ZeroshotCLIP", "rn50", [], 0),
     ],
 )

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import trainers.plot
+import trainers.plotcocoop
 import trainers.zsclip
 from benchmarks import plain
 from tests.oracle import KINDS, Oracle, embed_text, make_cfg, tiny_clip
@@ -43,7 +44,8 @@ def run_oracle(trainer: str, oracle: Oracle, parameters: dict[str, Tensor], **op
     if trainer == "COOP":
         return oracle.coop_logits(parameters["ctx"], **options)
     w1, b1, w2, b2 = (parameters[f"meta_net.linear{i}.{part}"] for i in (1, 2) for part in ("weight", "bias"))
-    return oracle.cocoop_logits(parameters["ctx"], lambda x: F.linear(F.relu(F.linear(x, w1, b1)), w2, b2))
+    conditioned = oracle.cocoop_logits if trainer == "COCOOP" else oracle.plotcocoop_logits
+    return conditioned(parameters["ctx"], lambda x: F.linear(F.relu(F.linear(x, w1, b1)), w2, b2), **options)
 
 
 def check(
@@ -114,8 +116,43 @@ def test_cocoop(batch: int, init: str, kind: str) -> None:
     check("COCOOP", kind, batch, CTX_INIT=init)
 
 
+@pytest.mark.medium
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("init, n", [("", 1), ("", 3), (TEXTS[0], 4), ("|".join(TEXTS), 4)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_plot_on_cocoop(batch: int, n: int, init: str, kind: str) -> None:
+    check("PLOTCOCOOP", kind, batch, CTX_INIT=init, N=n)
+
+
+@pytest.mark.parametrize("eps, max_iter, thresh", [(0.05, 100, 0.01), (0.1, 3, 1e-9)])
+def test_plot_on_cocoop_has_plots_sinkhorn(eps: float, max_iter: int, thresh: float) -> None:
+    options = {"eps": eps, "max_iter": max_iter, "thresh": thresh}
+    check("PLOTCOCOOP", "ViT", oracle_options=options, N=2, EPS=eps, MAX_ITER=max_iter, THRESH=thresh)
+
+
+def test_plot_on_cocoop_with_one_context_and_patch_is_cocoop_on_that_patch() -> None:
+    """The plan of one prompt is uniform: the mean of CoCoOp's logits over the local features."""
+    model, cocoop = build("PLOTCOCOOP", "RN", N=1), build("COCOOP", "RN")
+    state = model.prompt_learner.state_dict()
+    cocoop.prompt_learner.load_state_dict({**state, "ctx": state["ctx"][0]})
+    pooled, local = (f for f in model.encode(get_oracle("RN").image).values())
+    prefix, suffix = cocoop.prompt_learner(F.normalize(pooled, dim=-1))
+    text = F.normalize(cocoop.text_encoder(prefix, suffix, cocoop.prompt_learner.prompts.layout), dim=-1)
+    mean = torch.stack([F.normalize(f, dim=-1) @ text[b].t() for b, f in enumerate(local)]).mean(dim=1)
+    assert error(model.logits(pooled, local), model.logit_scale.exp() * mean) < 1e-9
+
+
+def test_chunks_of_images_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("PLOTCOCOOP", "ViT", N=2).eval()
+    features = {name: x.detach() for name, x in model.encode(get_oracle("ViT").image).items()}
+    whole = model.logits(**features)
+    monkeypatch.setattr(trainers.plotcocoop, "MAX_SIMILARITIES", 1)
+    assert error(model.logits(**features), whole) < 1e-12
+
+
 @pytest.mark.parametrize(
-    "match, global_logits", [*itertools.product(["ot", "uniform", "max"], [False, True]), ("mean", False)]
+    "match, global_logits",
+    [*itertools.product(["ot", "uniform", "max", "global"], [False, True]), ("mean", False)],
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_match_and_global_logits(kind: str, match: str, global_logits: bool) -> None:
@@ -129,6 +166,36 @@ def test_weights_trained_with_gelu(trainer: str, kind: str) -> None:
     check(trainer, kind, **({"N": 2} if trainer == "PLOT" else {}))
     quick, gelu = (get_oracle(k) for k in (kind.split()[0], kind))
     assert kind.startswith("RN") or error(gelu.pooled, quick.pooled) > 2 * TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("row", trainers.plot.PLOT.ablation)
+@pytest.mark.parametrize("csc", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_row_of_the_ablation(kind: str, csc: bool, row: str) -> None:
+    """Loss and gradient: the cross-entropy of a row's logits - VARIANCE * mean_k mean_n |g_nk - mean_n g_nk|^2."""
+    settings = {"N": 4, "CSC": csc, **trainers.plot.PLOT.ablation[row]}
+    model, oracle = build("PLOT", kind, **settings), get_oracle(kind)
+    ctx = model.prompt_learner.ctx.detach().clone().requires_grad_()
+    text = F.normalize(plain.text_features(oracle.clip, oracle.words, ctx), dim=-1)
+    spread = sum((text[n] - text.mean(dim=0)).norm(dim=-1) ** 2 for n in range(4)).mean() / 4
+    match, weight = settings.get("MATCH", "ot"), settings.get("VARIANCE", 0.0)
+    reference = F.cross_entropy(oracle.plot_logits(ctx, match=match), LABEL) - weight * spread
+    reference.backward()
+    trainer = trainers.plot.PLOT.__new__(trainers.plot.PLOT)
+    trainer.model, trainer.cfg = model, SimpleNamespace(TRAINER={"PLOT": model.options})
+    loss = trainer.loss(model(oracle.image), LABEL)
+    assert error(loss, reference) < 1e-9
+    loss.backward()
+    assert error(model.prompt_learner.ctx.grad, ctx.grad) < 1e-9
+    assert (model.variance is not None) == (weight > 0)
+
+
+def test_the_pooled_feature_against_each_prompt_differs_from_the_mean_of_prompts() -> None:
+    """G averages logits of unit text features, ``mean`` the text features: equal with one prompt alone."""
+    pooled = get_oracle("RN").pooled
+    for n, equal in ((1, True), (4, False)):
+        one, other = (build("PLOT", "RN", N=n, MATCH=match).logits(pooled) for match in ("global", "mean"))
+        assert torch.allclose(one, other, atol=1e-9) == equal
 
 
 @pytest.mark.parametrize("eps, max_iter, thresh", [(0.05, 100, 0.01), (0.1, 3, 1e-9), (0.02, 1000, 1e-7)])
@@ -189,19 +256,20 @@ def test_contexts_without_words_are_noise() -> None:
         ("COOP", 0.5, {}),
         ("COCOOP", 0.002, {}),
         ("COCOOP", 0.05, {}),
+        ("PLOTCOCOOP", 0.05, {"N": 2}),
     ],
 )
 def test_twenty_steps_end_at_the_same_place(trainer: str, lr: float, options: dict[str, Any]) -> None:
     def sgd(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=lr, momentum=0.9, weight_decay=5e-4)
 
-    model = build(trainer, "RN", **({"N": 2} if trainer == "PLOT" else {}), **options)
+    model = build(trainer, "RN", **{**({"N": 2} if trainer == "PLOT" else {}), **options})
     parameters = {n: p.detach().clone().requires_grad_() for n, p in model.prompt_learner.named_parameters()}
     start = parameters["ctx"].detach().clone()
     position = {"position": options["CLASS_TOKEN_POSITION"]} if "CLASS_TOKEN_POSITION" in options else {}
     ours, theirs = sgd(model.prompt_learner.parameters()), sgd(parameters.values())
     for step in range(20):
-        oracle = get_oracle("RN", 1 if trainer == "COCOOP" else 2, seed=step % 5)
+        oracle = get_oracle("RN", 1 if trainer.endswith("COCOOP") else 2, seed=step % 5)
         label = LABEL[[step % 3, (step + 1) % 3]][: len(oracle.image)]
         for optimizer, logits in (
             (ours, model(oracle.image)),

@@ -70,7 +70,13 @@ def open_store(cfg: Any) -> FeatureStore:
 
 
 def with_features(trainer: Any, loader: Any) -> Iterable[dict[str, Any]]:
-    """The batches of a test loader; ``features`` replace ``img`` if the trainer can use them."""
+    """The batches of a test loader; ``features`` replace ``img`` if the trainer can use them.
+
+    Raises:
+        UserError: the loader is sealed.
+    """
+    if isinstance(loader, Loader):
+        loader.check_open()
     if not (hasattr(trainer, "encode_images") and trainer.cfg.TEST.FEATURE_CACHE):
         return loader
     if not isinstance(loader, Loader) or type(loader.sampler) is not SequentialSampler:

@@ -61,7 +61,7 @@ def test_finished_resumable_and_to_do(place: Place, capsys: pytest.CaptureFixtur
     (found.runs[1].directory / "prompt_learner/model.pth.tar-3").touch()
     assert command.main([*argv, "--dry-run"]) == 0
     lines = {words[0]: words[1:] for line in capsys.readouterr().out.splitlines() if (words := line.split())}
-    assert lines["PLOT"] == ["4", "1", "1", "2", "~0:02:10"]  # 10 s and 20 s a shot
+    assert lines["PLOT"] == ["4", "1", "1", "2", "~0:03:30"]  # 10 s, and 0.4 s a shot and epoch, of 50 and 100
     for name, counts in (("CoOp", "4 0 0 4"), ("all", "8 1 1 6")):
         assert " ".join(lines[name]) == f"{counts} unknown until each method has a run on this backbone"
     assert not place.starts

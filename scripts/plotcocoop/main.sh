@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# PLOT on CoCoOp, trained and tested: bash scripts/plotcocoop/main.sh DATASET SHOTS [KEY VALUE]...; scripts/run.sh has the rest.
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" PLOTCoCoOp "$@"

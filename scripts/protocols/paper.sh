@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# The runs behind every table and figure of the paper, on one dataset, then all of them, printed and in OUT/tables/:
+# bash scripts/protocols/paper.sh DATASET [--full]; one seed, 1 and 16 shots; --full: three seeds, 1 2 4 8 16 shots.
+# DATA, OUT and SEEDS from the environment. Finished runs are kept.
+set -euo pipefail
+mistake() { echo "error: $1; bash scripts/protocols/paper.sh DATASET [--full]" >&2; exit 2; }
+[ -n "${1:-}" ] || mistake "DATASET is missing"
+dataset=$1
+case ${2:-} in
+  "") shots="1 16"; export SEEDS=${SEEDS:-1} ;;
+  --full) shots="1 2 4 8 16"; export SEEDS=${SEEDS:-1 2 3} ;;
+  *) mistake "'$2' is no option" ;;
+esac
+export OUT=${OUT:-output} DATA=${DATA:-data}
+[[ $OUT = /* ]] || OUT=$PWD/$OUT
+[[ $DATA = /* ]] || DATA=$PWD/$DATA
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+python() { bash scripts/python.sh "$@"; }
+tables=(-m experiments.tables all --dataset "$dataset" --shots $shots)
+
+commands=$(python "${tables[@]}" --commands)
+while IFS= read -r command; do
+  [ -z "$command" ] || { printf '\n$ %s\n' "$command"; bash -c "$command" </dev/null; }
+done <<<"$commands"
+
+python "${tables[@]}"
+python -m experiments.figures --dataset "$dataset" --shots $shots
+run=$(ls -d "$OUT/$dataset"/PLOT/*_16shots/n4_nctx16_cscFalse_ctpend/seed"${SEEDS%% *}")
+image=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["image"][0])' "$run/predictions.json")
+python -m experiments.pictures.visualize "$run" "$DATA/$image"
+python -m experiments.pictures.words "$run"

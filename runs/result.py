@@ -13,7 +13,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,16 +124,34 @@ def load_result(path: Path) -> dict[str, Any]:
 
 def predictions(trainer: Any) -> dict[str, Any]:
     """The content of ``predictions.json``: the tested images in order, with label and prediction."""
-    root = Path(trainer.cfg.DATASET.ROOT or "data").expanduser().absolute()
-
-    def under_root(path: str) -> str:
-        return Path(os.path.relpath(path, root)).as_posix()
-
     return {
-        "image": list(map(getattr(trainer.dm.dataset, "standard_path", under_root), trainer.tested)),
+        "image": list(map(_under_root(trainer), trainer.tested)),
         "label": trainer.evaluator.y_true,
         "prediction": trainer.evaluator.y_pred,
     }
+
+
+def _under_root(trainer: Any) -> Callable[[str], str]:
+    """Of an image's path, that under the data root as DATASETS.md lays it out, wherever the image is."""
+    root = Path(trainer.cfg.DATASET.ROOT or "data").expanduser().absolute()
+
+    def plain(path: str) -> str:
+        return Path(os.path.relpath(path, root)).as_posix()
+
+    return getattr(trainer.dm.dataset, "standard_path", plain)
+
+
+def hash_of_split(trainer: Any) -> str | None:
+    """SHA-256 of the training images' paths under the data root and their labels, in order.
+
+    None for a method without seeds, which has not learned from them.
+    """
+    if not getattr(trainer, "has_seeds", True):
+        return None
+    digest, place = hashlib.sha256(), _under_root(trainer)
+    for item in trainer.dm.dataset.train_x:
+        digest.update(f"{place(item.impath)}\0{item.label}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +180,7 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
         "shots": max(0, cfg.DATASET.NUM_SHOTS),
         "dataset": snake_case(cfg.DATASET.NAME),
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
-        "split_sha256": hash_of_split(dataset.train_x, cfg.DATASET.ROOT),
+        "split_sha256": hash_of_split(trainer),
         "trainer": cfg.TRAINER.NAME,
         "N": options.get("N", 1),
         "config": config,
@@ -184,15 +202,6 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
         "test_selected": getattr(trainer, "test_selected", False),  # the test images had a part in a choice
         "classnames": list(dataset.classnames),
     }
-
-
-def hash_of_split(train: Sequence[Any], root: str) -> str:
-    """SHA-256 of the training images' paths under the data root and their labels, in order."""
-    base, digest = Path(root or "data").expanduser().absolute().as_posix() + "/", hashlib.sha256()
-    for item in train:
-        path = item.impath.replace(os.sep, "/").removeprefix(base)
-        digest.update(f"{path}\0{item.label}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
 
 
 def peak_memory() -> int | None:

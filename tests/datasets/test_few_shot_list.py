@@ -11,7 +11,7 @@ import pytest
 import train
 from dassl.utils import UserError
 
-from .test_few_shot import KEPT, few, split_of
+from .test_few_shot import few, split_of
 from .trees import as_coop_draws, build, imagenet, rows
 
 NAME = "shot_{shots}-seed_{seed}_train.jsonl"
@@ -90,7 +90,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_list_that_does_not_fit_the_split_is_refused(wrong: str, folder: Path, tmp_path: Path) -> None:
+def test_a_list_that_does_not_fit_the_split_is_refused(
+    wrong: str, folder: Path, tmp_path: Path, cache_home: Path
+) -> None:
     split, (change, says) = split_of(folder), WRONG[wrong]
     train = sorted(split["train"], key=lambda row: row[1])
     chosen = two_a_class(train)
@@ -109,7 +111,7 @@ def test_a_list_that_does_not_fit_the_split_is_refused(wrong: str, folder: Path,
         path.write_bytes(texts[str(change)])
     with pytest.raises(UserError, match=says) as error:
         few(folder, FEW_SHOT_LIST=str(path))
-    assert "\n" not in str(error.value) and not (folder / KEPT).exists()
+    assert "\n" not in str(error.value) and not list(cache_home.rglob("shot_2-*"))
 
 
 def test_a_list_that_is_not_there(folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import train
 from tests.datasets.test_few_shot_list import write_list
+from tests.datasets.trees import as_coop_draws
 from tests.runs.test_train import SHORT, command, one_result
 
 pytestmark = pytest.mark.medium
@@ -31,8 +32,8 @@ def test_the_split_is_hashed_into_the_result(run_args: list[str], data_root: Pat
         result = one_result(tmp_path, name)[1]
         hashes[name] = result["split_sha256"]
         assert result["test_selected"] is False
-    kept = json.loads((data_root / "caltech-101/split_fewshot/shot_2-seed_1.json").read_text())["train"]
-    lines = [f"caltech-101/101_ObjectCategories/{file}\0{label}\n" for file, label, _ in kept]
+    drawn, _ = as_coop_draws(json.loads((data_root / "caltech-101/split_zhou_Caltech101.json").read_text()), 2, 1)
+    lines = [f"caltech-101/101_ObjectCategories/{file}\0{label}\n" for file, label, _ in drawn]
     assert hashes["PLOT"] == hashes["CoOp"] == hashlib.sha256("".join(lines).encode()).hexdigest()
     assert len({hashes["CoOp"], hashes["list"], hashes["seed"]}) == 3
 

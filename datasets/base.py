@@ -13,7 +13,7 @@ from typing import Any
 
 from dassl.data.datasets import DatasetBase, Datum
 
-from .few_shot import few_shot_set
+from .few_shot import few_shot_set, hold_out
 from .files import UserError, keep, places
 from .splits import Item, Split, check_files, check_labels, digest_of, items_of, normalized, read_split
 
@@ -30,6 +30,7 @@ class FewShotDataset(DatasetBase):
         template: zero-shot CLIP's prompt; DATASET.TEMPLATE replaces it.
         test_only: the dataset is for testing only; as in CoOp, its test images also fill the training set.
         validate_on_test: the test images are also the validation images.
+        held_out: where they are, of a few-shot run: as many training images in their place, none of the few-shot set.
 
     Raises:
         UserError: the root, the folder, the split file or a listed image is missing or damaged.
@@ -46,7 +47,8 @@ class FewShotDataset(DatasetBase):
         with collector_paused():
             root = Path(cfg.DATASET.ROOT or "data").expanduser().absolute()
             parts = self._load(root, cfg)
-            train_x, val, test = (to_datums(part, root / self.dataset_dir / self.image_dir) for part in parts)
+            images = root / self.dataset_dir / self.image_dir
+            train_x, val, test, self.held_out = (to_datums(part, images) for part in parts)
             super().__init__(train_x=train_x, val=val, test=test)
 
     def _load(self, root: Path, cfg: Any) -> list[list[Item]]:
@@ -56,11 +58,13 @@ class FewShotDataset(DatasetBase):
         self._check_folders(root, folder, folder / self.image_dir)
         split, digest = self.read(folder, cfg.SEED)
         train, val, test = split
+        held_out: list[Item] = []
         if cfg.DATASET.NUM_SHOTS >= 1 and not self.test_only:
             train, val = few_shot_set(split, digest or digest_of(split), folder, cfg.DATASET.NUM_SHOTS, cfg.SEED)
+            held_out = hold_out(split.train, train, cfg.DATASET.NUM_SHOTS, cfg.SEED) if self.validate_on_test else []
         if self.validate_on_test:
             val = test
-        return subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
+        return subsample_classes(train, val, test, held_out, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
 
     def prepare(self, root: Path) -> None:
         """Called before reading. A dataset that draws its own pictures does it here."""

@@ -64,6 +64,13 @@ def draw(items: Sequence[Item], shots: int, rng: random.Random) -> list[Item]:
     return chosen
 
 
+def hold_out(items: Sequence[Item], train: Sequence[Item], shots: int, seed: int) -> list[Item]:
+    """Validation images for a dataset that has none of its own: of the training images outside the few-shot set."""
+    taken = set(train)
+    rng = random.Random(f"held out, seed {seed}" if seed >= 0 else None)
+    return draw([item for item in items if item not in taken], min(shots, MAX_VAL_SHOTS), rng)
+
+
 def _say_if_short(part: str, items: list[Item], shots: int) -> None:
     counts = Counter(item.label for item in items)
     if short := [label for label, n in counts.items() if n < shots]:

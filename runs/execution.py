@@ -82,6 +82,8 @@ def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) 
         raise UserError(f"{cfg.DATASET.NAME} is for testing only: give --eval-only and a --model-dir")
     if args.no_train:
         return
+    if trains:
+        trainer.check_training()
     sources = [args.model_dir, cfg.RESUME]
     if cfg.MODEL.INIT_WEIGHTS:  # <run>/prompt_learner/<checkpoint>
         sources.append(os.path.dirname(os.path.dirname(cfg.MODEL.INIT_WEIGHTS)))

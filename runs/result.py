@@ -177,6 +177,7 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
         "processes": world_size(),
         "git_commit": git_commit(),
         "diagnostics": getattr(trainer, "diagnostics", None),
+        "test_selected": getattr(trainer, "test_selected", False),  # the test images had a part in a choice
         "classnames": list(dataset.classnames),
     }
 

@@ -65,6 +65,9 @@ class Method:
         learns_images: whether a learned parameter reaches the image features. For tables; the engine finds it out.
         backbone: the part of a config's name that its paper's configs begin with.
         colour, marker: of its curve in figures. Without a colour it has none, and is compared only where it is named.
+        compared: whether commands that name no method take it, if it has a colour.
+        needs: {option: method}. The option names a finished run of that method on the same dataset, shots, seed and
+            backbone, by its path in OUT; commands run it first.
         variants: {table: (option, values, base value)} of the tables that compare the method with itself.
         transfer: option values of a run that is trained to be tested on shifted sets.
         transfer_as_published: option values of a second test of that run, as the published code makes it.
@@ -80,6 +83,8 @@ class Method:
     backbone: ClassVar[str] = "rn50"
     colour: ClassVar[str] = ""
     marker: ClassVar[str] = "o"
+    compared: ClassVar[bool] = True
+    needs: ClassVar[Mapping[str, str]] = {}
     variants: ClassVar[Mapping[str, tuple[str, tuple[object, ...], object]]] = {}
     transfer: ClassVar[Mapping[str, object]] = {}
     transfer_as_published: ClassVar[Mapping[str, object]] = {}

@@ -10,7 +10,7 @@ import math
 import os.path as osp
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -227,6 +227,14 @@ class SimpleTrainer(ParallelTrainer):
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         return next(iter(results.values()))
+
+    def kept_features(self, loader: Any, view: int | None = None) -> Iterable[dict[str, Any]]:
+        """The batches of a sequential loader, with ``features`` from the store in place of ``img`` where they are kept.
+
+        Args:
+            view: the augmentation of which epoch, where the loader's transform is a training's.
+        """
+        return with_features(self, loader, view)
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         return self.model(input)

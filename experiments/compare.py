@@ -88,6 +88,8 @@ def build(cells: Mapping[str, Cell], seeds: Sequence[int], name: str, title: str
     table.notes += [f"Mixed, as asked for: {text}." for text in check_unmixed(used, mixed=True)]
     rows = [_row(table, trainer, cell, cells.get(BASELINE)) for trainer, cell in cells.items()]
     table.sections.append(Section("", HEADERS, rows))
+    if chosen := [label(name) for name, cell in cells.items() if any(r.result.get("test_selected") for r in cell.runs)]:
+        table.notes.append(f"Chosen on the test set, as published: {', '.join(chosen)}.")
     table.notes.append(
         f"Seeds {' '.join(map(str, seeds))}. {NOTE} Step: median, loading apart. Memory: the most that the process has "
         "held or, on a GPU, its tensors; compare only what ran on one machine."

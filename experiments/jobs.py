@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 if __name__ == "__main__":
@@ -28,7 +29,7 @@ from tabulate import tabulate
 from dassl.extras.cli import Environment, Parser, guarded
 from dassl.extras.interrupts import Interrupted, uninterrupted
 from dassl.utils import UserError
-from experiments.recipes import config_file, imported, method_of, named_methods, recipe
+from experiments.recipes import config_file, imported, method_of, named_methods, own_options, recipe
 from runs import process
 from runs.command_line import build_parser
 from runs.config import setup_cfg
@@ -77,6 +78,24 @@ class Job:
         """One run of a method that has no seeds."""
         return positive_integers(self.environment.SEEDS, "SEEDS") if method_of(self.trainer).has_seeds else [1]
 
+    @property
+    def needed(self) -> dict[str, Job]:
+        """By option, the job of the method whose run the option names."""
+        found = {}
+        for option, trainer in method_of(self.trainer).needs.items():
+            config, pairs = recipe(trainer, self.dataset, self.shots, PurePath(self.config).name)
+            opts = own_options(trainer, list(self.opts))
+            found[option] = replace(self, trainer=trainer, config=config, recipe=pairs, opts=opts)
+        return found
+
+    def recipe_of(self, seed: int) -> str:
+        """The recipe's pairs, with the runs that the method needs, by their paths in OUT."""
+        found = [self.recipe] if self.recipe else []
+        for option, job in self.needed.items():
+            directory = resolve(job.arguments(seed))[2].relative_to(self.environment.OUT)
+            found += [f"TRAINER.{method_of(self.trainer).node}.{option}", shlex.quote(directory.as_posix())]
+        return " ".join(found)
+
     def arguments(self, seed: int) -> list[str]:
         """The command line of ``train.py``."""
         method = method_of(self.trainer)
@@ -90,7 +109,7 @@ class Job:
             *("--trainer", self.trainer),
             *("--dataset-config-file", str(REPOSITORY / "configs/datasets" / f"{self.dataset}.yaml")),
             *("--config-file", str(config_file(self.trainer, self.config))),
-            *(("--recipe", self.recipe) if self.recipe else ()),
+            *(("--recipe", pairs) if (pairs := self.recipe_of(seed)) else ()),
             *("DATASET.NUM_SHOTS", str(self.shots if method.has_seeds else 0)),
             *((f"TRAINER.{method.node}.N", str(n)) if takes_n else ()),
             *self.opts,
@@ -138,13 +157,17 @@ def run_to_its_end(start: Callable[[], process.Child]) -> int:
 
 
 def finish(job: Job) -> list[Path]:
-    """Runs what is not yet finished of a job; the directories of its seeds.
+    """Runs what is not yet finished of a job, and before it of the runs that it needs; the directories of its seeds.
 
     Raises:
         UserError: a mistake in the arguments or a damaged result, found before anything runs.
         SystemExit: a run failed, and has said why.
     """
     directories = job.directories()
+    if not all(map(finished_result, directories)):
+        for needed in job.needed.values():
+            print(f"{job.trainer} needs {needed.trainer}", flush=True)
+            finish(needed)
     for i, (seed, directory) in enumerate(zip(job.seeds, directories, strict=True)):
         place = f"[{i + 1}/{len(directories)}] seed {seed}"
         if (result := finished_result(directory)) is not None:

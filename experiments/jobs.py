@@ -92,8 +92,8 @@ class Job:
         """The recipe's pairs, with the runs that the method needs, by their paths in OUT."""
         found = [self.recipe] if self.recipe else []
         for option, job in self.needed.items():
-            directory = resolve(job.arguments(seed))[2].relative_to(self.environment.OUT)
-            found += [f"TRAINER.{method_of(self.trainer).node}.{option}", shlex.quote(directory.as_posix())]
+            place = PurePath(*resolve(job.arguments(seed))[2].parts[-5:])
+            found += [f"TRAINER.{method_of(self.trainer).node}.{option}", shlex.quote(place.as_posix())]
         return " ".join(found)
 
     def arguments(self, seed: int) -> list[str]:

@@ -85,12 +85,12 @@ class LinearProbe(FeatureTrainer):
 
 
 def fit_regression(x: Any, y: Any, c: float, max_iter: int) -> Any:
-    """scikit-learn's logistic regression on x [n, d], y [n]."""
-    from sklearn.exceptions import ConvergenceWarning  # here: its import takes a second, of every program's start
-    from sklearn.linear_model import LogisticRegression
+    """scikit-learn's logistic regression on x [n, d], y [n], on as many threads as torch has."""
+    from sklearn.linear_model import LogisticRegression  # here: its import takes a second, of every program's start
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of the C that is chosen, ``fit`` says it
+    with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
+        warnings.simplefilter("ignore")  # one image a class; and no convergence, which ``fit`` says of the chosen C
         return LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter).fit(x, y)
 
 

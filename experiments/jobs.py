@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 if __name__ == "__main__":
@@ -32,7 +32,7 @@ from tabulate import tabulate
 from dassl.extras.cli import RUNNING, Environment, Parser, guarded, typed
 from dassl.extras.interrupts import Interrupted, uninterrupted
 from dassl.utils import UserError
-from experiments.recipes import ALL, config_file, imported, method_of, named_methods, recipe, script_of
+from experiments.recipes import ALL, config_file, imported, method_of, named_methods, own_options, recipe, script_of
 from experiments.sweep.progress import Progress
 from experiments.sweep.task import Outcome, Run, Task
 from experiments.sweep.times import Times
@@ -105,6 +105,24 @@ class Job:
         """One run of a method that has no seeds."""
         return positive_integers(self.environment.SEEDS, "SEEDS") if method_of(self.trainer).has_seeds else [1]
 
+    @property
+    def needed(self) -> dict[str, Job]:
+        """By option, the job of the method whose run the option names."""
+        found = {}
+        for option, trainer in method_of(self.trainer).needs.items():
+            config, pairs = recipe(trainer, self.dataset, self.shots, PurePath(self.config).name)
+            opts = own_options(trainer, list(self.opts))
+            found[option] = replace(self, trainer=trainer, config=config, recipe=pairs, opts=opts)
+        return found
+
+    def recipe_of(self, seed: int) -> str:
+        """The recipe's pairs, with the runs that the method needs, by their paths in OUT."""
+        found = [self.recipe] if self.recipe else []
+        for option, job in self.needed.items():
+            place = PurePath(*resolve(job.arguments(seed))[2].parts[-5:])
+            found += [f"TRAINER.{method_of(self.trainer).node}.{option}", shlex.quote(place.as_posix())]
+        return " ".join(found)
+
     def arguments(self, seed: int) -> list[str]:
         """The command line of ``train.py``."""
         method = method_of(self.trainer)
@@ -118,7 +136,7 @@ class Job:
             *("--trainer", self.trainer),
             *("--dataset-config-file", str(REPOSITORY / "configs/datasets" / f"{self.dataset}.yaml")),
             *("--config-file", str(config_file(self.trainer, self.config))),
-            *(("--recipe", self.recipe) if self.recipe else ()),
+            *(("--recipe", pairs) if (pairs := self.recipe_of(seed)) else ()),
             *("DATASET.NUM_SHOTS", str(self.shots if method.has_seeds else 0)),
             *((f"TRAINER.{method.node}.N", str(n)) if takes_n else ()),
             *self.opts,
@@ -137,6 +155,7 @@ class Job:
             epochs=cfg.OPTIM.MAX_EPOCH if method.learns else 0,
             backbone=cfg.MODEL.BACKBONE.NAME,
             task=Task(tuple(arguments), directory, Path(), {}),
+            needs=tuple(job.run(seed) for job in self.needed.values()),
         )
 
     @property
@@ -194,18 +213,21 @@ class Series:
     """
 
     def __init__(self, runs: Iterable[Run], out: str) -> None:
-        self.left = {run.name: run for run in runs}
+        self.left = {each.name: each for run in runs for each in (*(() if run.finished else run.needs), run)}
         self.progress = Progress(len(self.left), Times(Path(out)))
 
     def do(self, run: Run, finished: bool | None = None) -> None:
-        """Does a run that is not finished.
+        """Does a run that is not finished, and before it those that it needs.
 
         Raises:
             SystemExit: it failed, and has said why.
         """
+        finished = run.finished if finished is None else finished
+        for needed in () if finished else run.needs:
+            self.do(needed)
         if self.left.pop(run.name, None) is None:
             return
-        if run.finished if finished is None else finished:
+        if finished:
             result = load_result(run.directory / "result.json")
             event = f"finished before, {result['accuracy']:.2f}%"
         elif self.progress.total == 1:

@@ -65,8 +65,8 @@ def script_of(trainer: str) -> list[str]:
 
 
 def compared_methods() -> list[str]:
-    """The methods that commands take if none is named: those with a colour, and the imported ones."""
-    return [name for name, kind in methods().items() if kind.colour or imported(name)]
+    """The methods that commands take if none is named: the ``compared`` with a colour, and the imported ones."""
+    return [name for name, kind in methods().items() if (kind.compared and kind.colour) or imported(name)]
 
 
 def named_methods(text: str, source: str = "TRAINERS") -> list[str]:

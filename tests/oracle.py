@@ -169,3 +169,37 @@ class Oracle:
     def zeroshot_logits(self, texts: Sequence[str]) -> Tensor:
         """[batch, n_cls] for one filled-in template a class."""
         return plain.coop_logits(self.clip, self.pooled, self.clip.encode_text(clip.tokenize(list(texts))))
+
+
+def tip_logits(
+    scale: Tensor, pooled: Tensor, text: Tensor, keys: Tensor, labels: Tensor, alpha: float, beta: float
+) -> Tensor:
+    """Tip-Adapter's logits [batch, n_cls] of pooled [batch, d], and of text [n_cls, d] and keys [n, d], unit length."""
+    rows = []
+    for f in pooled / pooled.norm(dim=-1, keepdim=True):
+        logits = [scale * (f @ t) for t in text]
+        for key, label in zip(keys, labels, strict=True):
+            logits[label] = logits[label] + alpha * torch.exp(-beta * (1 - f @ key))
+        rows.append(torch.stack(logits))
+    return torch.stack(rows)
+
+
+def plot_adapter_scores(
+    local: Tensor, keys: Tensor, labels: Tensor, n_cls: int, beta: float, eps: float = 0.3
+) -> Tensor:
+    """sum_mj T_mj R_mjk [batch, n_cls] of PLOT-Adapter, of local [batch, M, d] and keys [2, n, d]."""
+    rows = []
+    for image in local / local.norm(dim=-1, keepdim=True):
+        match = [[[torch.zeros((), dtype=keys.dtype)] * 2 for _ in image] for _ in range(n_cls)]
+        for m, f in enumerate(image):
+            for j in (0, 1):
+                affinity = torch.stack([torch.exp(-beta * (1 - f @ key)) for key in keys[j]])
+                affinity = affinity / affinity.norm()
+                for k in range(n_cls):
+                    match[k][m][j] = affinity[labels == k].sum()
+        scores = []
+        for own in match:
+            R = torch.stack([torch.stack(row) for row in own])
+            scores.append((sinkhorn(1 - R.detach(), eps) * R).sum())
+        rows.append(torch.stack(scores))
+    return torch.stack(rows)

@@ -71,6 +71,8 @@ class DatasetBase:
     def __init__(self, train_x=None, train_u=None, val=None, test=None):
         self.train_x, self.train_u, self.val, self.test = train_x, train_u, val, test
         self.classnames = [name for _, name in sorted({(item.label, item.classname) for item in train_x})]
+# --- data/data_manager.py
+def build_data_loader(cfg, sampler_type, data_source, batch_size, n_domain=0, n_ins=2, tfm=None, is_train=True): ...
 # --- engine.py
 from types import SimpleNamespace
 import torch

@@ -68,6 +68,9 @@ class Method:
         colour, marker: of its curve in figures. Without a colour it has none, and is compared only where it is named.
         role: "subject" of the method that tables test against each other one, "baseline" of the one that comparisons
             show differences to; "adapter" and "base-to-new" put a method into these tables.
+        compared: whether commands that name no method take it, if it has a colour.
+        needs: {option: method}. The option names a finished run of that method on the same dataset, shots, seed and
+            backbone, by its path in OUT; commands run it first.
         variants: {table: (option, values, base value)} of the tables that compare the method with itself.
         ablation: {row: option values} of the table that takes the method's parts away.
         transfer: option values of a run that is trained to be tested on shifted sets.
@@ -85,6 +88,8 @@ class Method:
     colour: ClassVar[str] = ""
     marker: ClassVar[str] = "o"
     role: ClassVar[str] = ""
+    compared: ClassVar[bool] = True
+    needs: ClassVar[Mapping[str, str]] = {}
     variants: ClassVar[Mapping[str, tuple[str, tuple[object, ...], object]]] = {}
     ablation: ClassVar[Mapping[str, Mapping[str, object]]] = {}
     transfer: ClassVar[Mapping[str, object]] = {}

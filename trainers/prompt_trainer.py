@@ -212,7 +212,7 @@ class PromptTrainer(CLIPTrainer):
         Raises:
             UserError: there is no checkpoint, or it holds no context.
         """
-        path = _checkpoint(Path(directory) / "prompt_learner", None)
+        path = find_checkpoint(Path(directory) / "prompt_learner", None)
         ctx = _learned(load_checkpoint(str(path)), path).get("ctx")
         own, of_n = {option.key for option in cls.options}, any(option.key == "N" for option in cls.options)
         if ctx is None or not 2 + of_n <= ctx.dim() <= 2 + of_n + ("CSC" in own):
@@ -232,15 +232,23 @@ class PromptTrainer(CLIPTrainer):
         if not directory:
             print("No model directory given: the prompt learner stays as initialized")
             return
-        path = _checkpoint(Path(directory) / "prompt_learner", epoch)
-        checkpoint = load_checkpoint(str(path))
-        learner = self.model.prompt_learner
-        ours, theirs = learner.state_dict(), _learned(checkpoint, path)
-        shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (theirs, ours)]
-        if shapes[0] != shapes[1]:
-            raise UserError(f"the checkpoint '{path}' holds {shapes[0]}, the config asks for {shapes[1]}")
-        print(f"Loading the prompt learner from '{path}' (epoch {checkpoint.get('epoch')})")
-        learner.load_state_dict(theirs)
+        path = find_checkpoint(Path(directory) / "prompt_learner", epoch)
+        load_learner(self.model.prompt_learner, path)
+
+
+def load_learner(learner: nn.Module, path: Path) -> None:
+    """Loads what a prompt learner has learned.
+
+    Raises:
+        UserError: the checkpoint is damaged, or was trained with other options.
+    """
+    checkpoint = load_checkpoint(str(path))
+    ours, theirs = learner.state_dict(), _learned(checkpoint, path)
+    shapes = [{k: tuple(v.shape) for k, v in s.items()} for s in (theirs, ours)]
+    if shapes[0] != shapes[1]:
+        raise UserError(f"the checkpoint '{path}' holds {shapes[0]}, the config asks for {shapes[1]}")
+    print(f"Loading the prompt learner from '{path}' (epoch {checkpoint.get('epoch')})")
+    learner.load_state_dict(theirs)
 
 
 def _learned(checkpoint: dict, path: Path) -> dict[str, Tensor]:
@@ -262,8 +270,8 @@ def _learned(checkpoint: dict, path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _checkpoint(folder: Path, epoch: int | None) -> Path:
-    """The epoch's checkpoint in a folder; without an epoch the best, else the last."""
+def find_checkpoint(folder: Path, epoch: int | None) -> Path:
+    """The epoch's checkpoint in a folder; without an epoch the best, else the last. UserError: it is not there."""
     epochs = {int(p.suffix[5:]): p for p in folder.glob("model.pth.tar-*") if p.suffix[5:].isdigit()}
     best = folder / "model-best.pth.tar"
     if epoch is None and (best.is_file() or epochs):

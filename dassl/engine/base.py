@@ -1,7 +1,8 @@
 """The generic trainer: models with their optimizers and schedulers by name, checkpoints, and the loop.
 
-Its hooks (`before_train`, `run_epoch`, `after_epoch`, ...) are Dassl's. `before_test`, `after_test`, `set_epoch`
-and `trainer_state` are ours: by the last two a resumed run ends at the same bits as one that was never interrupted.
+Its hooks (`before_train`, `run_epoch`, `after_epoch`, ...) are Dassl's. `check_training`, `before_test`, `after_test`,
+`set_epoch` and `trainer_state` are ours: by the last two a resumed run ends at the same bits as one that was never
+interrupted.
 """
 
 import os.path as osp

@@ -10,7 +10,7 @@ import math
 import os.path as osp
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -46,7 +46,6 @@ class SimpleTrainer(ParallelTrainer):
     """
 
     model: nn.Module
-    test_selected = False  # whether training chooses by the test images, as some published code does: a flagged result
     train_loader_x: Any
     lab2cname: dict[int, str]
 
@@ -121,6 +120,11 @@ class SimpleTrainer(ParallelTrainer):
     def _seeded_loaders(self) -> list[Any]:
         x = self.train_loader_x
         return [x] if hasattr(getattr(x, "dataset", None), "seed") and hasattr(order_of(x), "seed") else []
+
+    @property
+    def test_selected(self) -> bool:
+        """Whether training chooses by the test images, as some published code does: the result is flagged."""
+        return False
 
     def check_training(self) -> None:
         """UserError: the best epoch is asked for, and there are no images to choose it by but the test's."""
@@ -255,6 +259,14 @@ class SimpleTrainer(ParallelTrainer):
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         return next(iter(results.values()))
+
+    def kept_features(self, loader: Any, view: int | None = None) -> Iterable[dict[str, Any]]:
+        """The batches of a sequential loader, with ``features`` from the store in place of ``img`` where they are kept.
+
+        Args:
+            view: the augmentation of which epoch, where the loader's transform is a training's.
+        """
+        return with_features(self, loader, view)
 
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         return self.model(input)

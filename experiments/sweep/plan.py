@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from tabulate import tabulate
 
+from dassl.utils import UserError
 from experiments.compare import jobs_of
 from experiments.jobs import Job
 from experiments.recipes import method_of
@@ -67,7 +68,10 @@ class Plan:
 
 
 def plan_of(spec: Spec) -> Plan:
-    """Raises UserError: a mistake in a run's arguments, or a damaged result or config."""
+    """Raises UserError: a mistake in a run's arguments, a damaged result or config, a method before one it needs."""
+    for i, trainer in enumerate(spec.trainers):
+        if absent := {*method_of(trainer).needs.values()} - {*spec.trainers[:i]}:
+            raise UserError(f"{trainer} needs the runs of {', '.join(absent)}: name that before it in --trainers")
     cells: dict[tuple[str, str, int], list[Run]] = {}
     for dataset in spec.datasets:
         for shots in spec.shots:

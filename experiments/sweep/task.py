@@ -74,6 +74,7 @@ class Run:
     epochs: int
     backbone: str
     task: Task
+    needs: tuple[Run, ...] = ()  # to be finished before
 
     @property
     def directory(self) -> Path:

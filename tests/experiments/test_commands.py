@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 import train
+import trainers.feature_trainer
 import trainers.prompt_trainer
-import trainers.zsclip
 from dassl.engine import TrainerX
 from experiments import jobs, protocols
 from experiments.tables import __main__ as tables
@@ -56,7 +56,7 @@ def up_to_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[s
         raise SystemExit(7)
 
     monkeypatch.setattr(trainers.prompt_trainer, "load_clip", load_clip)
-    monkeypatch.setattr(trainers.zsclip, "load_clip", load_clip)
+    monkeypatch.setattr(trainers.feature_trainer, "load_clip", load_clip)
     monkeypatch.setattr(TrainerX, "build_data_loader", no_data)
     monkeypatch.setattr(process, "start", call)
     return came_to

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import trainers.feature_trainer
 import trainers.plot
 import trainers.plotcocoop
 import trainers.zsclip
@@ -288,7 +289,7 @@ def test_zero_shot(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainer's own prompts, with the template of the dataset; computed in float32 on a CPU."""
     clip_model = tiny_clip(kind, torch.float32)
     clip_model.weights_sha256 = ""
-    monkeypatch.setattr(trainers.zsclip, "load_clip", lambda cfg: clip_model)
+    monkeypatch.setattr(trainers.feature_trainer, "load_clip", lambda cfg: clip_model)
     trainer = trainers.zsclip.ZeroshotCLIP.__new__(trainers.zsclip.ZeroshotCLIP)
     trainer.cfg, trainer.device = make_cfg("PLOT"), torch.device("cpu")
     dataset = SimpleNamespace(classnames=NAMES, template="a centered photo of {}, seen from above.")

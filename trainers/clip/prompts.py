@@ -112,6 +112,11 @@ def tokenize_texts(ctx_init: str, n_prompts: int) -> list[list[int]]:
     return tokens
 
 
+def _embedded(clip_model: CLIP, tokens: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
+    weight = clip_model.token_embedding.weight.detach()
+    return weight[torch.tensor(tokens, device=weight.device)]
+
+
 def initial_contexts(cfg: CfgNode, n_cls: int, clip_model: CLIP, n_prompts: int = 1) -> Tensor:
     """The context vectors training starts from: [n_prompts, n_ctx, d], with CSC [n_prompts, n_cls, n_ctx, d].
 
@@ -127,11 +132,11 @@ def initial_contexts(cfg: CfgNode, n_cls: int, clip_model: CLIP, n_prompts: int 
     if not cfg.CTX_INIT:
         return torch.empty(n_prompts, *per_class, cfg.N_CTX, width, dtype=dtype).normal_(std=0.02)
     tokens = tokenize_texts(cfg.CTX_INIT, n_prompts)
-    ctx = clip_model.token_embedding(torch.tensor(tokens)).detach().to(dtype)
+    ctx = _embedded(clip_model, tokens).to(dtype)
     if len(tokens) < n_prompts:
         noise = torch.empty(n_prompts, *ctx.shape[1:], dtype=dtype).normal_(std=0.02)
         noise[0] = 0
-        ctx = ctx + noise
+        ctx = ctx + noise.to(ctx.device)
     return ctx[:, None].repeat(1, n_cls, 1, 1) if per_class else ctx.clone()
 
 
@@ -190,7 +195,7 @@ class PromptBuilder(nn.Module):
                 )
         fixed = [SOS, *sorted({t for suffix in suffixes for t in suffix if t >= 0})]
         row_of = {token: i for i, token in enumerate(fixed)}
-        embedding = clip_model.token_embedding(torch.tensor(fixed)).detach().to(clip_model.dtype)
+        embedding = _embedded(clip_model, fixed).to(clip_model.dtype)
         self.register_buffer("embedding", embedding, persistent=False)  # [n_tokens, d], SOS first
         self.suffix_has_ctx = any(t < 0 for suffix in suffixes for t in suffix)
         self.suffixes = [[row_of[t] if t >= 0 else len(fixed) - 1 - t for t in suffix] for suffix in suffixes]

@@ -69,14 +69,19 @@ def open_store(cfg: Any) -> FeatureStore:
     return FeatureStore(cfg.TEST.FEATURE_CACHE_DIR, 1e9 * cfg.TEST.FEATURE_CACHE_GB)
 
 
-def with_features(trainer: Any, loader: Any) -> Iterable[dict[str, Any]]:
-    """The batches of a test loader; ``features`` replace ``img`` if the trainer can use them.
+def with_features(trainer: Any, loader: Any, view: int | None = None) -> Iterable[dict[str, Any]]:
+    """The batches of a sequential loader; ``features`` replace ``img`` if the trainer can use them.
+
+    Args:
+        view: the augmentation of which epoch, where the loader's transform is a training's.
 
     Raises:
         UserError: the loader is sealed.
     """
     if isinstance(loader, Loader):
         loader.check_open()
+    if view is not None and hasattr(order_of(loader), "set_epoch"):
+        order_of(loader).set_epoch(view)
     if not (hasattr(trainer, "encode_images") and trainer.cfg.TEST.FEATURE_CACHE):
         return loader
     if not isinstance(loader, Loader) or type(loader.sampler) is not SequentialSampler:
@@ -84,7 +89,9 @@ def with_features(trainer: Any, loader: Any) -> Iterable[dict[str, Any]]:
     key = _key(trainer, loader.dataset, loader.batch_size)
     if key is not None and learned_parameters_reach(trainer):
         return loader
-    return loader if key is None else TestFeatures(trainer, loader, key)
+    if key is not None and view is not None:
+        key |= {"seed": cast(DatasetWrapper, loader.dataset).seed, "view": view}
+    return loader if key is None else KeptFeatures(trainer, loader, key)
 
 
 def with_views(trainer: Any, loader: Any) -> Any:
@@ -103,8 +110,8 @@ def with_views(trainer: Any, loader: Any) -> Any:
     return TrainingViews(trainer, loader, views)
 
 
-class TestFeatures:
-    """A test loader's batches from the store. The first pass computes the features and puts them there."""
+class KeptFeatures:
+    """A sequential loader's batches from the store. The first pass computes the features and puts them there."""
 
     def __init__(self, encoder: Encoder, loader: Loader, key: dict[str, Any]) -> None:
         self.encoder, self.loader, self.key = encoder, loader, key
@@ -122,7 +129,8 @@ class TestFeatures:
                 yield from _encoded(self.encoder, self.loader, self.store, self.key, scope)
                 return
             scope.callback(arrays.close)
-            print(f"Image features: read from {self.store.folder} (TEST.FEATURE_CACHE False computes them)")
+            if "view" not in self.key:
+                print(f"Image features: read from {self.store.folder} (TEST.FEATURE_CACHE False computes them)")
             items, size = self.loader.dataset.data_source, self.loader.batch_size or 1  # type: ignore[attr-defined]
             for start in range(0, len(items), size):
                 stop = min(start + size, len(items))

@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# PLOT-Adapter, trained and tested: bash scripts/plot_adapter/main.sh DATASET SHOTS [KEY VALUE]...; PLOT's runs of the
+# same shots and seeds, which it stands on, come first. scripts/run.sh has the rest.
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" PLOTAdapter "$@"

@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# Tip-Adapter, fitted and tested: bash scripts/tip_adapter/main.sh DATASET SHOTS [KEY VALUE]...; scripts/run.sh has the rest.
+exec bash "$(dirname "${BASH_SOURCE[0]}")/../run.sh" TipAdapter "$@"

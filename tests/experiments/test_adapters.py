@@ -1,0 +1,104 @@
+"""The methods on frozen features in comparisons, tables, figures and sweeps; and PLOT's runs before PLOT-Adapter's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dassl.extras.cli import Environment
+from experiments import compare, figures, jobs
+from experiments.recipes import compared_methods, config_file, recipe, script_of
+from experiments.sweep import command
+from experiments.tables.request import Request
+from experiments.tables.results import read_runs
+from runs.directory import REPOSITORY
+from tests.experiments.test_figures import lines
+from tests.experiments.test_tables import commands, grid, show
+
+LABELS = {
+    "ZeroshotCLIP2": "zero-shot CLIP, ensemble",
+    "LinearProbe": "linear probe",
+    "TipAdapter": "Tip-Adapter",
+    "TipAdapterF": "Tip-Adapter-F",
+    "ZeroshotPLOT": "zero-shot PLOT",
+    "PLOTAdapter": "PLOT-Adapter",
+}
+
+
+def test_their_recipes_and_scripts() -> None:
+    assert not {*LABELS} & {*compared_methods()}
+    for trainer in LABELS:
+        (script,) = script_of(trainer)
+        assert script != "scripts/run.sh" and (REPOSITORY / script).is_file()
+        for backbone in ("rn50", "rn101", "vit_b16", "vit_b32"):
+            assert config_file(trainer, recipe(trainer, "dtd", 1, backbone=backbone)[0]).is_file()
+        assert recipe(trainer, "symbols", 1) == ("symbols", "")
+    assert recipe("LinearProbe", "dtd", 1) == ("rn50", "")
+    assert recipe("ZeroshotCLIP2", "imagenet", 1) == ("rn50", "TRAINER.ZSCLIP2.TEMPLATES ensemble")
+    node = "TRAINER.TIP_ADAPTER."
+    assert recipe("TipAdapter", "caltech101", 1)[1] == f"{node}BETA_MAX 12 {node}ALPHA_MAX 5"
+    grid_of = f"{node}BETA_MAX 12 {node}ALPHA_MAX 10"
+    assert recipe("TipAdapterF", "eurosat", 1)[1] == f"{grid_of} OPTIM.MAX_EPOCH 100 {node}ALPHA 2"
+    assert recipe("PLOTAdapter", "food101", 1)[1].startswith("OPTIM.MAX_EPOCH 5 TRAINER.PLOT_ADAPTER.BETA 0.1 ")
+
+
+def test_the_plot_run_is_named_by_its_path_in_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same wherever OUT is, and of the same config, seed and options."""
+    found = []
+    for out in ("output", "/tmp/elsewhere"):
+        monkeypatch.setenv("OUT", out)
+        environment = Environment(OUT=out, N="2")
+        job = jobs.Job("PLOTAdapter", "dtd", 4, *recipe("PLOTAdapter", "dtd", 4, "vit_b16"), (), environment)
+        found.append(job.arguments(3))
+    assert found[0] == found[1]
+    told = found[0][found[0].index("--recipe") + 1]
+    assert told.endswith("/PLOT/vit_b16_4shots/n2_nctx16_cscFalse_ctpend/seed3")
+    assert "TRAINER.PLOT_ADAPTER.PLOT_RUN " in told
+
+
+@pytest.mark.medium
+def test_side_by_side_and_again(
+    tiny: list[str],
+    in_process: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiny = [word for pair in zip(tiny[::2], tiny[1::2], strict=True) if "BATCH_SIZE" not in pair[0] for word in pair]
+    monkeypatch.setenv("N", "")
+    monkeypatch.setenv("TRAINERS", "zsclip2 linear_probe tip_adapter tip_adapter_f zsplot plot_adapter")
+    texts = []
+    for _ in range(2):
+        assert compare.main(["caltech101", "1", *tiny]) == 0
+        texts.append(capsys.readouterr().out)
+        assert [row[0] for row in grid(texts[-1])[1:]] == list(LABELS.values())
+    assert grid(texts[0]) == grid(texts[1]) and "Chosen on the test set" not in texts[0]
+    assert len(in_process) == 2 + 4 * 2 + 2  # each of PLOT-Adapter's comes behind its own of PLOT
+    trainers = [argv[argv.index("--trainer") + 1] for argv in in_process]
+    assert trainers[-4:] == ["PLOT", "PLOTAdapter"] * 2
+
+    out = tmp_path / "out"
+    text = show(capsys, "few-shot", "--dataset", "caltech101", "--out", str(out), "--shots", "1", "2")
+    rows = {row[1]: row for row in grid(text)[1:]}
+    assert {*LABELS.values()} < {*rows} and all(rows[label][2] for label in LABELS.values())
+    assert any(" bash scripts/plot_adapter/main.sh caltech101 2 " in line for line in commands(text)), text
+    drawn = lines(figures.draw(Request(out, read_runs(out), ("caltech101",), (1,), methods=list(LABELS))).axes[0])
+    assert {*LABELS.values()} <= {*drawn}
+
+    monkeypatch.setenv("TRAINERS", "tip_adapter tip_adapter_f")
+    assert compare.main(["caltech101", "1", *tiny, "TRAINER.TIP_ADAPTER.AS_PUBLISHED", "True"]) == 0
+    text = capsys.readouterr().out
+    assert "Chosen on the test set, as published: Tip-Adapter, Tip-Adapter-F." in text
+    again = show(capsys, "few-shot", "--dataset", "caltech101", "--out", str(out), "--shots", "1", "2")
+    assert {row[1]: row for row in grid(again)[1:]} == rows  # these runs have no place among the others
+
+
+def test_a_sweep_names_plot_before_plot_adapter(tiny: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--datasets", "caltech101", "--shots", "1", "--dry-run", *tiny]
+    assert command.main(["--trainers", "PLOT,PLOTAdapter", *argv]) == 0
+    assert "PLOTAdapter" in capsys.readouterr().out
+    for trainers in ("PLOTAdapter", "PLOTAdapter,PLOT"):
+        assert command.main(["--trainers", trainers, *argv]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "needs the runs of PLOT: name that before it" in error

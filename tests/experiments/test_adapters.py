@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from dassl.extras.cli import Environment
 from experiments import compare, figures, jobs
-from experiments.recipes import compared_methods, config_file, recipe, script_of
+from experiments.recipes import compared_methods, config_file, prescribed_epochs, recipe, script_of
 from experiments.sweep import command
 from experiments.tables.request import Request
 from experiments.tables.results import read_runs
@@ -73,15 +74,21 @@ def test_side_by_side_and_again(
         assert compare.main(["caltech101", "1", *tiny]) == 0
         texts.append(capsys.readouterr().out)
         assert [row[0] for row in grid(texts[-1])[1:]] == list(LABELS.values())
-    assert grid(texts[0]) == grid(texts[1]) and "Chosen on the test set" not in texts[0]
+    assert grid(texts[0]) == grid(texts[1]) and "chosen on the test set" not in texts[0]
     assert len(in_process) == 2 + 4 * 2 + 2  # each of PLOT-Adapter's comes behind its own of PLOT
     trainers = [argv[argv.index("--trainer") + 1] for argv in in_process]
     assert trainers[-4:] == ["PLOT", "PLOTAdapter"] * 2
 
     out = tmp_path / "out"
+    for path in out.rglob("result.json"):  # so short a training is not the recipe's
+        result = json.loads(path.read_text())
+        prescribed = prescribed_epochs(result["trainer"], "caltech101", 1)
+        result["epochs"] = result["epochs"] and prescribed
+        result["overrides"].pop("OPTIM.MAX_EPOCH", None)
+        path.write_text(json.dumps(result))
     text = show(capsys, "few-shot", "--dataset", "caltech101", "--out", str(out), "--shots", "1", "2")
     rows = {row[1]: row for row in grid(text)[1:]}
-    assert {*LABELS.values()} < {*rows} and all(rows[label][2] for label in LABELS.values())
+    assert {*LABELS.values()} < {*rows} and all(rows[label][2] for label in LABELS.values()), text
     assert any(" bash scripts/plot_adapter/main.sh caltech101 2 " in line for line in commands(text)), text
     drawn = lines(figures.draw(Request(out, read_runs(out), ("caltech101",), (1,), methods=list(LABELS))).axes[0])
     assert {*LABELS.values()} <= {*drawn}
@@ -89,7 +96,7 @@ def test_side_by_side_and_again(
     monkeypatch.setenv("TRAINERS", "tip_adapter tip_adapter_f")
     assert compare.main(["caltech101", "1", *tiny, "TRAINER.TIP_ADAPTER.AS_PUBLISHED", "True"]) == 0
     text = capsys.readouterr().out
-    assert "Chosen on the test set, as published: Tip-Adapter, Tip-Adapter-F." in text
+    assert "chosen on the test set" in text
     again = show(capsys, "few-shot", "--dataset", "caltech101", "--out", str(out), "--shots", "1", "2")
     assert {row[1]: row for row in grid(again)[1:]} == rows  # these runs have no place among the others
 

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from clip import tokenize
 from clip.model import build_model
 from yacs.config import CfgNode
 
 from dassl.utils import UserError
+from datasets.glyphs import THEMES
+from runs.directory import REPOSITORY
 from tests.dassl.test_checkpoints import Bomb
 from tests.datasets.loopback import Server, serve
 from trainers.clip.weights import OPENAI_URLS, load_clip
@@ -116,3 +119,31 @@ def _holder(state: dict[str, torch.Tensor]) -> torch.nn.Module:
             module = getattr(module, part)
         module.register_buffer(name, value)
     return root
+
+
+def test_a_token_table_of_some_rows(vit: Path, tmp_path: Path) -> None:
+    """The file's rows are as they were. The others are random numbers, always the same, of CLIP's deviation."""
+    whole = torch.load(vit, weights_only=True)
+    ids = torch.tensor([3, 49407, 49406, 320])
+    rows = whole["token_embedding.weight"][ids]
+    torch.save({**whole, "token_ids": ids, "token_embedding.weight": rows}, tmp_path / "some.pt")
+    one, other = (load_clip(config(tmp_path / "some.pt")).state_dict() for _ in range(2))
+    table = one.pop("token_embedding.weight")
+    assert torch.equal(table[ids], rows) and torch.equal(table, other["token_embedding.weight"])
+    assert table.shape == (49408, 64) and 0.019 < table.float().std() < 0.021
+    assert len({tuple(row) for row in table[:1000].tolist()}) == 1000
+    assert all(torch.equal(value, whole[key]) for key, value in one.items())
+    for damaged in (ids[:3], ids + 1):
+        torch.save({**whole, "token_ids": damaged, "token_embedding.weight": rows}, tmp_path / "damaged.pt")
+        with pytest.raises(UserError, match=r"damaged\.pt' holds no CLIP model"):
+            load_clip(config(tmp_path / "damaged.pt"))
+
+
+def test_the_embedded_models_are_small_and_know_their_prompts() -> None:
+    paths = list((REPOSITORY / "assets").glob("symbols*_clip.pt"))
+    assert sum(path.stat().st_size for path in paths) < 8e6
+    for path in paths:
+        held = set(torch.load(path, weights_only=True)["token_ids"].tolist())
+        for name in THEMES:
+            prompt = tokenize(f"a photo of a {name}. this is a photo one picture of a {name}")
+            assert set(prompt[0].tolist()) <= held, name

@@ -95,8 +95,9 @@ def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str 
     own = [name for name in (dataset, dataset.partition("_")[0]) if config_file(trainer, str(folder / name)).is_file()]
     if cfg or own:
         config = str(folder / (cfg or own[0]))
-    if (REPOSITORY / "configs/datasets" / f"{PurePath(config).name}.yaml").is_file():  # it says all of it itself
-        options = {}
+    names = {PurePath(config).name, PurePath(config).name.partition("_")[0]}
+    if any((REPOSITORY / "configs/datasets" / f"{name}.yaml").is_file() for name in names):
+        options = {}  # a config named after a dataset says all of it itself
     return config, shlex.join(str(word) for pair in options.items() for word in pair)
 
 

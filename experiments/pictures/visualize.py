@@ -54,7 +54,7 @@ def look(run: OpenRun, image: Tensor) -> tuple[Tensor, Tensor]:
     """image [3, h, w] -> probabilities [n_cls] and plans [n_cls, N, g, g], g x g being the grid of local features.
 
     Raises:
-        UserError: the head computes no plans.
+        UserError: the head computes no plans, or none of places in the picture.
     """
     model, meter = run.trainer.model, KeepPlans()
     if hasattr(model, "meter"):
@@ -65,6 +65,10 @@ def look(run: OpenRun, image: Tensor) -> tuple[Tensor, Tensor]:
         model.meter = None
     if not meter.plans:
         raise UserError(f"this run of {run.result['trainer']} computes no transport plans: there is nothing to draw")
+    if not model.image_encoder.local:
+        raise UserError(
+            f"the plans of {run.result['trainer']} are not of places in the picture: there is nothing to draw"
+        )
     plan = torch.cat(meter.plans)[0].float().cpu()  # [n_cls, M, N]
     side = math.isqrt(plan.shape[1])
     return probabilities.cpu(), plan.mT.unflatten(2, (side, side))

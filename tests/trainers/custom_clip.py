@@ -11,12 +11,13 @@ from torch import Tensor, nn
 import trainers.cocoop
 import trainers.coop
 import trainers.plot
+import trainers.plotpp
 from tests.oracle import Oracle, make_cfg, random_images, tiny_clip
 
 # Names of several lengths; in the last, the closing bracket and the full stop are one token.
 NAMES = ["cat", "sea horse", "wild_cat", "Boeing 737-800 aircraft", "a.b", "crane (bird)"]
 LABEL = torch.tensor([3, 0, 5])
-MODULES = {"PLOT": trainers.plot, "COOP": trainers.coop, "COCOOP": trainers.cocoop}
+MODULES = {"PLOT": trainers.plot, "PLOTPP": trainers.plotpp, "COOP": trainers.coop, "COCOOP": trainers.cocoop}
 POSITIONS = ("end", "middle", "front")
 # Five tokens each, the last of the first two for one word.
 TEXTS = [

@@ -84,6 +84,16 @@ def _vit_tokens(visual: Any, image: Tensor) -> Tensor:
     return visual.ln_post(x) @ visual.proj
 
 
+def prompted_image_features(clip_model: CLIP, image: Tensor, prompt: Tensor) -> Tensor:
+    """[batch, d], not normalized: a ViT's class token, with a prompt [n, width] behind the patches (PLOT++)."""
+    visual: Any = clip_model.visual
+    patches = visual.conv1(image).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.to(image.dtype).expand(len(image), 1, -1), patches], dim=1)
+    x = torch.cat([x + visual.positional_embedding.to(x.dtype), prompt.expand(len(image), -1, -1)], dim=1)
+    x = visual.transformer(visual.ln_pre(x).transpose(0, 1)).transpose(0, 1)
+    return visual.ln_post(x[:, 0]) @ visual.proj
+
+
 def _resnet_tokens(visual: Any, image: Tensor) -> Tensor:
     """[batch, 1 + M, d]: the attention pooling queried at the mean and at every grid position."""
     x = image
@@ -151,6 +161,11 @@ def plot_logits(
     else:
         raise ValueError(f"match {match!r} is none of ot, uniform, mean, global, max")
     return clip_model.logit_scale.exp() * (logits + global_cosine if global_logits else logits)
+
+
+def plotpp_logits(clip_model: CLIP, features: Tensor, text: Tensor, global_logits: bool = False) -> Tensor:
+    """PLOT++'s logits [batch, n_cls] of class tokens [M, batch, d] and text [N, n_cls, d], none normalized."""
+    return plot_logits(clip_model, features.mean(dim=0), features.transpose(0, 1), text, global_logits=global_logits)
 
 
 def coop_logits(clip_model: CLIP, pooled: Tensor, text: Tensor) -> Tensor:

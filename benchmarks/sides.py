@@ -3,6 +3,7 @@
 "plain" (`benchmarks.plain`) runs the installed clip's own modules on all 77 tokens of every prompt and class, as
 published. "ours" is the trainer's `CustomCLIP`. "floor" is our image encoder's forward pass and the matrix
 products, forward and backward, of the fewest tokens: the context once a prompt, the class name once a prompt and class.
+PLOT++ learns in the image tower: there the floor goes through our image encoder forward and backward, M times an image.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from benchmarks import plain
 from benchmarks.caltech_names import NAMES
 from runs.directory import defaults
-from trainers.clip.encoders import ImageEncoder
+from trainers.clip.encoders import Extra, ImageEncoder
 from trainers.clip.graphs import Replayed
 from trainers.clip_trainer import AMP_DTYPES
 from trainers.method import methods
@@ -29,7 +30,8 @@ from trainers.method import methods
 METHODS: dict[str, Any] = {
     kind.node: kind for kind in methods().values() if kind.learns and hasattr(plain, f"{kind.node.lower()}_logits")
 }
-N_CTX, N = 16, 4  # context tokens; PLOT's prompts a class
+N_CTX, N = 16, 4  # context tokens; PLOT's and PLOT++'s prompts a class
+PLOTPP_N_CTX, M, N_CTX_V = 4, 4, 2  # PLOT++'s context tokens, its visual prompts and their tokens
 Logits = Callable[[Tensor], Tensor]  # image [batch, 3, h, w] -> [batch, n_cls]
 
 
@@ -47,6 +49,7 @@ class Setting:
     prec: str = "fp32"
     clock: str = "wall"
     no_graphs: bool = False
+    stage: int = 2  # of PLOT++: 1 learns the visual prompts alone
 
     @classmethod
     def of(cls, options: argparse.Namespace, method: str, **more: Any) -> Setting:
@@ -67,7 +70,7 @@ class Setting:
     def about(self) -> str:
         """For a table's heading."""
         place = torch.cuda.get_device_name() if self.device == "cuda" else f"{self.threads} threads"
-        model = "a toy CLIP" if self.tiny else "RN50"
+        model = "a toy CLIP" if self.tiny else "ViT-B/16" if self.method == "PLOTPP" else "RN50"
         return f"{model}, {self.prec}, {place}, {self.clock} clock, torch {torch.__version__}"
 
     @property
@@ -79,11 +82,15 @@ class Setting:
         return list(ResNet50_Weights.DEFAULT.meta["categories"][: self.classes])
 
 
-def make_clip(tiny: bool) -> CLIP:
-    """A frozen RN50 CLIP with random weights, or a toy with as many tokens."""
+def make_clip(tiny: bool, vit: bool = False) -> CLIP:
+    """A frozen RN50 or ViT-B/16 CLIP with random weights, or a toy with as many text tokens."""
     torch.manual_seed(0)
-    vision, text = ((1024, 224, (3, 4, 6, 3), 64), (512, 8, 12)) if not tiny else ((64, 64, (1,) * 4, 8), (64, 1, 2))
-    return CLIP(*vision, None, 77, 49408, *text).eval().requires_grad_(False)
+    text = (64, 1, 2) if tiny else (512, 8, 12)
+    if vit:
+        vision: tuple[Any, ...] = (64, 64, 2, 64, 16) if tiny else (512, 224, 12, 768, 16)
+    else:
+        vision = (64, 64, (1,) * 4, 8, None) if tiny else (1024, 224, (3, 4, 6, 3), 64, None)
+    return CLIP(*vision, 77, 49408, *text).eval().requires_grad_(False)
 
 
 def plain_logits(setting: Setting, clip_model: CLIP) -> tuple[Logits, list[Tensor]]:
@@ -92,6 +99,17 @@ def plain_logits(setting: Setting, clip_model: CLIP) -> tuple[Logits, list[Tenso
     clip_model.to(setting.device)
     made = {"dtype": clip_model.dtype, "device": setting.device}
     width = clip_model.ln_final.weight.shape[0]
+    if method == "PLOTPP":
+        visual = nn.Parameter(0.02 * torch.randn(M, N_CTX_V, clip_model.visual.conv1.weight.shape[0], **made))
+        texts = nn.Parameter(0.02 * torch.randn(N, PLOTPP_N_CTX, width, **made), requires_grad=setting.stage == 2)
+
+        def plotpp_logits(image: Tensor) -> Tensor:
+            features = torch.stack([plain.prompted_image_features(clip_model, image, own) for own in visual])
+            text = plain.text_features(clip_model, words, texts)
+            with torch.autocast(setting.device, enabled=False):
+                return plain.plotpp_logits(clip_model, features.float(), text.float(), setting.stage == 1)
+
+        return plotpp_logits, [visual, texts]
     ctx = nn.Parameter(0.02 * torch.randn(N if method == "PLOT" else 1, N_CTX, width, **made))
     if method != "COCOOP":
 
@@ -121,18 +139,24 @@ def our_model(setting: Setting, clip_model: CLIP) -> Any:
     cfg, method = defaults(), setting.method
     size = clip_model.visual.input_resolution
     cfg.INPUT.SIZE = (size, size)
+    cfg.TRAINER.NAME = METHODS[method].__name__
     cfg.TRAINER[method].update({"N_CTX": N_CTX, "PREC": "fp32"})
     if method == "PLOT":
         cfg.TRAINER.PLOT.update({"N": N, "GLOBAL_LOGITS": setting.global_logits})
-    return METHODS[method].custom_clip(cfg, setting.names, clip_model).train().to(setting.device)
+    model = METHODS[method].custom_clip(cfg, setting.names, clip_model).train().to(setting.device)
+    if method == "PLOTPP":
+        model.prompt_learner.ctx.requires_grad_(setting.stage == 2)
+        model.global_logits = setting.stage == 1
+    return model
 
 
 def floor(setting: Setting, clip_model: CLIP) -> Callable[[Tensor], Any]:
     """The image encoder, and the text side's matrix products on the fewest tokens."""
     texts = [name.replace("_", " ") + "." for name in setting.names]
     lengths = [int(tokens.argmax()) for tokens in clip.tokenize(texts)]  # name, full stop and EOT
-    prompts = setting.batch if setting.method == "COCOOP" else N if setting.method == "PLOT" else 1
-    tokens, ends = prompts * (1 + N_CTX + sum(lengths)), prompts * len(texts)
+    plotpp = setting.method == "PLOTPP"
+    prompts = {"COCOOP": setting.batch, "COOP": 1}.get(setting.method, N)
+    tokens, ends = prompts * (1 + (PLOTPP_N_CTX if plotpp else N_CTX) + sum(lengths)), prompts * len(texts)
     clip_model.to(setting.device)
     products: list[tuple[Tensor, int]] = []
     *blocks, last = clip_model.transformer.resblocks
@@ -146,13 +170,23 @@ def floor(setting: Setting, clip_model: CLIP) -> Callable[[Tensor], Any]:
     ones = torch.ones(tokens, max(max(weight.shape) for weight, _ in products)).to(products[0][0])
     encoder = ImageEncoder(clip_model.visual, local=setting.method == "PLOT")
 
+    visual = torch.randn(M, N_CTX_V, clip_model.visual.conv1.weight.shape[0]).to(ones) if plotpp else None
+
     def run(image: Tensor) -> Tensor:
+        if visual is not None:
+            own = visual.repeat_interleave(len(image), dim=0).requires_grad_()
+            with setting.autocast():
+                pooled, _ = encoder(image.repeat(M, 1, 1, 1), Extra(tokens=own))
+            pooled.sum().backward()
+            if setting.stage == 1:
+                return pooled
         with torch.no_grad(), setting.autocast():
-            pooled, _ = encoder(image)
+            if visual is None:
+                pooled, _ = encoder(image)
             for weight, rows in products:
                 out, inside = weight.shape
                 ones[:rows, :inside] @ weight.t()
                 ones[:rows, :out] @ weight  # the gradient of the input; weights are frozen
         return pooled
 
-    return Replayed(run) if setting.device == "cuda" else run
+    return Replayed(run) if setting.device == "cuda" and not plotpp else run

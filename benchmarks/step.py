@@ -1,14 +1,15 @@
 """Time and peak memory of a training step, ours against the plain computation.
 
     python -m benchmarks.step [--trainers PLOT COOP COCOOP] [--batch 8] [--cocoop-batch 1] [--repeats 2] [--threads 2]
-        [--parts] [--no-plain] [--classes 1000] [--device cuda --prec fp16] [--json FILE]
+        [--parts] [--no-plain] [--classes 1000] [--stage 1] [--device cuda --prec fp16] [--json FILE]
 
-RN50 with random weights, N = 4, 16 context tokens, the 100 class names of Caltech-101 or, with --classes, the first of
-ImageNet's and the global logits. The batch is in memory. The sides (`benchmarks.sides`) take turns, each in a child
-process; seconds are medians, memory is the child's peak. The plain CoCoOp side takes one image a step, since it keeps
-5 GB for each image; its seconds are multiplied by the batch. The plain PLOT side takes about a minute and 13 GB a step;
---no-plain leaves it out, and a round is then one step a side. --parts adds our step's seconds by part; "loading" is a
-batch from the training loader without workers (`benchmarks.image_loading`). All steps are in the JSON.
+RN50 with random weights, N = 4, 16 context tokens (PLOTPP: ViT-B/16, 4, and M = 4 visual prompts), the 100 class names
+of Caltech-101 or, with --classes, the first of ImageNet's and the global logits. The batch is in memory. The sides
+(`benchmarks.sides`) take turns, each in a child process; seconds are medians, memory is the child's peak. The plain
+CoCoOp side takes one image a step, since it keeps 5 GB for each image; its seconds are multiplied by the batch. The
+plain PLOT side takes about a minute and 13 GB a step; --no-plain leaves it out, and a round is then one step a side.
+--parts adds our step's seconds by part; "loading" is a batch from the training loader without workers
+(`benchmarks.image_loading`). PLOTPP's backward parts have the image tower's in them. All steps are in the JSON.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def parse() -> argparse.Namespace:
     add("--prec", choices=("fp32", "fp16", "amp", "bf16"), default="fp32", help="as TRAINER.PLOT.PREC; fp16 on a GPU")
     add("--no-graphs", action="store_true", help="TRAINER.CUDA_GRAPHS False")
     add("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")
-    add("--trainers", nargs="+", choices=METHODS, default=list(METHODS))
+    add("--trainers", nargs="+", choices=METHODS, default=[node for node, kind in METHODS.items() if kind.colour])
+    add("--stage", type=int, choices=(1, 2), default=2, help="of PLOTPP")
     add("--cocoop-batch", type=int, default=1, help="images a step of CoCoOp")
     add("--classes", type=int, help="so many of ImageNet's, in place of the 100 of Caltech-101")
     add("--parts", action="store_true", help="also a table of our step's parts")

@@ -50,7 +50,8 @@ def our_step(model: Any, encode: Callable[..., Any], optimizer: torch.optim.Opti
 
     def text(*args: Any, forward: Callable[..., Tensor] = model.text_encoder.forward) -> Tensor:
         features = forward(*args)
-        features.register_hook(lambda grad: reached.append(clock()))
+        if features.requires_grad:  # not in PLOT++'s stage 1
+            features.register_hook(lambda grad: reached.append(clock()))
         return features
 
     sinkhorn = around("ot", trainers.plot.counted_sinkhorn)
@@ -61,7 +62,7 @@ def our_step(model: Any, encode: Callable[..., Any], optimizer: torch.optim.Opti
         start = clock()
         optimizer.zero_grad()
         with autocast:
-            logits = model.logits(*around("image", encode)(image))
+            logits = model.logits(**around("image", model.encode)(image, encode))
         loss = F.cross_entropy(logits.float(), label)
         forward = clock()
         loss.backward()
@@ -69,14 +70,15 @@ def our_step(model: Any, encode: Callable[..., Any], optimizer: torch.optim.Opti
         optimizer.step()
         end = clock()
     seconds["head"] = forward - start - sum(seconds.values())
-    seconds["head_back"], seconds["text_back"] = reached[0] - forward, backward - reached[0]
+    (reached_text,) = reached or [backward]
+    seconds["head_back"], seconds["text_back"] = reached_text - forward, backward - reached_text
     seconds["optimizer"] = end - backward
     return {**seconds, "total": end - start}
 
 
 def make_step(side: str, setting: Setting, clock: Clock) -> Callable[[], dict[str, float]]:
     """A side's step in this process."""
-    clip_model = make_clip(setting.tiny)
+    clip_model = make_clip(setting.tiny, vit=setting.method == "PLOTPP")
     if setting.prec == "fp16":
         convert_weights(clip_model)
     size = clip_model.visual.input_resolution

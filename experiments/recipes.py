@@ -108,8 +108,9 @@ def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str 
     own = [name for name in (dataset, dataset.partition("_")[0]) if config_file(trainer, str(folder / name)).is_file()]
     if cfg or own:
         config = str(folder / (cfg or own[0]))
-    if (REPOSITORY / "configs/datasets" / f"{PurePath(config).name}.yaml").is_file():  # it says all of it itself
-        epochs = _epochs(config_file(trainer, config), shots) if not cfg else None
+    names = {PurePath(config).name, PurePath(config).name.partition("_")[0]}
+    if any((REPOSITORY / "configs/datasets" / f"{name}.yaml").is_file() for name in names):
+        epochs = _epochs(config_file(trainer, config), shots)  # a config named after a dataset says all of it itself
         options = {} if epochs is None else {"OPTIM.MAX_EPOCH": epochs}
     return config, shlex.join(str(word) for pair in options.items() for word in pair)
 

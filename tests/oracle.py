@@ -128,6 +128,7 @@ class Oracle:
 
     def __init__(self, clip_model: CLIP, classnames: Sequence[str], image: Tensor) -> None:
         self.clip, self.image = clip_model, image
+        self.names = [name.replace("_", " ") for name in classnames]
         self.words = plain.embed_words(clip_model, classnames)
         self.pooled, self.local = plain.image_features(clip_model, image)
 
@@ -141,6 +142,35 @@ class Oracle:
 
         text = plain.text_features(self.clip, self.words, ctx, position)
         return plain.plot_logits(self.clip, self.pooled, self.local, text, match, global_logits, solver)
+
+    def plotpp_logits(self, ctx: Tensor, visual: Tensor, global_logits: bool = False,
+                      texts: Sequence[str] = ()) -> Tensor:  # fmt: skip
+        """[batch, n_cls] for ctx [N, n_ctx, d] and visual [M, n, width]; ``texts``: as the published code cuts them."""
+        f = torch.stack([plain.prompted_image_features(self.clip, self.image, own) for own in visual])  # [M, batch, d]
+        if texts:
+            g = torch.stack([self._published_text(*own) for own in zip(ctx, texts, strict=True)])
+        else:
+            g = plain.text_features(self.clip, self.words, ctx)
+        unit_f, unit_g = f / f.norm(dim=-1, keepdim=True), g / g.norm(dim=-1, keepdim=True)
+        f_0, g_0 = f.mean(dim=0), g.mean(dim=0)
+        f_0, g_0 = f_0 / f_0.norm(dim=-1, keepdim=True), g_0 / g_0.norm(dim=-1, keepdim=True)
+        rows = []
+        for b in range(f.shape[1]):
+            row = []
+            for k in range(g.shape[1]):
+                cosine = unit_f[:, b] @ unit_g[:, k].t()  # [M, N]
+                score = (sinkhorn(1 - cosine.detach()) * cosine).sum()
+                row.append(score + f_0[b] @ g_0[k] if global_logits else score)
+            rows.append(torch.stack(row))
+        return self.clip.logit_scale.exp() * torch.stack(rows)
+
+    def _published_text(self, ctx: Tensor, text: str) -> Tensor:
+        """[n_cls, d]: text and name as one prompt of 77 tokens, of which ctx replaces those behind SOS."""
+        tokens = clip.tokenize([f"{text} {name}." for name in self.names])
+        x = self.clip.token_embedding(tokens)
+        x = torch.cat([x[:, :1], ctx.expand(len(x), -1, -1), x[:, 1 + len(ctx) :]], dim=1)
+        x = self.clip.transformer((x + self.clip.positional_embedding).transpose(0, 1)).transpose(0, 1)
+        return self.clip.ln_final(x)[torch.arange(len(x)), tokens.argmax(dim=-1)] @ self.clip.text_projection
 
     def coop_logits(self, ctx: Tensor, position: str = "end") -> Tensor:
         """[batch, n_cls] for ctx [n_ctx, d] or [n_cls, n_ctx, d]."""

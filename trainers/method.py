@@ -44,8 +44,9 @@ class Recipe(NamedTuple):
         config: its path below configs/trainers/<the method's name>/, without ".yaml"; "../CoOp/{backbone}" is another
             method's. If it ends in ".yaml", it is relative to the folder of the method's own file. ``{backbone}``
             stands for BACKBONE, else ``Method.backbone``. If the config's folder has one with the dataset's name, or
-            with the part of that before the first "_", a run takes it, without the options. Its epochs by shots
-            are what its _EPOCHS_ says, {shots at most: epochs}.
+            with the part of that before the first "_", a run takes it. A config with such a name, and whatever
+            behind a "_", is taken without the options. Its epochs by shots are what its _EPOCHS_ says,
+            {shots at most: epochs}.
         options: the pairs.
     """
 

@@ -51,10 +51,13 @@ class PromptLearner(nn.Module):
 class CustomCLIP(PromptedCLIP):
     """Logits [batch, n_cls], float32 or wider. Under gradients ``variance`` is that of the last text features."""
 
+    prompt_learner_class: ClassVar[type[nn.Module]] = PromptLearner
+
     def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         options = method_cfg(cfg, "PLOT")
-        super().__init__(cfg, PromptLearner(cfg, classnames, clip_model), clip_model, options.MATCH not in POOLED)
-        self.options = options
+        learner = self.prompt_learner_class(cfg, classnames, clip_model)
+        super().__init__(cfg, learner, clip_model, options.MATCH not in POOLED)
+        self.options, self.global_logits = options, options.GLOBAL_LOGITS
         self.meter: HeadMeter | None = None  # while one is here, it is shown what the head computes
         self.variance: Tensor | None = None
 
@@ -72,7 +75,7 @@ class CustomCLIP(PromptedCLIP):
                 raise ValueError(f"MATCH {self.options.MATCH} needs local features")
             else:
                 score = self._match(unit(local), unit(text))
-            if self.options.GLOBAL_LOGITS:
+            if self.global_logits:
                 score = score + pooled_score
             if self.meter is not None:
                 self.meter.see_scores(score, text, self.logit_scale.exp())

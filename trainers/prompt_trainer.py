@@ -6,7 +6,7 @@ A method's file adds its ``PromptLearner``, and a ``CustomCLIP`` that makes logi
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -96,19 +96,26 @@ class PromptedCLIP(nn.Module):
         """pooled [batch, d], local [batch, M, d], as the image encoder gives them -> logits [batch, n_cls]."""
         raise NotImplementedError
 
-    def text_features(self) -> Tensor:
-        """Text features [G, n_cls, d], not normalized; without gradient kept until a parameter or buffer changes."""
+    def text_parameters(self) -> Iterable[Tensor]:
+        """The parameters and buffers that the text features depend on; a method may leave out others."""
         tensors = itertools.chain(self.named_parameters(), self.named_buffers())
-        own = (x for name, x in tensors if not name.startswith(("image_encoder.", "text_encoder.")))
-        state = [(x.data_ptr(), x._version, x.dtype, x.device) for x in own]
-        if torch.is_grad_enabled():
-            self._text = None
-        elif self._text is not None and self._text[0] == state:
-            return self._text[1]
+        return (x for name, x in tensors if not name.startswith(("image_encoder.", "text_encoder.")))
+
+    def encode_text(self) -> Tensor:
+        """Text features [G, n_cls, d], not normalized."""
         learner = self.prompt_learner
-        text = self.text_encoder(*learner(), learner.prompts.layout, self.text_extra())
-        if not torch.is_grad_enabled():
-            self._text = (state, text)
+        return self.text_encoder(*learner(), learner.prompts.layout, self.text_extra())
+
+    def text_features(self) -> Tensor:
+        """Text features [G, n_cls, d], not normalized; without gradient kept until a parameter of theirs changes."""
+        parameters = list(self.text_parameters())
+        learning = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
+        versions = [(p.data_ptr(), p._version, p.dtype, p.device) for p in parameters]
+        state = (torch.is_autocast_enabled(self.logit_scale.device.type), versions)
+        if not learning and self._text is not None and self._text[0] == state:
+            return self._text[1]
+        text = self.encode_text()
+        self._text = None if learning else (state, text)
         return text
 
 
@@ -138,10 +145,15 @@ class PromptTrainer(CLIPTrainer):
         """Values of the config that do not suit the method."""
         faults, options = super().find_faults(cfg), cfg.TRAINER[cls.node]
         try:
-            tokenize_texts(options.get("CTX_INIT", ""), options.get("N", 1))
+            cls.check_texts(options)
         except UserError as error:
             faults.append(f"TRAINER.{cls.node}.{error}")
         return faults
+
+    @classmethod
+    def check_texts(cls, options: CfgNode) -> None:
+        """Raises UserError if CTX_INIT's texts do not suit the method."""
+        tokenize_texts(options.get("CTX_INIT", ""), options.get("N", 1))
 
     def build_model(self) -> None:
         cfg = self.cfg
@@ -160,18 +172,22 @@ class PromptTrainer(CLIPTrainer):
         self.model.to(self.device)
         self.image_encoder = self.model.image_encoder
         replays = self.device.type == "cuda" and cfg.TRAINER.CUDA_GRAPHS and not dist.is_initialized()
-        encoder = replay(self.model) if replays else None
+        self.replayed = replay(self.model) if replays else None
         # Our engine's hooks, for a run of several processes, whose gradients are averaged.
         if cfg.TRAINER.SPLIT_CLASSES and hasattr(self, "check_shares"):
             self.check_shares(len(self.dm.dataset.classnames), "classes")
-        parallel = getattr(self, "parallel", lambda module: module)
-        self.head = parallel(Head(self.model, encoder, split=cfg.TRAINER.SPLIT_CLASSES))
+        self.wrap()
         self.optim = build_optimizer(self.model.prompt_learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("prompt_learner", self.model.prompt_learner, self.optim, self.sched)
         # bfloat16 has float32's range, so that only float16 needs its loss scaled
         scaled = self.amp and self.amp_dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
+
+    def wrap(self) -> None:
+        """Makes the module to compute with in training; again where other parameters are to be learned than before."""
+        parallel = getattr(self, "parallel", lambda module: module)
+        self.head = parallel(Head(self.model, self.replayed, split=self.cfg.TRAINER.SPLIT_CLASSES))
 
     def encode_images(self, image: Tensor) -> Features:
         return self.model.encode(image)
@@ -252,13 +268,16 @@ def load_learner(learner: nn.Module, path: Path) -> None:
 
 
 def _learned(checkpoint: dict, path: Path) -> dict[str, Tensor]:
-    """What a checkpoint holds of a prompt learner, without the class names' embeddings of published ones.
+    """What a checkpoint holds of a prompt learner; published ones also hold the class names' embeddings, or all of CLIP.
 
     Raises:
         UserError: it has no state dict of finite floating-point tensors.
     """
     state = checkpoint.get("state_dict")
-    state = {k: v for k, v in state.items() if not str(k).startswith("token_")} if isinstance(state, dict) else {}
+    state = state if isinstance(state, dict) else {}
+    prefix = "prompt_learner." if any(str(k).startswith("prompt_learner.") for k in state) else ""
+    state = {k[len(prefix) :] if prefix else k: v for k, v in state.items() if str(k).startswith(prefix)}
+    state = {k: v for k, v in state.items() if not str(k).startswith("token_")}
 
     def good(value: object) -> bool:
         if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():

@@ -41,7 +41,7 @@ def look(run: LoadedRun, image: Tensor) -> tuple[Tensor, Tensor]:
     """image [3, h, w] -> probabilities [n_cls] and plans [n_cls, N, g, g], g x g being the grid of local features.
 
     Raises:
-        UserError: the head computes no plans.
+        UserError: the head computes no plans, or none of places in the picture.
     """
     logits, plans = run.explained(image[None])
     side = math.isqrt(plans.shape[2])

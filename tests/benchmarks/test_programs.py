@@ -56,14 +56,17 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmarks.turns, "Side", Here)
 
 
-@pytest.mark.parametrize("method", ["PLOT", "COOP", "COCOOP"])
-def test_the_parts_of_a_step_add_up(method: str) -> None:
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("method", ["PLOT", "PLOTPP", "COOP", "COCOOP"])
+def test_the_parts_of_a_step_add_up(method: str, stage: int) -> None:
     ticks = iter(range(10**6))
-    step = make_step("ours", Setting(method, 2, classes=5, tiny=True), lambda: float(next(ticks)))
+    setting = Setting(method, 2, classes=5, tiny=True, stage=stage)
+    step = make_step("ours", setting, lambda: float(next(ticks)))
     seconds = step()
     assert sum(seconds[part] for part in PARTS) == seconds["total"] > 0
-    assert (seconds["ot"] > 0) == (method == "PLOT")
-    assert min(seconds[part] for part in PARTS if part != "ot") > 0
+    assert (seconds["ot"] > 0) == (method in ("PLOT", "PLOTPP"))
+    texts_learn = method != "PLOTPP" or stage == 2
+    assert min(seconds[part] for part in PARTS if part != "ot" and (texts_learn or "text" not in part)) > 0
 
 
 def test_a_side_is_a_child_process() -> None:
@@ -88,6 +91,13 @@ def test_a_step_of_imagenets_classes(run: Run) -> None:
     for row, steps in zip(found["rows"], found["steps"], strict=True):
         assert row["ours/floor"] == pytest.approx(row["ours s"] / row["floor s"])
         assert {side: len(taken) for side, taken in steps.items()} == {"ours": 1, "floor": 1}
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_step_of_plotpp(stage: int, run: Run) -> None:
+    (row,) = run(f"step --tiny --trainers PLOTPP --stage {stage} --batch 2 --classes 5 --threads 1 --repeats 1")["rows"]
+    assert min(row["plain s"], row["ours s"], row["floor s"]) > 0
 
 
 @pytest.mark.parametrize(

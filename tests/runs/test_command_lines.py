@@ -167,12 +167,14 @@ def test_bases_are_merged_lowest_first(tmp_path: Path) -> None:
 
 def test_each_config_is_what_its_name_says() -> None:
     backbones = {"rn50": "RN50", "rn101": "RN101", "vit_b16": "ViT-B/16", "vit_b32": "ViT-B/32"}
-    backbones["symbols"] = "assets/symbols_clip.pt"
+    backbones |= {"symbols": "assets/symbols_clip.pt", "symbols_vit": "assets/symbols_vit_clip.pt"}
     paths = [*(CONFIGS / "trainers").glob("*/*.yaml")]
     assert len(paths) >= 52
     for path in paths:
         values, node = read_yaml(path), f"TRAINER.{path.parent.name.upper()}"
-        name = re.fullmatch(r"([a-z]+(?:_b)?\d*)(?:_c(\d+))?(?:_ep(\d+))?(?:_batch(\d+))?(_ctxv1)?", path.stem)
+        name = re.fullmatch(
+            r"(symbols_vit|[a-z]+(?:_b)?\d*)(?:_c(\d+))?(?:_ep(\d+))?(?:_batch(\d+))?(_ctxv1)?", path.stem
+        )
         assert name and values["MODEL.BACKBONE.NAME"] == backbones[name[1]], path
         keys = (f"{node}.N_CTX", "OPTIM.MAX_EPOCH", "DATALOADER.TRAIN_X.BATCH_SIZE")
         for key, number in zip(keys, name.groups()[1:4], strict=True):

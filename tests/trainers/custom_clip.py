@@ -12,6 +12,7 @@ import trainers.cocoop
 import trainers.coop
 import trainers.plot
 import trainers.plotcocoop
+import trainers.plotpp
 from tests.oracle import Oracle, make_cfg, random_images, tiny_clip
 
 # Names of several lengths; in the last, the closing bracket and the full stop are one token.
@@ -19,6 +20,7 @@ NAMES = ["cat", "sea horse", "wild_cat", "Boeing 737-800 aircraft", "a.b", "cran
 LABEL = torch.tensor([3, 0, 5])
 MODULES = {
     "PLOT": trainers.plot,
+    "PLOTPP": trainers.plotpp,
     "COOP": trainers.coop,
     "COCOOP": trainers.cocoop,
     "PLOTCOCOOP": trainers.plotcocoop,

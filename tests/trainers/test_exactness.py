@@ -42,6 +42,8 @@ def run_oracle(trainer: str, oracle: Oracle, parameters: dict[str, Tensor], **op
     """The reference logits of the named parameters of a prompt learner."""
     if trainer == "PLOT":
         return oracle.plot_logits(parameters["ctx"], **options)
+    if trainer == "PLOTPP":
+        return oracle.plotpp_logits(parameters["ctx"], parameters["ctx_vision"], **options)
     if trainer == "COOP":
         return oracle.coop_logits(parameters["ctx"], **options)
     w1, b1, w2, b2 = (parameters[f"meta_net.linear{i}.{part}"] for i in (1, 2) for part in ("weight", "bias"))

@@ -117,7 +117,8 @@ class ImageEncoder(nn.Module):
                 return self.cast(image.device)(image, self.local)
         if (extra.tokens is not None or extra.deep) and isinstance(self.visual, _ResNet):
             raise UserError("extra image tokens need a ViT backbone, this one is a ResNet")
-        return _caller(self.visual, extra.deltas)(image, self.local, extra.tokens, extra.deep)
+        tower = self.visual if extra.deltas else self.cast(image.device)
+        return _caller(tower, extra.deltas)(image, self.local, extra.tokens, extra.deep)
 
 
 class _ResNet(nn.Module):

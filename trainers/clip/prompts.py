@@ -161,6 +161,7 @@ class PromptBuilder(nn.Module):
         position: 'end', 'middle' or 'front', of the class name.
         csc: whether each class has its own contexts, which then belong to the suffix.
         end: the end of the prompt, tokenized together with the name.
+        skip: tokens that are left out at the beginning of the names.
     Raises:
         UserError: a prompt is longer than CLIP's 77 tokens.
     """
@@ -175,6 +176,7 @@ class PromptBuilder(nn.Module):
         position: str = "end",
         csc: bool = False,
         end: str = ".",
+        skip: int = 0,
     ) -> None:
         super().__init__()
         # Context vectors before the name. The published code puts the first half there for "middle".
@@ -183,7 +185,7 @@ class PromptBuilder(nn.Module):
         suffixes = []
         for k, classname in enumerate(classnames):
             name = classname.replace("_", " ")
-            words, n_name = encode(name + end), len(encode(name))
+            words, n_name = encode(name + end)[skip:], len(encode(name)[skip:])
             # A token is 0 or more, so -1 - i can stand for the i-th context vector.
             own = [-1 - (k * n_ctx + i if csc else i) for i in range(n_ctx)]
             front = own[self.n_prefix : before]

@@ -13,13 +13,14 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from clip.clip import _MODELS as OPENAI_URLS
 from clip.model import CLIP, ResidualAttentionBlock, build_model
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from .prompts import CONTEXT_LENGTH, UserError
+from .prompts import CONTEXT_LENGTH, EOT, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ACTIVATIONS = ("", "quickgelu", "gelu")  # "": OpenAI's, which is QuickGELU
@@ -81,7 +82,7 @@ def load_clip(cfg: CfgNode) -> CLIP:
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(f"'{path}' is damaged: its '{name}' holds numbers that are not finite")
     try:
-        model = build_model(dict(state_dict))
+        model = build_model(_with_all_tokens(state_dict))
         if model.positional_embedding.shape[0] != CONTEXT_LENGTH:
             raise ValueError(f"its texts have {model.positional_embedding.shape[0]} tokens, not {CONTEXT_LENGTH}")
     except Exception as error:  # build_model fails in many ways on wrong shapes
@@ -95,6 +96,22 @@ def load_clip(cfg: CfgNode) -> CLIP:
         print(f"'{path}' does not say its activation: QuickGELU is assumed; MODEL.BACKBONE.ACTIVATION gelu sets GELU")
     model.weights_sha256 = sha256
     return model
+
+
+def _with_all_tokens(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Completes a token table of which the file holds only the rows of its ``token_ids``, as the embedded models' do.
+
+    The other rows are of words that the model has not read. They are random numbers of CLIP's initial deviation, 0.02,
+    that depend on nothing else (NumPy never changes this generator), so that different words stay different.
+    """
+    if "token_ids" not in state_dict:
+        return dict(state_dict)
+    rows = state_dict["token_embedding.weight"]
+    bound = 0.02 * 3**0.5
+    drawn = np.random.RandomState(0).uniform(-bound, bound, (EOT + 1, rows.shape[1]))
+    table = torch.from_numpy(drawn).to(rows.dtype).index_copy(0, state_dict["token_ids"], rows)
+    whole = {key: value for key, value in state_dict.items() if key != "token_ids"}
+    return whole | {"token_embedding.weight": table}
 
 
 def _download(url: str, path: Path) -> None:

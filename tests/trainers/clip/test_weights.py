@@ -8,11 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from clip import tokenize
 from clip.model import ResidualAttentionBlock, build_model
 from torch import nn
 from yacs.config import CfgNode
 
 from dassl.utils import UserError
+from datasets.glyphs import THEMES
+from runs.directory import REPOSITORY
 from tests.dassl.test_checkpoints import Bomb
 from tests.datasets.loopback import Server, serve
 from trainers.clip.encoders import ImageEncoder
@@ -154,3 +157,31 @@ def test_a_hash_that_is_asked_for_is_checked(weights: Path) -> None:
     with pytest.raises(UserError, match=r"tiny\.pt' are not those that the run was trained with \(SHA-256"):
         load_clip(config(weights, SHA256="1" * 64))
     assert sha256_of("RN50") == OPENAI_URLS["RN50"].split("/")[-2] and sha256_of("nowhere.pt") == ""
+
+
+def test_a_token_table_of_some_rows(vit: Path, tmp_path: Path) -> None:
+    """The file's rows are as they were. The others are random numbers, always the same, of CLIP's deviation."""
+    whole = torch.load(vit, weights_only=True)
+    ids = torch.tensor([3, 49407, 49406, 320])
+    rows = whole["token_embedding.weight"][ids]
+    torch.save({**whole, "token_ids": ids, "token_embedding.weight": rows}, tmp_path / "some.pt")
+    one, other = (load_clip(config(tmp_path / "some.pt")).state_dict() for _ in range(2))
+    table = one.pop("token_embedding.weight")
+    assert torch.equal(table[ids], rows) and torch.equal(table, other["token_embedding.weight"])
+    assert table.shape == (49408, 64) and 0.019 < table.float().std() < 0.021
+    assert len({tuple(row) for row in table[:1000].tolist()}) == 1000
+    assert all(torch.equal(value, whole[key]) for key, value in one.items())
+    for damaged in (ids[:3], ids + 1):
+        torch.save({**whole, "token_ids": damaged, "token_embedding.weight": rows}, tmp_path / "damaged.pt")
+        with pytest.raises(UserError, match=r"damaged\.pt' holds no CLIP model"):
+            load_clip(config(tmp_path / "damaged.pt"))
+
+
+def test_the_embedded_models_are_small_and_know_their_prompts() -> None:
+    paths = list((REPOSITORY / "assets").glob("symbols*_clip.pt"))
+    assert sum(path.stat().st_size for path in paths) < 8e6
+    for path in paths:
+        held = set(torch.load(path, weights_only=True)["token_ids"].tolist())
+        for name in THEMES:
+            prompt = tokenize(f"a photo of a {name}. this is a photo one picture of a {name}")
+            assert set(prompt[0].tolist()) <= held, name

@@ -157,8 +157,9 @@ class PLOTPP(plot.PLOT):
     paper = "PLOT++, in the repository of PLOT: github.com/CHENGY12/PLOT, plot-pp"
     learns_images = True
     backbone = "vit_b16"
-    colour = ""  # it needs a ViT, and is compared where it is named
+    colour = role = ""  # it needs a ViT, and is compared where it is named
     variants: ClassVar = {}
+    ablation: ClassVar = {}
     transfer: ClassVar = {}
     transfer_as_published: ClassVar = {}
     custom_clip = CustomCLIP

@@ -268,7 +268,7 @@ def load_learner(learner: nn.Module, path: Path) -> None:
 
 
 def _learned(checkpoint: dict, path: Path) -> dict[str, Tensor]:
-    """What a checkpoint holds of a prompt learner; published ones also hold the class names' embeddings, or all of CLIP.
+    """What a checkpoint holds of a prompt learner; published ones also hold the names' embeddings, or all of CLIP.
 
     Raises:
         UserError: it has no state dict of finite floating-point tensors.

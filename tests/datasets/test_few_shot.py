@@ -109,7 +109,7 @@ def test_few_shot_loads_make_few_datums(tmp_path: Path, monkeypatch: pytest.Monk
     listed = base_dataset.Datum.listed
     monkeypatch.setattr(base_dataset.Datum, "listed", lambda *args: made.append(1) or listed(*args))
     build(tmp_path, "imagenet", NUM_SHOTS=1)
-    assert len(made) == 6 + 18 + 18  # of 60 training images, 6
+    assert len(made) == 6 + 6 + 18 + 18  # of 60 training images 6, and 6 held out
 
 
 @pytest.fixture

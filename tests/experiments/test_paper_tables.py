@@ -128,6 +128,14 @@ def test_base_to_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"OUT={tmp_path} TRAINERS=plot bash scripts/protocols/base_to_new.sh symbols 16" in commands(text)
 
 
+def test_adapters_with_and_without_transport(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "TipAdapterF", "symbols", 16, 1, 70.0)
+    text = show(capsys, "adapters", *HERE, "--shots", "16", "--out", str(tmp_path))
+    rows = {row[1]: row[2] for row in grid(text)[1:]}
+    assert rows == {"Tip-Adapter": "", "Tip-Adapter-F": "70.00 (1)", "PLOT-Adapter": ""}
+    assert f"OUT={tmp_path} bash scripts/plot_adapter/main.sh symbols 16" in commands(text)
+
+
 def test_time_by_the_number_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, "CoOp", "symbols", seconds={"total": 1.0, "step_seconds": 0.1})
     for n in (1, 4, 8):

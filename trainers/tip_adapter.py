@@ -64,7 +64,7 @@ class TipAdapter(FeatureTrainer):
     label = "Tip-Adapter"
     paper = "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification, ECCV 2022 (arXiv 2207.09519)"
     compared = False
-    colour, marker = "tab:olive", "<"
+    colour, marker, role = "tab:olive", "<", "adapter"
     trains_keys = False
 
     @classmethod

@@ -22,6 +22,8 @@ commands=$(python "${tables[@]}" --commands)
 while IFS= read -r command; do
   [ -z "$command" ] || { printf '\n$ %s\n' "$command"; bash -c "$command" </dev/null; }
 done <<<"$commands"
+# Figure 3 has the linear probe; tables and figures show it where it has runs.
+TRAINERS=linear_probe bash scripts/protocols/few_shot.sh "$dataset" "$shots"
 
 python "${tables[@]}"
 python -m experiments.figures --dataset "$dataset" --shots $shots

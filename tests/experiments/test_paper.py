@@ -38,7 +38,8 @@ def test_all_commands_then_all_tables_and_pictures(
     lines = [line.split() for line in calls.read_text().splitlines()]
     assert {line[0] for line in lines} == {"1"}
     runs = [line for line in lines if line[2] in ("experiments.jobs", "experiments.protocols")]
-    assert len(runs) == len(expected.splitlines()) and lines[1 : 1 + len(runs)] == runs
+    assert len(runs) == len(expected.splitlines()) + 1 and lines[1 : 1 + len(runs)] == runs
+    assert runs[-1][3:] == ["few_shot", "symbols", "1", "16"]  # the linear probe's
     after = [line[2] for line in lines[1 + len(runs) :]]
     assert after == ["experiments.tables", "experiments.figures", *PICTURES] and "# Published" in done.stdout
     assert lines[-2][3:] == [str(run), f"{tmp_path}/symbols/images/dice/0001.jpg"]

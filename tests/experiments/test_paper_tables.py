@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from experiments import compare, protocols
+from experiments.jobs import Job
+from experiments.recipes import own_options
 from experiments.tables import __main__ as tables
 from experiments.tables.published import published
+from experiments.tables.results import Cell, finished
 from tests.experiments.test_tables import commands, grid, records, show
 from tests.experiments.trees import write_run
 from trainers import plot
@@ -124,6 +128,14 @@ def test_base_to_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"OUT={tmp_path} TRAINERS=plot bash scripts/protocols/base_to_new.sh symbols 16" in commands(text)
 
 
+def test_adapters_with_and_without_transport(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "TipAdapterF", "symbols", 16, 1, 70.0)
+    text = show(capsys, "adapters", *HERE, "--shots", "16", "--out", str(tmp_path))
+    rows = {row[1]: row[2] for row in grid(text)[1:]}
+    assert rows == {"Tip-Adapter": "", "Tip-Adapter-F": "70.00 (1)", "PLOT-Adapter": ""}
+    assert f"OUT={tmp_path} bash scripts/plot_adapter/main.sh symbols 16" in commands(text)
+
+
 def test_time_by_the_number_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, "CoOp", "symbols", seconds={"total": 1.0, "step_seconds": 0.1})
     for n in (1, 4, 8):
@@ -190,3 +202,20 @@ def test_all_tables_and_all_commands(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert all(re.match(rf"OUT={tmp_path} .*bash scripts/\S+ .*symbols", line) for line in found)
     few = show(capsys, "few-shot", *HERE, "--shots", "1", "--commands", "--out", str(tmp_path)).splitlines()
     assert found[: len(few)] == few
+
+
+def test_comparisons_and_protocols_mark_a_flagged_run(tmp_path: Path) -> None:
+    clean = Cell((finished(write_run(tmp_path, "CoOp", "symbols", accuracy=80.0)),))
+    flagged = Cell((finished(write_run(tmp_path, "PLOT", "symbols", test_selected=True)),))
+    table = compare.build({"CoOp": clean, "PLOT": flagged}, [1], "compare", "title")
+    rows = {row[0]: row[1] for row in grid(table.markdown())[1:]}
+    assert rows["CoOp"] == "80.00" and re.fullmatch("90.00[¹²³⁴⁵]", rows["PLOT"])
+    assert f"{rows['PLOT'][-1]} chosen on the test set." in table.markdown()
+    assert table.accuracy(flagged) == rows["PLOT"] and table.accuracy(clean) == "80.00"
+
+
+def test_a_list_of_images_goes_to_tests_on_its_own_dataset_alone() -> None:
+    job = Job("CoOp", "symbols", 4, "symbols", opts=["DATASET.FEW_SHOT_LIST", "a.jsonl", "OPTIM.LR", "0.1"])
+    assert protocols.Test(job, "symbols_layout").there.opts == ["OPTIM.LR", "0.1"]
+    assert protocols.Test(job, "symbols", ("A", "b")).there.opts == [*job.opts, "A", "b"]
+    assert own_options("CoOp", [*job.opts]) == job.opts and own_options("ZeroshotCLIP", [*job.opts]) == []

@@ -146,8 +146,8 @@ class LoadedRun:
 
     @torch.no_grad()
     def text_features(self) -> Tensor:
-        """Text features [N, n_cls, d], not normalized. UserError: they depend on the image, or the trainer has none."""
-        text = getattr(self.trainer, "text_features", None)  # without prompts to learn
+        """Text features [N, n_cls, d]. UserError: they depend on the image, or the trainer has none."""
+        text = getattr(self.trainer, "text", None)  # of hand-written prompts, unit length
         if text is None and hasattr(self.trainer.model, "text_features"):
             text = self.trainer.model.text_features()
         if text is None:

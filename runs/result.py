@@ -142,16 +142,15 @@ def _under_root(trainer: Any) -> Callable[[str], str]:
 
 
 def hash_of_split(trainer: Any) -> str | None:
-    """SHA-256 of the training images' paths under the data root and their labels, in order.
+    """SHA-256 of the training images' paths under the data root and their labels, whatever their order.
 
     None for a method without seeds, which has not learned from them.
     """
     if not getattr(trainer, "has_seeds", True):
         return None
-    digest, place = hashlib.sha256(), _under_root(trainer)
-    for item in trainer.dm.dataset.train_x:
-        digest.update(f"{place(item.impath)}\0{item.label}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+    place = _under_root(trainer)
+    lines = sorted(f"{place(item.impath)}\0{item.label}\n" for item in trainer.dm.dataset.train_x)
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def look(run: LoadedRun, image: Tensor) -> tuple[Tensor, Tensor]:
         UserError: the head computes no plans, or none of places in the picture.
     """
     logits, plans = run.explained(image[None])
+    if not run.trainer.model.image_encoder.local:
+        raise UserError(f"the plans of {run.method} are not of places in the picture: there is nothing to draw")
     side = math.isqrt(plans.shape[2])
     return logits[0].softmax(dim=0), plans[0].mT.unflatten(2, (side, side))
 

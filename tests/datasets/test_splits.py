@@ -75,4 +75,5 @@ def test_pictures_in_no_class_folder_are_named_once(tmp_path: Path, capsys: pyte
         assert len(build(root, "image_folder").train_x) == 2
         out = capsys.readouterr().out
         assert out.count("Not used") == 1
-        assert f"Not used of '{root}': 1 pictures in no class folder ('loose.JPG' the first)\n" in out
+        assert f"Not used of '{root}': 1 hidden files ('._loose.JPG' the first), " in out
+        assert "1 pictures in no class folder ('loose.JPG' the first)\n" in out

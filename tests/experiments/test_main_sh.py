@@ -53,7 +53,7 @@ def test_what_the_recipe_knows_of_datasets_and_configs() -> None:
     assert recipe("PLOT", "symbols", 16) == ("symbols", "") and prescribed_epochs("PLOT", "symbols", 16) == 15
     assert recipe("CoCoOp", "symbols", 1) == ("symbols", "")  # 10 epochs at any number of shots, in the paper
     assert recipe("PLOTCoCoOp", "dtd", 16) == ("rn50_c4_ep10_batch1_ctxv1", "")
-    assert recipe("PLOT", "caltech101", 1, cfg="symbols") == ("symbols", "")
+    assert recipe("PLOT", "caltech101", 1, cfg="symbols") == ("symbols", "OPTIM.MAX_EPOCH 50")
     assert recipe("PLOT", "symbols", 16, cfg="symbols_vit") == ("symbols_vit", "")
     assert recipe("PLOTPP", "symbols", 16) == recipe("PLOTPP", "symbols_layout", 1) == ("symbols_vit", "")
     assert recipe("PLOTPP", "caltech101", 16) == ("vit_b16", "OPTIM.MAX_EPOCH 200")

@@ -83,9 +83,9 @@ def test_no_test_image_is_read_before_the_test_and_a_second_run_reads_none(
     read: list[str] = []
     original = dassl.data.data_manager.read_image
 
-    def noted(path: str) -> Any:
+    def noted(path: str, *more: Any) -> Any:
         read.append(Path(path).name.partition("_")[0])
-        return original(path)
+        return original(path, *more)
 
     monkeypatch.setattr(dassl.data.data_manager, "read_image", noted)
     plot = plot_run if trainer == "PLOTAdapter" else None
@@ -317,8 +317,11 @@ def test_validation_images_that_are_tested_have_no_part_in_a_choice(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As on ImageNet: of a few-shot run as many other training images take their place; of a whole one none."""
-    monkeypatch.setattr(DATASET_REGISTRY.get("Caltech101"), "validate_on_test", True)
+    """As on ImageNet, which has none: a few-shot run takes as many other training images, a whole one none."""
+    kind = DATASET_REGISTRY.get("Caltech101")
+    whole = kind.read
+    monkeypatch.setattr(kind, "validate_on_train", True)
+    monkeypatch.setattr(kind, "read", lambda self, *place: (whole(self, *place)[0]._replace(val=[]), ""))
     run = loaded(run_args, trainer)
     chosen, taken = run.validation_images(), {item.impath for item in run.dm.dataset.train_x}
     assert len(chosen) == 10 and {Path(item.impath).name.partition("_")[0] for item in chosen} == {"train"}

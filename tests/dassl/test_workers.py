@@ -92,6 +92,7 @@ def test_an_error_of_the_program_keeps_its_traceback(make_cfg: MakeCfg) -> None:
         guarded(lambda: list(dm.test_loader) and None)
 
 
+@pytest.mark.slow
 def test_plot_at_batch_128_with_64_mb_of_shared_memory(tmp_path: Path) -> None:
     """The same bits as with enough; a batch of 128 pictures of 224 x 224 takes 77 MB."""
     small = ["unshare", "-m", "sh", "-ec", 'mount -t tmpfs -o size=64m tmpfs /dev/shm; exec "$@"', "sh"]

@@ -175,6 +175,7 @@ def test_every_file_is_used_or_named(root: Path, capsys: pytest.CaptureFixture[s
     ) in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_case_at_once_by_the_command(root: Path) -> None:
     """Parts in capitals and by another name, endings of every kind, 16 bits, nested, hidden and text files."""
     endings = (".jpg", ".jfif", ".avif", ".ppm", ".PNG")

@@ -58,7 +58,7 @@ def test_the_plot_run_is_named_by_its_path_in_out(monkeypatch: pytest.MonkeyPatc
     assert "TRAINER.PLOT_ADAPTER.PLOT_RUN " in told
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_side_by_side_and_again(
     tiny: list[str],
     in_process: list[list[str]],

@@ -103,6 +103,7 @@ def test_seeds_to_a_table(data_root: Path, weights: Path, tmp_path: Path) -> Non
         assert "  PLOT:\n" in text and "COCOOP" not in text  # its own options alone
 
 
+@pytest.mark.slow
 def test_a_failed_run_of_several_ends_them(tmp_path: Path) -> None:
     """Its error is a line on standard error, as of a single run; no data is here."""
     (tmp_path / "data").mkdir()

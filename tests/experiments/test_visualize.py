@@ -184,6 +184,7 @@ def test_a_plane_of_prompts_and_local_features(
         assert capsys.readouterr().out == f"{to}\n" and Image.open(to).width > 800
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["visualize", "words", "tsne"])
 def test_a_program_runs_by_its_path(program: str, tmp_path: Path) -> None:
     """From any folder; that it asks for its arguments shows that it has begun."""

@@ -91,6 +91,7 @@ def test_two_processes_learn_what_one_does(name: str, kind: str, runs: Path) -> 
             assert results[1]["diagnostics"][key] == pytest.approx(value, rel=1e-6), key
 
 
+@pytest.mark.slow
 def test_two_processes_average_visual_parameters(run_args: list[str], vit: Path, tmp_path: Path) -> None:
     """A token that is learned in the image tower."""
 
@@ -124,6 +125,7 @@ def test_a_mistake_of_all_is_said_once(run_args: list[str], tmp_path: Path) -> N
     assert "_checked" not in done.stderr  # no traceback of ours
 
 
+@pytest.mark.slow
 def test_a_signal_ends_all_after_the_same_step_and_one_process_can_go_on(
     run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

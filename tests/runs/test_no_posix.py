@@ -44,7 +44,7 @@ def test_it_lacks_what_windows_lacks() -> None:
     python("-c", "import importlib.util, sys; assert sys.modules['fcntl'] is None")
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_training_testing_and_predicting(run_args: list[str], data_root: Path, tmp_path: Path) -> None:
     found = []
     for lacking in (True, False):
@@ -59,7 +59,7 @@ def test_training_testing_and_predicting(run_args: list[str], data_root: Path, t
     assert picture.name in python("predict.py", "--run", out, picture)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_preparing_a_dataset(tmp_path: Path) -> None:
     for part, name, i in itertools.product(("train", "test"), ("blue", "red"), range(2)):
         path = tmp_path / part / name / f"{i}.png"
@@ -68,7 +68,7 @@ def test_preparing_a_dataset(tmp_path: Path) -> None:
     assert "ready" in python("-m", "datasets.prepare", "image_folder", "--check", "--decode", "--root", tmp_path)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_run_in_a_new_interpreter(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(START)

@@ -240,6 +240,7 @@ def test_a_picture_that_is_too_large_can_be_allowed(
     assert error.count("\n") == 1 and "too large" not in error and "cannot decode image" in error
 
 
+@pytest.mark.slow
 def test_a_run_whose_output_is_not_utf_8_keeps_its_result(run_args: list[str], images: Path, tmp_path: Path) -> None:
     """Real processes, in a folder with an umlaut: a test, and a prediction with it."""
     run, picture = tmp_path / "für" / "lauf", tmp_path / "größe.jpg"

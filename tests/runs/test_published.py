@@ -50,9 +50,13 @@ def publish(directory: Path, trainer: str, prefix: str) -> Path:
     return directory
 
 
-@pytest.mark.medium
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("trainer", ["PLOT", "CoOp", "CoCoOp"])
+@pytest.mark.parametrize(
+    ("trainer", "prefix"),
+    [
+        pytest.param("PLOT", "module.", marks=pytest.mark.medium),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("PLOT", ""), ("CoOp", "module."), ("CoCoOp", ""))),
+    ],
+)
 def test_a_published_checkpoint_is_used_like_our_own(
     trainer: str, prefix: str, run_args: list[str], data_root: Path, weights: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

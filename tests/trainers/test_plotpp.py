@@ -207,7 +207,7 @@ def test_killed_in_either_stage_it_ends_at_the_same_bits(
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_by_its_script_and_what_reads_a_run(
     vit: Path, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

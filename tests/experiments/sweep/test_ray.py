@@ -72,6 +72,7 @@ def test_interrupted_killed_and_a_node_lost(three: Cluster, place: Place, drive:
     assert len(list(place.out.glob("sweeps/driver-*"))) == 1  # the killed driver's
 
 
+@pytest.mark.slow
 def test_where_there_is_no_cluster_one_is_made(place: Place) -> None:
     program = """
 import ray

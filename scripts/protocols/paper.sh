@@ -2,6 +2,7 @@
 # The runs behind every table and figure of the paper, on one dataset, then all of them, printed and in OUT/tables/:
 # bash scripts/protocols/paper.sh DATASET [--full]; one seed, 1 and 16 shots; --full: three seeds, 1 2 4 8 16 shots.
 # DATA, OUT and SEEDS from the environment. Finished runs are kept.
+export PLOT_COMMAND=${PLOT_COMMAND:-$(printf '%q ' bash "$0" "$@")}
 set -euo pipefail
 mistake() { echo "error: $1; bash scripts/protocols/paper.sh DATASET [--full]" >&2; exit 2; }
 [ -n "${1:-}" ] || mistake "DATASET is missing"

@@ -16,6 +16,7 @@ from experiments.recipes import (
     BACKBONES,
     COMMON,
     compared_methods,
+    label,
     method_of,
     own_options,
     pairs_of,
@@ -29,7 +30,17 @@ from trainers.method import methods
 
 from .published import BACKBONE, Figure
 from .render import Table, mean_std, number
-from .results import Cell, FinishedRun, check_unique, check_unmixed, of_backbone, read_runs, select, shared_settings
+from .results import (
+    Cell,
+    FinishedRun,
+    check_unique,
+    check_unmixed,
+    of_backbone,
+    of_recipe,
+    read_runs,
+    select,
+    shared_settings,
+)
 
 
 class Filled(NamedTuple):
@@ -218,7 +229,11 @@ def request_of(args: argparse.Namespace, datasets: tuple[str, ...], shots: tuple
     unseeded = [run for run in found if run.seed < 0 and run.trainer in methods() and method_of(run.trainer).has_seeds]
     found = [run for run in found if run not in unseeded]
     datasets = tuple(dict.fromkeys(args.dataset)) or datasets
-    with_rows = {*compared_methods(), *(run.trainer for run in found if run.dataset in datasets)}
+    ours = [run for run in found if run.dataset in datasets and run.trainer in methods()]
+    usual = {run.backbone for run in ours if run.trainer in compared_methods() and of_recipe(run)}
+    beside = [run for run in ours if args.mixed or not usual or run.backbone in usual]
+    with_rows = {*compared_methods(), *(run.trainer for run in beside)}
+    elsewhere = {label(run.trainer): run for run in ours if run.trainer not in with_rows}
     request = Request(
         out=out,
         found=found,
@@ -231,8 +246,13 @@ def request_of(args: argparse.Namespace, datasets: tuple[str, ...], shots: tuple
         methods=[name for name in methods() if name in with_rows],
     )
     request.words = _words(args, request)
+    request.notes = [
+        f"No row for {name}: its runs are on another backbone, such as '{run.path.parent}'; "
+        f"--backbone {run.backbone_name if run.backbone_name in OPENAI_URLS else run.backbone[:8]} shows them."
+        for name, run in elsewhere.items()
+    ]
     if unseeded:
-        request.notes = [f"{_left_out(unseeded)} without a seed, such as '{unseeded[0].path.parent}'."]
+        request.notes = [*request.notes, f"{_left_out(unseeded)} without a seed, such as '{unseeded[0].path.parent}'."]
     return request
 
 

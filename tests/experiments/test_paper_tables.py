@@ -170,6 +170,22 @@ def test_leaks_are_found_from_the_methods_options(
     assert {row[1]: row[2] for row in grid(clean)[1:]}["PLOT"] == "52.00 ± 1.00"  # a flagged run enters no clean cell
 
 
+def test_leaks_of_methods_on_different_backbones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """PLOT++ needs a ViT. One method on two backbones is refused still."""
+    vit = {"name": "ViT-B/16", "sha256": "5806e77cd80f"}
+    write_run(tmp_path, "TipAdapter", "dtd")
+    write_run(tmp_path, "PLOTPP", "dtd", backbone=vit)
+    argv = ["--dataset", "dtd", "--out", str(tmp_path)]
+    text = show(capsys, "leaks", *argv)
+    rows = {row[2]: row[3] for row in grid(text)[1:]}
+    assert rows["PLOT++"] and rows["Tip-Adapter"] and not rows["Tip-Adapter-F"]
+    (line,) = (line for line in commands(text) if "plotpp" in line and "AS_PUBLISHED" in line)
+    assert "BACKBONE=" not in line
+    write_run(tmp_path, "PLOTPP", "dtd", seed=2)
+    assert tables.main(["leaks", *argv]) == 2
+    assert "mixed backbones: " in capsys.readouterr().err
+
+
 def test_published_figures_of_other_methods_have_their_flags(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -128,6 +128,16 @@ def test_base_to_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"OUT={tmp_path} TRAINERS=plot bash scripts/protocols/base_to_new.sh symbols 16" in commands(text)
 
 
+def test_what_serves_no_other_classes_has_no_row_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for dataset in ("symbols", "imagenet"):
+        write_run(tmp_path, "LinearProbe", dataset)
+        found = {}
+        for table in ("few-shot", "base-to-new", "domain"):
+            text = show(capsys, table, "--dataset", dataset, "--shots", "16", "--out", str(tmp_path))
+            found[table] = "linear probe" in {word for row in grid(text) for word in row}
+        assert found == {"few-shot": True, "base-to-new": False, "domain": dataset == "symbols"}
+
+
 def test_adapters_with_and_without_transport(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, "TipAdapterF", "symbols", 16, 1, 70.0)
     text = show(capsys, "adapters", *HERE, "--shots", "16", "--out", str(tmp_path))

@@ -35,7 +35,7 @@ from experiments.tables.by_shots import one_run
 from experiments.tables.domain import as_the_code_tests
 from experiments.tables.render import Section, Table, name_of, number
 from experiments.tables.results import LIST, Cell, finished
-from experiments.tables.suite import DATASETS, SHIFTED
+from experiments.tables.suite import DATASETS, SHIFTED, has_same_classes
 from runs.directory import REPOSITORY
 from runs.execution import is_finished
 
@@ -106,7 +106,19 @@ def each_shots(args: argparse.Namespace) -> Table:
     return table
 
 
+def refuse_other_classes(args: argparse.Namespace) -> None:
+    """Raises UserError: one of the methods serves only the classes that it was trained on."""
+    refused = [name for name in args.trainers if not method_of(name).other_classes]
+    if refused:
+        others = " ".join(name for name in args.trainers if name not in refused)
+        raise UserError(
+            f"{args.protocol} tests on other classes than those of the training, which {', '.join(refused)} cannot "
+            f"serve; leave {'it' if len(refused) == 1 else 'them'} out" + (f": TRAINERS='{others}'" if others else "")
+        )
+
+
 def base_to_new(args: argparse.Namespace) -> Table:
+    refuse_other_classes(args)
     (shots,) = args.shots
     table = Table(table_name(args), f"Base to new, {args.dataset}, {spelled(shots)} shots")
     rows = []
@@ -150,6 +162,8 @@ def _transfer(args: argparse.Namespace, targets: Sequence[str], title: str, shif
     for target in targets:
         if not (REPOSITORY / "configs/datasets" / f"{target}.yaml").is_file():
             raise UserError(f"no dataset '{target}': looked for 'configs/datasets/{target}.yaml'")
+    if not has_same_classes(args.dataset, targets):
+        refuse_other_classes(args)
     (shots,) = args.shots
     opts = [word for name in args.trainers if shifted for word in pairs_of(name, method_of(name).transfer)]
     jobs = jobs_of(args.trainers, args.dataset, shots, [*opts, *args.opts], args.environment)

@@ -149,11 +149,14 @@ def pairs_of(trainer: str, options: Mapping[str, Any]) -> list[str]:
 def own_options(trainer: str, opts: list[str]) -> list[str]:
     """KEY VALUE pairs without other methods' options and, for a method that learns nothing, those of training.
 
+    The options of a method that this one ``needs`` stay: they tell which of its runs.
+
     Raises:
         UserError: one that is left out is no method's either.
     """
     own = method_of(trainer)
-    nodes = {kind.node for kind in methods().values()} - {own.node, ""}
+    needed = {method_of(name).node for name in own.needs.values()}
+    nodes = {kind.node for kind in methods().values()} - {own.node, "", *needed}
     others = tuple(f"TRAINER.{node}." for node in nodes)
     if not own.has_seeds:
         others += ("DATASET.FEW_SHOT_LIST",)

@@ -36,7 +36,7 @@ class LinearProbe(FeatureTrainer):
     )
     label = "linear probe"
     paper = "Learning to Prompt for Vision-Language Models, IJCV 2022 (arXiv 2109.01134), few-shot protocol"
-    compared = False
+    compared = other_classes = False
     colour, marker = "tab:brown", "v"
 
     def build_head(self) -> None:

@@ -64,6 +64,7 @@ class Method:
         paper: title, venue and arXiv number. Tables list the methods in the order of these numbers.
         learns: whether training changes anything.
         has_seeds: whether its runs differ by seed and shots.
+        other_classes: whether what it has learned serves other classes than those it was trained on.
         learns_images: whether a learned parameter reaches the image features. For tables; the engine finds it out.
         backbone: the part of a config's name that its paper's configs begin with.
         colour, marker: of its curve in figures. Without a colour it has none, and is compared only where it is named.
@@ -84,6 +85,7 @@ class Method:
     paper: ClassVar[str] = ""
     learns: ClassVar[bool] = True
     has_seeds: ClassVar[bool] = True
+    other_classes: ClassVar[bool] = True
     learns_images: ClassVar[bool] = False
     backbone: ClassVar[str] = "rn50"
     colour: ClassVar[str] = ""

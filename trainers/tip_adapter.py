@@ -63,7 +63,7 @@ class TipAdapter(FeatureTrainer):
     options: ClassVar[tuple[Option, ...]] = (templates_option("own"), *CACHE_OPTIONS)
     label = "Tip-Adapter"
     paper = "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification, ECCV 2022 (arXiv 2207.09519)"
-    compared = False
+    compared = other_classes = False
     colour, marker, role = "tab:olive", "<", "adapter"
     trains_keys = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
 
@@ -32,7 +32,7 @@ def execute(engine: Engine, todo: Sequence[Run], progress: Progress) -> int:
     with recorded(signal.SIGINT, signal.SIGTERM) as came:
         try:
             while left and not came:
-                while engine.free and not came and (run := next_free(waiting, busy)) is not None:
+                while engine.free and not came and (run := next_free(waiting, busy, left)) is not None:
                     tries[run.directory] += 1
                     try:
                         engine.start(run)
@@ -58,14 +58,18 @@ def execute(engine: Engine, todo: Sequence[Run], progress: Progress) -> int:
             engine.close()
 
 
-def next_free(waiting: deque[Run], busy: set[Path]) -> Run | None:
-    """Takes out the next run that no other process has locked. Locked ones go to the end; each is named once."""
+def next_free(waiting: deque[Run], busy: set[Path], left: Mapping[Path, Run]) -> Run | None:
+    """Takes out the next run that no other process has locked, and whose needed runs have ended.
+
+    The others go to the end; each locked one is named once.
+    """
     for _ in range(len(waiting)):
         run = waiting.popleft()
-        if is_free(run.directory / LOCK):
+        held = any(need.directory.absolute() in left and not need.finished for need in run.needs)
+        if not held and is_free(run.directory / LOCK):
             return run
         waiting.append(run)
-        if run.directory not in busy:
+        if not held and run.directory not in busy:
             busy.add(run.directory)
             print(f"{run.name}: another process is at it; what comes of that is waited for", flush=True)
     return None

@@ -53,8 +53,8 @@ class Times:
             return
         for key in keys:
             self.fixed[key].append(fixed)
-            if work:
-                self.rate[key, every].append(training / work)
+            if not result.get("tested"):  # type: ignore[union-attr]
+                self.rate[key, every].append(training / work if work else 0.0)  # what has no epochs only fits
 
     def estimate(self, run: Run) -> Time:
         work, every = _work(run.shots, run.epochs)

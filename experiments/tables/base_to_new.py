@@ -16,7 +16,8 @@ from .suite import BASE_TO_NEW
 
 def build(request: Request) -> Table:
     table = request.table("base_to_new", "Base to new: accuracy in percent")
-    names = [name for name in methods() if name in {*request.methods, *BASE_TO_NEW}]
+    asked = {*request.methods, *BASE_TO_NEW}
+    names = [name for name, kind in methods().items() if name in asked and kind.other_classes]
     rows = []
     for dataset, shots in request.places:
         for method in names:

@@ -1,6 +1,7 @@
 """What a published protocol's leak is worth: methods run as their published code does, against their clean runs.
 
-A method whose code chooses by the test set, or shares images between seeds, has the option AS_PUBLISHED.
+A method whose code chooses by the test set, or shares images between seeds, has the option AS_PUBLISHED. Each method
+stands beside itself alone, on a backbone of its own.
 """
 
 from __future__ import annotations
@@ -34,4 +35,4 @@ def build(request: Request) -> Table:
     table.notes.append(NOTE)
     if not leaky:
         table.notes.append(f"No registered method has the option {AS_PUBLISHED}.")
-    return request.close(table)
+    return request.close(table, alone=True)

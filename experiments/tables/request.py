@@ -16,6 +16,7 @@ from experiments.recipes import (
     BACKBONES,
     COMMON,
     compared_methods,
+    label,
     method_of,
     own_options,
     pairs_of,
@@ -29,7 +30,17 @@ from trainers.method import methods
 
 from .published import BACKBONE, Figure
 from .render import Table, mean_std, number
-from .results import Cell, FinishedRun, check_unique, check_unmixed, of_backbone, read_runs, select, shared_settings
+from .results import (
+    Cell,
+    FinishedRun,
+    check_unique,
+    check_unmixed,
+    of_backbone,
+    of_recipe,
+    read_runs,
+    select,
+    shared_settings,
+)
 
 
 class Filled(NamedTuple):
@@ -141,16 +152,23 @@ class Request:
         text = "" if figure is None else mean_std(figure.mean, figure.std) + table.mark(figure.note)
         return [self.ours(table, cell), text, number(difference(cell, figure), signed=True)]
 
-    def close(self, table: Table) -> Table:
+    def close(self, table: Table, alone: bool = False) -> Table:
         """Checks the runs behind the table and lists the commands of its blank cells.
+
+        Args:
+            alone: each method is compared with itself alone, on a backbone of its own.
 
         Raises:
             UserError: the runs are mixed.
         """
-        used = list({run.path: run for filled in self.cells for run in filled.cell.runs}.values())
+        used: dict[str, dict[Path, FinishedRun]] = {}  # by what is compared
+        for cell, trainer, *_ in self.cells:
+            used.setdefault(trainer if alone else "", {}).update({run.path: run for run in cell.runs})
         others = self.others()
-        backbones = used + (others if self.overrides else [])
-        table.notes += [f"Mixed, as asked for: {text}." for text in check_unmixed(backbones, self.mixed, epochs=False)]
+        for runs in used.values():
+            backbones = [*runs.values(), *(others if self.overrides else [])]
+            mixed = check_unmixed(backbones, self.mixed, epochs=False)
+            table.notes += [f"Mixed, as asked for: {text}." for text in mixed]
         if self.marked:
             table.notes.append("(n): of n runs, fewer than the seeds asked for.")
         if others and not self.overrides:
@@ -159,24 +177,25 @@ class Request:
                 "few-shot and cost have rows for them with --overrides."
             )
         table.notes += self.notes
-        settings = shared_settings(used)
+        settings = {compared: shared_settings([*runs.values()]) for compared, runs in used.items()}
         for cell, trainer, dataset, words, environment in self.cells:
             absent = [seed for seed in self.wanted(trainer) if seed not in cell.by_seed]
             usual = absent == [1, 2, 3] or not method_of(trainer).has_seeds
             place = {
                 "OUT": "" if str(self.out) == "output" else str(self.out),
                 "SEEDS": "" if usual else " ".join(map(str, absent)),
-                "BACKBONE": self._backbone(trainer, dataset),
+                "BACKBONE": self._backbone(trainer, dataset, "" if alone else COMMON),
             }
             given = [f"{k}={shlex.quote(v)}" for k, v in {**place, **environment}.items() if v]
-            command = " ".join([*given, "bash", *map(shlex.quote, [*words, *own_options(trainer, settings)])])
+            more = own_options(trainer, settings[trainer if alone else ""])
+            command = " ".join([*given, "bash", *map(shlex.quote, [*words, *more])])
             if absent and command not in table.missing:
                 table.missing.append(command)
         return table
 
-    def _backbone(self, trainer: str, dataset: str) -> str:
-        """What BACKBONE has to be, so that the table is on one backbone; papers differ in theirs."""
-        asked = self.backbone or COMMON
+    def _backbone(self, trainer: str, dataset: str, usual: str) -> str:
+        """What BACKBONE has to be, so that the table is on one backbone; "", if ``usual`` is, for the method's own."""
+        asked = self.backbone or usual
         fixed = recipe(trainer, dataset, 1, backbone="a") == recipe(trainer, dataset, 1, backbone="b")
         return "" if fixed or asked == COMMON == method_of(trainer).backbone else asked
 
@@ -218,7 +237,11 @@ def request_of(args: argparse.Namespace, datasets: tuple[str, ...], shots: tuple
     unseeded = [run for run in found if run.seed < 0 and run.trainer in methods() and method_of(run.trainer).has_seeds]
     found = [run for run in found if run not in unseeded]
     datasets = tuple(dict.fromkeys(args.dataset)) or datasets
-    with_rows = {*compared_methods(), *(run.trainer for run in found if run.dataset in datasets)}
+    ours = [run for run in found if run.dataset in datasets and run.trainer in methods()]
+    usual = {run.backbone for run in ours if run.trainer in compared_methods() and of_recipe(run)}
+    beside = [run for run in ours if args.mixed or not usual or run.backbone in usual]
+    with_rows = {*compared_methods(), *(run.trainer for run in beside)}
+    elsewhere = {label(run.trainer): run for run in ours if run.trainer not in with_rows}
     request = Request(
         out=out,
         found=found,
@@ -231,8 +254,13 @@ def request_of(args: argparse.Namespace, datasets: tuple[str, ...], shots: tuple
         methods=[name for name in methods() if name in with_rows],
     )
     request.words = _words(args, request)
+    request.notes = [
+        f"No row for {name}: its runs are on another backbone, such as '{run.path.parent}'; "
+        f"--backbone {run.backbone_name if run.backbone_name in OPENAI_URLS else run.backbone[:8]} shows them."
+        for name, run in elsewhere.items()
+    ]
     if unseeded:
-        request.notes = [f"{_left_out(unseeded)} without a seed, such as '{unseeded[0].path.parent}'."]
+        request.notes = [*request.notes, f"{_left_out(unseeded)} without a seed, such as '{unseeded[0].path.parent}'."]
     return request
 
 

@@ -1,5 +1,7 @@
 """What the papers' tables are made of: datasets, shots, shifted sets, and which methods are set against which."""
 
+from collections.abc import Iterable
+
 from trainers.method import methods
 
 ROLES = {kind.role: name for name, kind in reversed(methods().items()) if kind.role}  # the first that has a role
@@ -26,3 +28,8 @@ SHIFTED = {
     "imagenet": ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"),
     "symbols": ("symbols_layout", "symbols_outline", "symbols_occlusion", "symbols_texture"),
 }
+FEWER_CLASSES = ("imagenet_a", "imagenet_r")  # the other shifted sets have all classes of their source
+
+
+def has_same_classes(source: str, targets: Iterable[str]) -> bool:
+    return {*targets} <= {source, *SHIFTED.get(source, ())} - {*FEWER_CLASSES}

@@ -2,6 +2,7 @@
 # The runs behind every table and figure of the paper, on one dataset, then all of them, printed and in OUT/tables/:
 # bash scripts/protocols/paper.sh DATASET [--full]; one seed, 1 and 16 shots; --full: three seeds, 1 2 4 8 16 shots.
 # DATA, OUT and SEEDS from the environment. Finished runs are kept.
+export PLOT_COMMAND=${PLOT_COMMAND:-$(printf '%q ' bash "$0" "$@")}
 set -euo pipefail
 mistake() { echo "error: $1; bash scripts/protocols/paper.sh DATASET [--full]" >&2; exit 2; }
 [ -n "${1:-}" ] || mistake "DATASET is missing"
@@ -27,7 +28,10 @@ TRAINERS=linear_probe bash scripts/protocols/few_shot.sh "$dataset" "$shots"
 
 python "${tables[@]}"
 python -m experiments.figures --dataset "$dataset" --shots $shots
-run=$(ls -d "$OUT/$dataset"/PLOT/*_16shots/n4_nctx16_cscFalse_ctpend/seed"${SEEDS%% *}")
-image=$(python -c 'import json, sys; print(json.load(open(sys.argv[1]))["image"][0])' "$run/predictions.json")
-python -m experiments.pictures.visualize "$run" "$DATA/$image"
+run=$(ls -d "$OUT/$dataset"/PLOT/*_16shots/n4_nctx16_cscFalse_ctpend/seed"${SEEDS%% *}" | head -n1)
+# By the dataset itself: some are in the cache folder, and their folders have names of their own.
+first='import sys; from datasets.get.checks import load, registered
+print(load(registered(sys.argv[1]), sys.argv[2])["test"][0][0])'
+image=$(python -c "$first" "$dataset" "$DATA" | tail -n1)
+python -m experiments.pictures.visualize "$run" "$image"
 python -m experiments.pictures.words "$run"

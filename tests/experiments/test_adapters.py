@@ -58,6 +58,19 @@ def test_the_plot_run_is_named_by_its_path_in_out(monkeypatch: pytest.MonkeyPatc
     assert "TRAINER.PLOT_ADAPTER.PLOT_RUN " in told
 
 
+def test_an_option_of_plot_chooses_the_plot_run_of_plot_adapter() -> None:
+    """Side by side as alone; another such option is another run of both, and other methods do not get it."""
+    trainers, environment = ["CoOp", "PLOT", "PLOTAdapter"], Environment(OUT="output")
+    found = []
+    for opts in ([], ["TRAINER.PLOT.EPS", "0.2"], ["TRAINER.PLOT_ADAPTER.EPS", "0.2"]):
+        coop, plot, adapter = (
+            job.run(1) for job in compare.jobs_of(trainers, "symbols", 1, [*opts, "OPTIM.LR", "0.1"], environment)
+        )
+        assert [need.directory for need in adapter.needs] == [plot.directory]
+        found.append((coop.directory, plot.directory, adapter.directory))
+    assert [len({*paths}) for paths in zip(*found, strict=True)] == [1, 2, 3]
+
+
 @pytest.mark.slow
 def test_side_by_side_and_again(
     tiny: list[str],

@@ -172,7 +172,8 @@ def test_a_backbone_by_openais_name() -> None:
 
 
 PROTOCOLS = ("few_shot", "base_to_new", "cross_dataset", "domain_generalization")
-SCRIPTS = ("plot/main.sh", "run.sh", "compare.sh", *(f"protocols/{name}.sh" for name in PROTOCOLS))
+METHODS = sorted(path.relative_to(REPOSITORY / "scripts").as_posix() for path in REPOSITORY.glob("scripts/*/main.sh"))
+SCRIPTS = (*METHODS, "run.sh", "compare.sh", *(f"protocols/{name}.sh" for name in PROTOCOLS))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -184,6 +185,12 @@ def test_what_was_typed_is_what_goes_on(script: str, tmp_path: Path) -> None:
     env = {key: value for key, value in os.environ.items() if key != "PLOT_COMMAND"} | {"PYTHON": str(stub)}
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=REPOSITORY, check=True)
     assert shlex.split(done.stdout) == command
+
+
+def test_every_script_says_what_was_typed() -> None:
+    """The one of the paper too, which runs many commands."""
+    texts = [path.read_text() for path in REPOSITORY.glob("scripts/*/*.sh")]
+    assert len(texts) > len(SCRIPTS) - 2 and all("\nexport PLOT_COMMAND=${PLOT_COMMAND:-" in text for text in texts)
 
 
 @pytest.mark.parametrize(

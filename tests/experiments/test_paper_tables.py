@@ -128,6 +128,16 @@ def test_base_to_new(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"OUT={tmp_path} TRAINERS=plot bash scripts/protocols/base_to_new.sh symbols 16" in commands(text)
 
 
+def test_what_serves_no_other_classes_has_no_row_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for dataset in ("symbols", "imagenet"):
+        write_run(tmp_path, "LinearProbe", dataset)
+        found = {}
+        for table in ("few-shot", "base-to-new", "domain"):
+            text = show(capsys, table, "--dataset", dataset, "--shots", "16", "--out", str(tmp_path))
+            found[table] = "linear probe" in {word for row in grid(text) for word in row}
+        assert found == {"few-shot": True, "base-to-new": False, "domain": dataset == "symbols"}
+
+
 def test_adapters_with_and_without_transport(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, "TipAdapterF", "symbols", 16, 1, 70.0)
     text = show(capsys, "adapters", *HERE, "--shots", "16", "--out", str(tmp_path))
@@ -168,6 +178,22 @@ def test_leaks_are_found_from_the_methods_options(
     assert "¹ chosen on the test set." in text
     clean = show(capsys, "few-shot", *HERE, "--shots", "16", "--out", str(tmp_path))
     assert {row[1]: row[2] for row in grid(clean)[1:]}["PLOT"] == "52.00 ± 1.00"  # a flagged run enters no clean cell
+
+
+def test_leaks_of_methods_on_different_backbones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """PLOT++ needs a ViT. One method on two backbones is refused still."""
+    vit = {"name": "ViT-B/16", "sha256": "5806e77cd80f"}
+    write_run(tmp_path, "TipAdapter", "dtd")
+    write_run(tmp_path, "PLOTPP", "dtd", backbone=vit)
+    argv = ["--dataset", "dtd", "--out", str(tmp_path)]
+    text = show(capsys, "leaks", *argv)
+    rows = {row[2]: row[3] for row in grid(text)[1:]}
+    assert rows["PLOT++"] and rows["Tip-Adapter"] and not rows["Tip-Adapter-F"]
+    (line,) = (line for line in commands(text) if "plotpp" in line and "AS_PUBLISHED" in line)
+    assert "BACKBONE=" not in line
+    write_run(tmp_path, "PLOTPP", "dtd", seed=2)
+    assert tables.main(["leaks", *argv]) == 2
+    assert "mixed backbones: " in capsys.readouterr().err
 
 
 def test_published_figures_of_other_methods_have_their_flags(

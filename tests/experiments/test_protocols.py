@@ -138,6 +138,46 @@ def test_a_damaged_result_is_named_before_anything_runs(
     assert jobs.main(method) == 0 and len(in_process) == 2
 
 
+@pytest.mark.parametrize(
+    ("argv", "targets"),
+    [
+        (["base_to_new", "symbols"], ""),
+        (["cross_dataset", "caltech101"], "symbols"),
+        (["domain_generalization", "imagenet"], ""),
+    ],
+)
+def test_what_serves_no_other_classes_is_refused_before_anything_runs(
+    argv: list[str],
+    targets: str,
+    tiny: list[str],
+    in_process: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TARGETS", targets)
+    cases = (("zsclip2 tip_adapter_f coop", "TipAdapterF", "CoOp"), ("linear_probe", "LinearProbe", ""))
+    for asked, named, rest in cases:
+        monkeypatch.setenv("TRAINERS", asked)
+        assert protocols.main([*argv, "1", *tiny]) == 2
+        captured = capsys.readouterr()
+        assert captured.err.count("\n") == 1 and f"which {named} cannot serve; leave it out" in captured.err
+        assert rest in captured.err and captured.out == "" and not in_process
+
+
+def test_what_serves_no_other_classes_is_tested_on_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The symbols' shifted sets have all of their classes; ImageNet-A and -R have fewer."""
+    monkeypatch.setenv("TRAINERS", "linear_probe")
+    monkeypatch.setattr(protocols, "jobs_of", lambda *args: (_ for _ in ()).throw(Asked(args)))
+    for protocol, source, targets in (
+        ("domain_generalization", "symbols", ""),
+        ("cross_dataset", "symbols", ""),
+        ("cross_dataset", "imagenet", "imagenetv2 imagenet_sketch"),
+    ):
+        monkeypatch.setenv("TARGETS", targets)
+        with pytest.raises(Asked):
+            protocols.main([protocol, source, "1"])
+
+
 @pytest.mark.parametrize("protocol", list(protocols.PROTOCOLS))
 def test_each_has_its_script(protocol: str) -> None:
     """Without starting Python: what the script would run."""

@@ -147,6 +147,23 @@ def test_mixed_backbones_are_named_and_refused(tmp_path: Path, capsys: pytest.Ca
     assert "82.00 ± 3.46" in text and "Mixed, as asked for" in text
 
 
+def test_a_further_method_on_another_backbone_has_no_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """PLOT++, which needs a ViT; but it has one where it shares a backbone, is alone, or is asked for."""
+    vit = {"name": "ViT-B/16", "sha256": "5806e77cd80f"}
+    further = write_run(tmp_path, "PLOTPP", backbone=vit)
+    argv = ["--dataset", "caltech101", "--shots", "16", "--out", str(tmp_path)]
+    assert "PLOT++" in [row[1] for row in grid(show(capsys, "few-shot", *argv))[1:]]
+    write_run(tmp_path)
+    for table in ("few-shot", "cost", "diagnostics"):
+        text = show(capsys, table, *argv)
+        assert "PLOT++" not in [word for row in grid(text)[1:] for word in row]
+        assert f"No row for PLOT++: its runs are on another backbone, such as '{further}'" in " ".join(text.split())
+    assert "PLOT++" in [row[1] for row in grid(show(capsys, "few-shot", *argv, "--backbone", "ViT-B/16"))[1:]]
+    assert "PLOT++" in [row[1] for row in grid(show(capsys, "few-shot", *argv, "--mixed"))[1:]]
+    write_run(tmp_path, "TipAdapter")
+    assert "Tip-Adapter" in [row[1] for row in grid(show(capsys, "few-shot", *argv))[1:]]
+
+
 @pytest.mark.parametrize(
     ("change", "row"),
     [

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import deque
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from experiments.sweep import command, local
-from experiments.sweep.execute import settle
+from experiments.sweep.execute import next_free, settle
 from experiments.sweep.progress import Progress
 from experiments.sweep.task import Outcome
 from experiments.sweep.times import Times
@@ -89,6 +90,19 @@ def test_a_run_that_another_process_took_as_it_started_is_waited_for(
     assert (
         len(place.starts) == (3 if ended else 4) and len(place.results) == 3 and "failed" not in capsys.readouterr().out
     )
+
+
+def test_a_run_starts_after_those_that_it_needs(place: Place) -> None:
+    """At several at once; a needed run that has failed is left no more, and holds nothing up."""
+    runs = plan("--trainers", "PLOT,PLOTAdapter", "--datasets", "symbols", "--shots", "1", "--seeds", "1,2").runs
+    waiting, left = deque(runs), {run.directory: run for run in runs}
+    started = [next_free(waiting, set(), left) for _ in range(4)]
+    assert started == [*runs[:2], None, None] and [*waiting] == runs[2:]
+    del left[runs[0].directory]
+    assert next_free(waiting, set(), left) is runs[2] and next_free(waiting, set(), left) is None
+    runs[1].directory.mkdir(parents=True)
+    (runs[1].directory / "result.json").write_text("{}")  # by another process
+    assert next_free(waiting, set(), left) is runs[3]
 
 
 def test_where_no_log_can_be_written_each_run_says_so(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

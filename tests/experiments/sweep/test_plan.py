@@ -98,6 +98,17 @@ def test_times(tmp_path: Path) -> None:
     assert times.estimate(replace(run, shots=0)).seconds == pytest.approx(2 + 60)
 
 
+def test_the_time_of_a_method_without_epochs(tmp_path: Path) -> None:
+    """Its plan has the config's epochs, its result none: all of its time is fixed."""
+    times = Times(tmp_path)
+    first, second = plan("--trainers", "TipAdapter", "--datasets", "symbols", "--shots", "4", "--seeds", "1,2").runs
+    times.add(timed(first, 0.0, epochs=0, tested="of a checkpoint"))
+    assert first.epochs > 0 and times.estimate(second).seconds is None
+    times.add(timed(first, 0.0, epochs=0, seconds={"total": 7.0}))
+    times.add(timed(first, 0.0, epochs=0, seconds={"total": 9.0}))
+    assert str(times.of([second])) == "~0:00:06"  # the test alone took 2 s
+
+
 @pytest.mark.medium
 def test_the_papers_grid_is_not_estimated_by_runs_of_a_toy(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """Nor by another method; but by another dataset, which is said."""

@@ -137,11 +137,11 @@ class FeatureTrainer(CLIPTrainer):
         """Unit vectors [n_cls, d]: of each class the mean of its prompts' unit features."""
         return unit(unit(self.text_features(choice)).mean(dim=0))
 
-    def validation_images(self) -> list[Any]:
-        """The few-shot validation images, none of which is tested; [] without any."""
+    def validation_images(self, images: list[Any] | None = None) -> list[Any]:
+        """The images, by default the few-shot validation images; [] if there are none, or one of them is tested."""
         dataset = self.dm.dataset
         tested = {item.impath for item in dataset.test}
-        images = dataset.val or []
+        images = (dataset.val if images is None else images) or []
         return [] if any(item.impath in tested for item in images) else images
 
     def loader(self, images: Sequence[Any], augmented: bool = False) -> Any:

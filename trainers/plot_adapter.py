@@ -3,7 +3,7 @@
 Chen et al., "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models", ICLR 2023 (arXiv 2210.01253),
 its appendix on adapters, and the code published with it.
 
-That code keeps the epoch that is best on the test set, as Tip-Adapter-F's does. Here the last epoch counts; see there.
+That code chooses as Tip-Adapter-F's does, by the test set too. Here the last epoch counts; see there.
 """
 
 from __future__ import annotations

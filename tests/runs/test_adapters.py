@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +200,39 @@ def test_an_interrupted_training_ends_at_the_same_bits(
     assert all(torch.equal(x, states[1][name]) for name, x in states[0].items() if name != "_extra_state")
 
 
-@pytest.mark.parametrize("trainer", ["TipAdapter", "TipAdapterF", "PLOTAdapter"])
-def test_as_published_chooses_on_the_test_set_and_says_so(
-    trainer: str, run_args: list[str], tmp_path: Path, plot_run: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def like_imagenet(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Takes Caltech-101's validation images away: then training images are validated on."""
+
+    def change() -> None:
+        kind = DATASET_REGISTRY.get("Caltech101")
+        read = kind.read
+        monkeypatch.setattr(kind, "validate_on_train", True)
+        monkeypatch.setattr(kind, "read", lambda self, *where: (read(self, *where)[0]._replace(val=[]), ""))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("trainer", "imagenet"),
+    [
+        *((trainer, imagenet) for trainer in ("TipAdapter", "TipAdapterF") for imagenet in (False, True)),
+        ("PLOTAdapter", False),
+    ],
+)
+def test_as_published_chooses_by_the_published_images_and_says_so(
+    trainer: str,
+    imagenet: bool,
+    run_args: list[str],
+    data_root: Path,
+    tmp_path: Path,
+    plot_run: Path,
+    like_imagenet: Callable[[], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Alpha and beta by the whole validation set, on ImageNet by the test set; the epoch always by the test set."""
+    if imagenet:
+        like_imagenet()
     plot = plot_run if trainer == "PLOTAdapter" else None
     node = "PLOT_ADAPTER" if plot else "TIP_ADAPTER"
     clean = run_of(trainer, run_args, tmp_path / "clean", "OPTIM.MAX_EPOCH", "4", plot=plot)
@@ -210,9 +240,12 @@ def test_as_published_chooses_on_the_test_set_and_says_so(
     opts = [f"TRAINER.{node}.AS_PUBLISHED", "True", "OPTIM.MAX_EPOCH", "4"]
     leaky = run_of(trainer, run_args, tmp_path / "leaky", *opts, plot=plot)
     text = capsys.readouterr().out
-    assert leaky["test_selected"] is True and re.search("^AS_PUBLISHED: ", text, re.M)
+    selected = imagenet or trainer != "TipAdapter"
+    assert leaky["test_selected"] is selected and re.search("^AS_PUBLISHED: ", text, re.M)
+    searched = len(list((data_root / "caltech-101").rglob("test_*" if imagenet else "val_*")))
+    assert re.findall(r"% of (\d+) images", text) == [str(searched)] and searched > clean["counts"]["val"]
     if trainer == "TipAdapter":
-        assert leaky["accuracy"] >= clean["accuracy"]
+        assert not imagenet or leaky["accuracy"] >= clean["accuracy"]
     else:
         best = max(map(float, re.findall(r"is the best on the test set, (\S+)%", text)))
         assert leaky["accuracy"] >= best - 0.01
@@ -314,11 +347,11 @@ def test_validation_images_that_are_tested_have_no_part_in_a_choice(
     trainer: str,
     run_args: list[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    like_imagenet: Callable[[], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As on ImageNet: of a few-shot run as many other training images take their place; of a whole one none."""
-    monkeypatch.setattr(DATASET_REGISTRY.get("Caltech101"), "validate_on_test", True)
+    like_imagenet()
     run = loaded(run_args, trainer)
     chosen, taken = run.validation_images(), {item.impath for item in run.dm.dataset.train_x}
     assert len(chosen) == 10 and {Path(item.impath).name.partition("_")[0] for item in chosen} == {"train"}

@@ -219,6 +219,9 @@ class PLOTPP(plot.PLOT):
         self.model.prompt_learner.ctx.requires_grad_(stage == 2)
         self.model.global_logits = stage == 1 or self.method_cfg.GLOBAL_LOGITS
         self.train_loader_x = self.loaders[stage - 1]
+        first = self.loaders[0]
+        if first is not self.train_loader_x and hasattr(first, "close"):
+            first.close()  # ends the workers of stage 1
         self.wrap()
         if epoch == self.cfg.OPTIM.MAX_EPOCH and not getattr(self, "start_batch", 0):
             self.best_result = -float("inf")  # stage 1 is not what is tested in the end

@@ -15,9 +15,11 @@ from clip.simple_tokenizer import SimpleTokenizer
 
 import train
 import trainers.clip.encoders
-from dassl.engine import TrainerX
+from dassl.engine import TrainerX, build_trainer
 from dassl.utils import list_checkpoints, load_checkpoint
 from experiments.pictures import visualize, words
+from runs.command_line import build_parser
+from runs.config import setup_cfg
 from runs.directory import REPOSITORY
 from runs.prediction import main as predict_main
 from runs.result import read_result
@@ -169,6 +171,19 @@ def test_the_shots_of_stage_1(published: bool, run_args: list[str], vit: Path, t
     for epoch, same in ((2, published), (4, False)):
         one, other = (state(tmp_path / str(seed), epoch) for seed in (1, 2))
         assert torch.equal(one["ctx_vision"], other["ctx_vision"]) == same
+
+
+@pytest.mark.medium
+def test_the_workers_of_stage_1_end_with_it(run_args: list[str], vit: Path, tmp_path: Path) -> None:
+    opts = ("TRAINER.PLOTPP.AS_PUBLISHED", "True", "DATALOADER.NUM_WORKERS", "1")
+    argv = argv_of(run_args, vit, tmp_path / "run", *opts, seed=2)
+    trainer = build_trainer(setup_cfg(build_parser().parse_args(argv))[0])
+    trainer.set_epoch(0)
+    next(iter(trainer.train_loader_x))
+    (worker,) = trainer.loaders[0]._iterator._workers
+    assert trainer.train_loader_x is trainer.loaders[0] and worker.is_alive()
+    trainer.set_epoch(2)
+    assert trainer.train_loader_x is trainer.loaders[1] and not worker.is_alive()
 
 
 def kill_at(step: tuple[int, int]) -> None:

@@ -145,7 +145,13 @@ class FeatureTrainer(CLIPTrainer):
         return [] if any(item.impath in tested for item in images) else images
 
     def loader(self, images: Sequence[Any], augmented: bool = False) -> Any:
-        """Images in their order, in the test's transform or in the training's."""
+        """Images in their order, in the test's transform or in the training's.
+
+        Raises:
+            UserError: they are the test images, and the test's loader is sealed.
+        """
+        if images is self.dm.dataset.test and (why := getattr(self.test_loader, "sealed", "")):
+            raise UserError(why)
         transform = (self.train_loader_x if augmented else self.test_loader).dataset.transform
         size = self.cfg.DATALOADER.TEST.BATCH_SIZE
         return build_data_loader(

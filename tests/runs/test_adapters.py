@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -19,6 +20,7 @@ import train
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.data.samplers import EpochIndex
 from dassl.engine import build_trainer
+from dassl.utils import UserError
 from runs.command_line import build_parser
 from runs.config import setup_cfg
 from runs.prediction import main as predict_main
@@ -70,9 +72,9 @@ def run_of(trainer: str, run_args: list[str], output: Path, *opts: str, plot: Pa
     return json.loads((output / "result.json").read_text())
 
 
-def loaded(run_args: list[str], trainer: str) -> Any:
+def loaded(run_args: list[str], trainer: str, *opts: str) -> Any:
     """The trainer of such a run, with its data."""
-    cfg, _ = setup_cfg(build_parser().parse_args(command(run_args, trainer, *small(trainer))))
+    cfg, _ = setup_cfg(build_parser().parse_args(command(run_args, trainer, *small(trainer), *opts)))
     return build_trainer(cfg)
 
 
@@ -105,6 +107,20 @@ def test_no_test_image_is_read_before_the_test_and_a_second_run_reads_none(
     states = [torch.load(next((tmp_path / run / "head").glob("model*"))) for run in ("first", "second")]
     tensors = [{k: v for k, v in s["state_dict"].items() if k != "_extra_state"} for s in states]
     assert all(torch.equal(x, tensors[1][name]) for name, x in tensors[0].items())
+
+
+@pytest.mark.parametrize(("published", "refused"), [("False", True), ("True", False)])
+def test_a_head_gets_test_images_in_training_only_where_it_says_so(
+    published: str, refused: bool, run_args: list[str]
+) -> None:
+    """The loaders that a head builds are sealed as the engine's own."""
+    trainer = loaded(run_args, "TipAdapterF", "TRAINER.TIP_ADAPTER.AS_PUBLISHED", published)
+    trainer.seal_test(True)
+    with pytest.raises(UserError, match="asks for the test images") if refused else contextlib.nullcontext():
+        trainer.loader(trainer.dm.dataset.test)
+    trainer.loader(trainer.validation_images())
+    trainer.seal_test(False)
+    trainer.loader(trainer.dm.dataset.test)
 
 
 def test_a_linear_probe_is_scikit_learns(run_args: list[str], tmp_path: Path) -> None:

@@ -64,8 +64,8 @@ class PromptLearner(nn.Module):
     """ctx [N, n_ctx, d] and ctx_vision [M, N_CTX_V, width]; ``groups`` are the prompts with the same tokens behind ctx.
 
     n_ctx is the number of tokens of the longest text. A shorter one has random vectors in front, and a text that came
-    before is shifted by noise, both N(0, 0.02^2). AS_PUBLISHED takes as many tokens of each text as the first has
-    words: the rest of a longer text stays fixed, and a shorter one takes EOT and cuts as many tokens off each name.
+    before is shifted by noise, both N(0, 0.02^2). TEXTS_AS_PUBLISHED takes as many tokens of each text as the first
+    has words: the rest of a longer text stays fixed, and a shorter one takes EOT and cuts as many tokens off each name.
     """
 
     def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
@@ -81,19 +81,19 @@ class PromptLearner(nn.Module):
         texts, width = initial_texts(options), clip_model.ln_final.weight.shape[0]
         tokens = [encode(text) for text in texts]
         behind: list[tuple[str, int]] = [("", 0)] * options.N  # frozen text before the name, and where it starts
-        if options.AS_PUBLISHED and texts:
+        if options.TEXTS_AS_PUBLISHED and texts:
             n_ctx = len(texts[0].split())
             behind = [
                 ("", 0) if len(own) == n_ctx else (f"{text} ", n_ctx) for text, own in zip(texts, tokens, strict=True)
             ]
             for text, own in zip(texts, tokens, strict=True):
                 if len(own) != n_ctx:
-                    print(f"AS_PUBLISHED: initial text '{text}' has {len(own)} tokens, {n_ctx} are learned")
+                    print(f"TEXTS_AS_PUBLISHED: initial text '{text}' has {len(own)} tokens, {n_ctx} are learned")
             tokens = [[*own, EOT, *[0] * n_ctx][:n_ctx] for own in tokens]
         ctx = noise(options.N, max(map(len, tokens), default=options.N_CTX), width)
         for n, own in enumerate(tokens):
             words = clip_model.token_embedding(torch.tensor(own)).detach().to(ctx)
-            shifted = own in tokens[:n] and not options.AS_PUBLISHED
+            shifted = own in tokens[:n] and not options.TEXTS_AS_PUBLISHED
             ctx[n, -len(own) :] = words + ctx[n, -len(own) :] if shifted else words
             if shifted:
                 print(f"Initial text '{texts[n]}' came before: this time shifted by noise")
@@ -151,7 +151,8 @@ class PLOTPP(plot.PLOT):
         Option("N_CTX_V", 2, "tokens a visual prompt", 1, 100),
         Option("CTX_INIT", TEXTS, "texts to start from, separated by '|', in turn; '' for N_CTX random vectors"),
         Option("N_CTX", 4, "context vectors a text prompt, where CTX_INIT is ''", 1, CONTEXT_LENGTH - 3),
-        Option("AS_PUBLISHED", False, "stage 1 on the shots of seed 1 for every seed; the texts' tokens not counted"),
+        Option("AS_PUBLISHED", False, "stage 1 on the shots of seed 1 for every seed, from seed 1's start"),
+        Option("TEXTS_AS_PUBLISHED", False, "as many tokens of each text as the first has words; equal ones stay so"),
     )
     label = "PLOT++"
     paper = "PLOT++, in the repository of PLOT: github.com/CHENGY12/PLOT, plot-pp"

@@ -49,7 +49,7 @@ def test_both_stages_logits_and_gradients(n: int, m: int, n_ctx_v: int, global_l
 def test_texts_of_uneven_lengths(published: bool, text: str) -> None:
     """As published, longer texts have a frozen rest, and shorter ones cut the names."""
     options = {"texts": text.split("|")} if published else {}
-    check("PLOTPP", "ViT", oracle_options=options, CTX_INIT=text, AS_PUBLISHED=published)
+    check("PLOTPP", "ViT", oracle_options=options, CTX_INIT=text, TEXTS_AS_PUBLISHED=published)
 
 
 def test_stage_1_encodes_the_texts_once() -> None:
@@ -108,7 +108,7 @@ def test_fewer_and_more_prompts_than_texts() -> None:
 
 def test_initial_texts_as_published() -> None:
     """The first has four words: EOT stands for a missing token, the rest of a longer one is fixed, twins stay equal."""
-    clip_model, made = get_clip("ViT", torch.float64), learner(UNEVEN, AS_PUBLISHED=True)
+    clip_model, made = get_clip("ViT", torch.float64), learner(UNEVEN, TEXTS_AS_PUBLISHED=True)
     ctx = made.ctx.detach()
     assert ctx.shape[:2] == (4, 4) and torch.equal(ctx[0], ctx[3])
     eot = SimpleTokenizer().encoder["<|endoftext|>"]
@@ -117,6 +117,15 @@ def test_initial_texts_as_published() -> None:
     assert made.groups == [[0, 3], [1], [2]]
     lengths = [[len(own) for own in builder.suffixes] for builder in made.builders]
     assert [n - 1 for n in lengths[0]] == lengths[1] and [n + 2 for n in lengths[0]] == lengths[2]
+
+
+def test_as_published_alone_leaves_the_texts_whole() -> None:
+    """It starts as with seed 1, whatever the seed."""
+    torch.manual_seed(5)
+    cfg, clip_model = make_cfg("PLOTPP", CTX_INIT=UNEVEN, AS_PUBLISHED=True), get_clip("ViT", torch.float64)
+    made, other = PromptLearner(cfg, NAMES, clip_model), learner(UNEVEN, AS_PUBLISHED=True)
+    assert made.ctx.shape[:2] == (4, 6) and made.groups == [[0, 1, 2, 3]]
+    assert torch.equal(made.ctx, other.ctx) and torch.equal(made.ctx_vision, other.ctx_vision)
 
 
 def argv_of(run_args: list[str], vit: Path, directory: Path, *opts: str, seed: int = 1) -> list[str]:

@@ -324,6 +324,7 @@ def test_a_mistake_is_one_line(
     ("change", "says"),
     [
         ("shots", "has DATASET.NUM_SHOTS 1, here it is 2"),
+        ("list", "has DATASET.FEW_SHOT_LIST other.jsonl, here it is ;"),
         ("seed", "has SEED 2, here it is 1"),
         ("dataset", "has DATASET.NAME DescribableTextures, here it is Caltech101"),
         ("method", "has TRAINER.NAME CoOp, here it is PLOT"),
@@ -338,6 +339,7 @@ def test_a_plot_run_that_does_not_fit_is_one_line(
     kept = json.loads(result.read_text())
     pairs = {
         "shots": ("NUM_SHOTS: 2", "NUM_SHOTS: 1"),
+        "list": ("FEW_SHOT_LIST: ''", "FEW_SHOT_LIST: other.jsonl"),
         "seed": ("\nSEED: 1", "\nSEED: 2"),
         "dataset": ("NAME: Caltech101", "NAME: DescribableTextures"),
         "method": ("NAME: PLOT", "NAME: CoOp"),

@@ -228,7 +228,8 @@ def _read_published(
     cfg, _ = setup_cfg(args, needs_dataset=classes is None)
     kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if hasattr(kind, "options_of"):
-        method_options(cfg)[1].update(kind.options_of(str(directory)))
+        options = method_options(cfg)[1]
+        options.update(kind.options_of(str(directory), options))
     return cfg, classes or build_dataset(cfg).classnames
 
 

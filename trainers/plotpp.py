@@ -185,6 +185,12 @@ class PLOTPP(plot.PLOT):
         resnet = name in OPENAI_URLS and name.startswith("RN")
         return super().find_faults(cfg) + [NEED_A_VIT.format(name)] * resnet
 
+    @classmethod
+    def options_of(cls, directory: str, options: CfgNode) -> dict[str, object]:
+        """With TEXTS_AS_PUBLISHED, CTX_INIT stays: a part of its texts is no context and not in the checkpoint."""
+        found = super().options_of(directory, options)
+        return {**found, "CTX_INIT": options.CTX_INIT} if options.TEXTS_AS_PUBLISHED else found
+
     def build_data_loader(self) -> None:
         """With AS_PUBLISHED stage 1 has a loader of its own, of seed 1."""
         super().build_data_loader()

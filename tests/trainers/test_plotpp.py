@@ -21,6 +21,7 @@ from experiments.pictures import visualize, words
 from runs.command_line import build_parser
 from runs.config import setup_cfg
 from runs.directory import REPOSITORY
+from runs.loaded import load
 from runs.prediction import main as predict_main
 from runs.result import read_result
 from tests import children
@@ -269,6 +270,29 @@ def test_a_released_checkpoint_is_tested(module: str, run_args: list[str], vit: 
     results = [read_result(tmp_path / name) for name in ("run", "test")]
     assert results[0] and results[1] and results[0]["accuracy"] == results[1]["accuracy"]
     assert (tmp_path / "run/predictions.json").read_text() == (tmp_path / "test/predictions.json").read_text()
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("published", [False, True])
+def test_a_released_checkpoint_shows_its_options(published: bool, vit: Path, tmp_path: Path) -> None:
+    """The numbers and lengths of its prompts; as published, CTX_INIT says what is fixed between ctx and the names."""
+    learner = tmp_path / "released/prompt_learner"
+    learner.mkdir(parents=True)
+    noise = {"ctx": torch.randn(3, 6 - published, 64), "ctx_vision": torch.randn(5, 1, 64)}
+    whole = {f"prompt_learner.{key}": value for key, value in noise.items()}
+    torch.save({"state_dict": whole, "epoch": 50}, learner / "model.pth.tar-50")
+    texts = "a photo of a dog|this is a|one blurry picture of my dog"
+    (tmp_path / "small.yaml").write_text(
+        f"_BASE_: {REPOSITORY}/configs/trainers/PLOTPP/vit_b16.yaml\nINPUT: {{SIZE: [64, 64]}}\n"
+        f"TRAINER: {{PLOTPP: {{TEXTS_AS_PUBLISHED: {published}, CTX_INIT: {texts}}}}}\n"
+    )
+    flags = ["--trainer", "PLOTPP", "--config-file", str(tmp_path / "small.yaml")]
+    run = load(tmp_path / "released", ["cat", "dog"], str(vit), flags)
+    own = run.trainer.model.prompt_learner
+    assert torch.equal(own.ctx, noise["ctx"]) and torch.equal(own.ctx_vision, noise["ctx_vision"])
+    assert own.groups == ([[0], [1], [2]] if published else [[0, 1, 2]])
+    found = [run.trainer.method_cfg[key] for key in ("N", "M", "N_CTX_V", "CTX_INIT")]
+    assert found == [3, 5, 1, texts if published else ""]
 
 
 @pytest.mark.parametrize("name", ["RN50", ""])

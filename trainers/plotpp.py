@@ -183,7 +183,10 @@ class PLOTPP(plot.PLOT):
     def find_faults(cls, cfg: CfgNode) -> list[str]:
         name = cfg.MODEL.BACKBONE.NAME
         resnet = name in OPENAI_URLS and name.startswith("RN")
-        return super().find_faults(cfg) + [NEED_A_VIT.format(name)] * resnet
+        faults = super().find_faults(cfg) + [NEED_A_VIT.format(name)] * resnet
+        if cfg.TRAINER.SPLIT_CLASSES:
+            faults.append(f"{cls.__name__} learns in the image tower: it needs TRAINER.SPLIT_CLASSES False")
+        return faults
 
     @classmethod
     def options_of(cls, directory: str, options: CfgNode) -> dict[str, object]:

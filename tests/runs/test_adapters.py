@@ -23,6 +23,7 @@ from dassl.engine import build_trainer
 from dassl.utils import UserError
 from runs.command_line import build_parser
 from runs.config import setup_cfg
+from runs.loaded import load
 from runs.prediction import main as predict_main
 from runs.prediction import predict
 from tests import children
@@ -284,6 +285,8 @@ def test_predict_gives_the_runs_own_predictions(
     names = json.loads((tmp_path / "run/result.json").read_text())["classnames"]
     found = list(predict(tmp_path / "run", [data_root / image for image in kept["image"]], batch_size=100))
     assert [p.top[0][0] for p in found] == [names[label] for label in kept["prediction"]]
+    with pytest.raises(UserError, match=f"{trainer} keeps no transport plans"):
+        load(tmp_path / "run").plans(data_root / kept["image"][0])
     capsys.readouterr()
     code = predict_main(["--run", str(tmp_path / "run"), "--classes", "cat,dog", str(data_root / kept["image"][0])])
     error = capsys.readouterr().err

@@ -306,13 +306,20 @@ def test_a_resnet_is_refused_with_a_line(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("text", "says"), [("a photo||of", "a text of 0 tokens"), ("a " * 75, "a text of 75 tokens")])
-def test_texts_that_cannot_be(
-    text: str, says: str, run_args: list[str], vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("PLOTPP.CTX_INIT", "a photo||of", "TRAINER.PLOTPP.CTX_INIT has a text of 0 tokens"),
+        ("PLOTPP.CTX_INIT", "a " * 75, "TRAINER.PLOTPP.CTX_INIT has a text of 75 tokens"),
+        ("SPLIT_CLASSES", "True", "PLOTPP learns in the image tower: it needs TRAINER.SPLIT_CLASSES False"),
+    ],
+)
+def test_options_that_cannot_be(
+    key: str, value: str, says: str, run_args: list[str], vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train.main(argv_of(run_args, vit, tmp_path / "run", "TRAINER.PLOTPP.CTX_INIT", text)) == 2
+    assert train.main(argv_of(run_args, vit, tmp_path / "run", f"TRAINER.{key}", value)) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"TRAINER.PLOTPP.CTX_INIT has {says}" in said
+    assert said.count("\n") == 1 and says in said and not (tmp_path / "run").exists()
 
 
 def test_weights_are_cast_once_with_tokens_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
@@ -25,12 +26,10 @@ from .clip.prompts import UserError
 from .clip_trainer import Features
 from .feature_trainer import templates_option
 from .method import Option, Recipe
-from .plot import FINITE, PLOT, PromptLearner
+from .plot import FINITE, PLOT, PromptLearner, match, transported
 from .prompt_trainer import find_checkpoint, load_learner, unit
-from .sinkhorn import transport_score
 from .tip_adapter import CACHE_OPTIONS
 from .tip_adapter_f import TipAdapterF
-from .zsplot import match
 
 # What a PLOT run must have as this one, the first as PLOT.
 SAME = ("TRAINER.NAME", "DATASET.NAME", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "SEED")
@@ -95,8 +94,10 @@ class PLOTAdapter(TipAdapterF):
     def base(self, features: Features) -> Tensor:
         """The PLOT run's plan and its pooled feature count one half each, whatever its GLOBAL_LOGITS."""
         eps, max_iter, thresh = self.head.plot_sinkhorn.tolist()
+        options = CfgNode({"EPS": eps, "MAX_ITER": int(max_iter), "THRESH": thresh})
         text, pooled, local = self.head.plot_text, features["pooled"], features["local"]
-        score = match(unit(local), unit(text), eps, int(max_iter), thresh) + unit(pooled) @ unit(text.mean(dim=0)).t()
+        score = match(unit(local), unit(text), functools.partial(transported, options=options))
+        score = score + unit(pooled) @ unit(text.mean(dim=0)).t()
         return self.zero_shot(features) + self.method_cfg.PLOT_WEIGHT * self.model.logit_scale.exp() * score / 2
 
     def cosines(self, features: Features) -> Tensor:
@@ -106,9 +107,7 @@ class PLOTAdapter(TipAdapterF):
     def cached(self, cosines: Tensor, beta: float | Tensor) -> Tensor:
         affinity = F.normalize((-beta * (1 - cosines)).exp(), dim=-1)
         by_class = (affinity @ self.one_hot()).permute(0, 3, 1, 2)  # [batch, n_cls, M, 2]
-        options = self.method_cfg
-        score = transport_score(by_class, options.EPS, options.MAX_ITER, options.THRESH)
-        return self.model.logit_scale.exp() * score
+        return self.model.logit_scale.exp() * transported(by_class, self.method_cfg)
 
     def fill_cache(self) -> None:
         """Two sets of keys: the pooled features, and the means over the local ones, which are not of unit length."""

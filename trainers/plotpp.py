@@ -27,8 +27,7 @@ from .clip.weights import OPENAI_URLS
 from .clip_trainer import Features
 from .method import Option, Recipe, epochs_by_shots, method_cfg
 
-# The published initial texts. Where a dataset has none of its own, those of Caltech101 serve.
-TEXTS = "a photo of a|this is a photo|this is picture of|one picture of a"
+# The published initial texts. Where a dataset has none of its own, those of Caltech101 serve: ``plot.TEXTS``.
 TEXTS_OF = {
     "dtd": "a photo of a texture|this is a photo texture|this is a picture texture|one picture of a texture",
     "eurosat": "a centered satellite photo of|a centered satellite picture of|this is centered satellite photo of|"
@@ -149,7 +148,7 @@ class PLOTPP(plot.PLOT):
         *(o for o in plot.PLOT.options if o.key not in ("N_CTX", "CSC", "CTX_INIT", "CLASS_TOKEN_POSITION")),
         Option("M", 4, "visual prompts", 1, 100),
         Option("N_CTX_V", 2, "tokens a visual prompt", 1, 100),
-        Option("CTX_INIT", TEXTS, "texts to start from, separated by '|', in turn; '' for N_CTX random vectors"),
+        Option("CTX_INIT", plot.TEXTS, "texts to start from, separated by '|', in turn; '' for N_CTX random vectors"),
         Option("N_CTX", 4, "context vectors a text prompt, where CTX_INIT is ''", 1, CONTEXT_LENGTH - 3),
         Option("AS_PUBLISHED", False, "stage 1 on the shots of seed 1 for every seed, from seed 1's start"),
         Option("TEXTS_AS_PUBLISHED", False, "as many tokens of each text as the first has words; equal ones stay so"),

@@ -115,7 +115,7 @@ class LoadedRun:
         """Logits [images, n_cls], and the transport plans behind them [images, n_cls, M, N].
 
         Raises:
-            UserError: the head computes no plans.
+            UserError: the head computes no plans, or does not keep them.
         """
         model, meter = self.trainer.model, _KeepPlans()
         if hasattr(model, "meter"):
@@ -125,11 +125,11 @@ class LoadedRun:
         finally:
             model.meter = None
         if not meter.plans:
-            raise UserError(f"this run of {self.method} computes no transport plans: there is nothing to draw")
+            raise UserError(f"this run of {self.method} keeps no transport plans: there is nothing to draw")
         return logits, torch.cat(meter.plans)
 
     def plans(self, images: Images) -> Tensor:
-        """Transport plans [images, n_cls, M, N]. UserError: the head computes none."""
+        """Transport plans [images, n_cls, M, N]. UserError: there are none."""
         return self.explained(images)[1]
 
     @torch.no_grad()
@@ -228,7 +228,8 @@ def _read_published(
     cfg, _ = setup_cfg(args, needs_dataset=classes is None)
     kind = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     if hasattr(kind, "options_of"):
-        method_options(cfg)[1].update(kind.options_of(str(directory)))
+        options = method_options(cfg)[1]
+        options.update(kind.options_of(str(directory), options))
     return cfg, classes or build_dataset(cfg).classnames
 
 

@@ -1,7 +1,7 @@
 """What the methods on frozen features have in common: CLIP as it is, hand-written prompts, and features by the image.
 
-A method's file fits a ``Head`` to the features of the training and validation images. No test image is read before the
-test, unless the method says so (``test_selected``).
+A method's file fits a ``FittedHead`` to the features of the training and validation images. No test image is read
+before the test, unless the method says so (``test_selected``).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def templates_option(default: str) -> Option:
     return Option("TEMPLATES", default, about, choices=TEMPLATES)
 
 
-class Head(nn.Module):
+class FittedHead(nn.Module):
     """Tensors by name. Their sizes follow the images that they are fitted to, or the checkpoint.
 
     Args:
@@ -76,11 +76,11 @@ class Head(nn.Module):
 
 
 class FeatureTrainer(CLIPTrainer):
-    """CLIP stays frozen. Subclasses build a ``Head``, fit it, and make ``logits`` of features."""
+    """CLIP stays frozen. Subclasses build a ``FittedHead``, fit it, and make ``logits`` of features."""
 
     reads_local: ClassVar[bool] = False  # whether the head reads local features
     model: CLIP
-    head: Any  # a Head, whose tensors mypy does not know
+    head: Any  # a FittedHead, whose tensors mypy does not know
 
     @classmethod
     def find_faults(cls, cfg: CfgNode) -> list[str]:
@@ -117,7 +117,7 @@ class FeatureTrainer(CLIPTrainer):
         raise NotImplementedError
 
     def register_head(self, learned: Mapping[str, Tensor], fixed: Mapping[str, Tensor]) -> None:
-        self.head = Head(self.classnames, learned, fixed).to(self.device)
+        self.head = FittedHead(self.classnames, learned, fixed).to(self.device)
         self.register_model("head", self.head)
 
     @torch.no_grad()
@@ -137,15 +137,21 @@ class FeatureTrainer(CLIPTrainer):
         """Unit vectors [n_cls, d]: of each class the mean of its prompts' unit features."""
         return unit(unit(self.text_features(choice)).mean(dim=0))
 
-    def validation_images(self) -> list[Any]:
-        """The few-shot validation images, none of which is tested; [] without any."""
+    def validation_images(self, images: list[Any] | None = None) -> list[Any]:
+        """The images, by default the few-shot validation images; [] if there are none, or one of them is tested."""
         dataset = self.dm.dataset
         tested = {item.impath for item in dataset.test}
-        images = dataset.val or []
+        images = (dataset.val if images is None else images) or []
         return [] if any(item.impath in tested for item in images) else images
 
     def loader(self, images: Sequence[Any], augmented: bool = False) -> Any:
-        """Images in their order, in the test's transform or in the training's."""
+        """Images in their order, in the test's transform or in the training's.
+
+        Raises:
+            UserError: they are the test images, and the test's loader is sealed.
+        """
+        if images is self.dm.dataset.test and (why := getattr(self.test_loader, "sealed", "")):
+            raise UserError(why)
         transform = (self.train_loader_x if augmented else self.test_loader).dataset.transform
         size = self.cfg.DATALOADER.TEST.BATCH_SIZE
         return build_data_loader(

@@ -7,8 +7,8 @@ ICLR 2023 (arXiv 2210.01253).
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from clip.model import CLIP
@@ -74,18 +74,12 @@ class CustomCLIP(PromptedCLIP):
             elif local is None:
                 raise ValueError(f"MATCH {self.options.MATCH} needs local features")
             else:
-                score = self._match(unit(local), unit(text))
+                score = match(unit(local), unit(text), self._score)
             if self.global_logits:
                 score = score + pooled_score
             if self.meter is not None:
                 self.meter.see_scores(score, text, self.logit_scale.exp())
             return self.logit_scale.exp() * score
-
-    def _match(self, local: Tensor, text: Tensor) -> Tensor:
-        """local [batch, M, d], text [N, n_cls, d], unit length -> sum over m and n of T_mn f_m·g_nk [batch, n_cls]."""
-        per_image = local.shape[1] * text.shape[0] * text.shape[1]
-        chunks = local.split(max(1, MAX_SIMILARITIES // per_image))
-        return torch.cat([self._score(torch.einsum("bmd,nkd->bkmn", f, text)) for f in chunks])
 
     def _score(self, similarity: Tensor) -> Tensor:
         """similarity [batch, n_cls, M, N] -> [batch, n_cls]."""
@@ -96,8 +90,24 @@ class CustomCLIP(PromptedCLIP):
         return transported(similarity, self.options, self.meter)
 
 
-def transported(similarity: Tensor, options: CfgNode, meter: HeadMeter | None = None) -> Tensor:
-    """similarity [batch, n_cls, M, N] -> sum over m and n of T_mn similarity_mn [batch, n_cls]; T is PLOT's plan."""
+def match(local: Tensor, text: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+    """Scores [batch, n_cls] of the similarities [batch, n_cls, M, N], some images at a time.
+
+    Args:
+        local: [batch, M, d], of unit length.
+        text: [N, n_cls, d], of unit length.
+    """
+    per_image = local.shape[1] * text.shape[0] * text.shape[1]
+    chunks = local.split(max(1, MAX_SIMILARITIES // per_image))
+    return torch.cat([score(torch.einsum("bmd,nkd->bkmn", f, text)) for f in chunks])
+
+
+def transported(similarity: Tensor, options: Any, meter: HeadMeter | None = None) -> Tensor:
+    """similarity [batch, n_cls, M, N] -> sum over m and n of T_mn similarity_mn [batch, n_cls]; T is PLOT's plan.
+
+    Args:
+        options: EPS, MAX_ITER and THRESH.
+    """
     plan, iterations = counted_sinkhorn(1 - similarity.detach(), options.EPS, options.MAX_ITER, options.THRESH)
     if meter is not None:
         meter.see_plan(plan, similarity, iterations)

@@ -3,7 +3,7 @@
 Chen et al., "PLOT: Prompt Learning with Optimal Transport for Vision-Language Models", ICLR 2023 (arXiv 2210.01253),
 its appendix on adapters, and the code published with it.
 
-That code keeps the epoch that is best on the test set, as Tip-Adapter-F's does. Here the last epoch counts; see there.
+That code chooses as Tip-Adapter-F's does, by the test set too. Here the last epoch counts; see there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 from dassl.engine import TRAINER_REGISTRY
 
@@ -25,12 +26,10 @@ from .clip.prompts import UserError
 from .clip_trainer import Features
 from .feature_trainer import templates_option
 from .method import Option, Recipe
-from .plot import FINITE, PLOT, PromptLearner
+from .plot import FINITE, PLOT, PromptLearner, match, transported
 from .prompt_trainer import find_checkpoint, load_learner, unit
-from .sinkhorn import transport_score
 from .tip_adapter import CACHE_OPTIONS
 from .tip_adapter_f import TipAdapterF
-from .zsplot import match
 
 # What a PLOT run must have as this one, the first as PLOT.
 SAME = ("TRAINER.NAME", "DATASET.NAME", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "SEED")
@@ -95,8 +94,10 @@ class PLOTAdapter(TipAdapterF):
     def base(self, features: Features) -> Tensor:
         """The PLOT run's plan and its pooled feature count one half each, whatever its GLOBAL_LOGITS."""
         eps, max_iter, thresh = self.head.plot_sinkhorn.tolist()
+        options = CfgNode({"EPS": eps, "MAX_ITER": int(max_iter), "THRESH": thresh})
         text, pooled, local = self.head.plot_text, features["pooled"], features["local"]
-        score = match(unit(local), unit(text), eps, int(max_iter), thresh) + unit(pooled) @ unit(text.mean(dim=0)).t()
+        score = match(unit(local), unit(text), functools.partial(transported, options=options))
+        score = score + unit(pooled) @ unit(text.mean(dim=0)).t()
         return self.zero_shot(features) + self.method_cfg.PLOT_WEIGHT * self.model.logit_scale.exp() * score / 2
 
     def cosines(self, features: Features) -> Tensor:
@@ -106,9 +107,7 @@ class PLOTAdapter(TipAdapterF):
     def cached(self, cosines: Tensor, beta: float | Tensor) -> Tensor:
         affinity = F.normalize((-beta * (1 - cosines)).exp(), dim=-1)
         by_class = (affinity @ self.one_hot()).permute(0, 3, 1, 2)  # [batch, n_cls, M, 2]
-        options = self.method_cfg
-        score = transport_score(by_class, options.EPS, options.MAX_ITER, options.THRESH)
-        return self.model.logit_scale.exp() * score
+        return self.model.logit_scale.exp() * transported(by_class, self.method_cfg)
 
     def fill_cache(self) -> None:
         """Two sets of keys: the pooled features, and the means over the local ones, which are not of unit length."""
@@ -140,12 +139,14 @@ class PLOTAdapter(TipAdapterF):
             result = json.loads((run / "result.json").read_text(encoding="utf-8"))
             config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
             theirs = [functools.reduce(dict.__getitem__, key.split("."), config) for key in SAME]
-            theirs += [result["backbone"]["sha256"], result["classnames"]]
+            theirs += [config["DATASET"].get("FEW_SHOT_LIST", ""), result["backbone"]["sha256"], result["classnames"]]
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise UserError(f"{option}: the run in '{run}' is unfinished or damaged ({error}); {remedy}") from None
         ours = [functools.reduce(lambda node, part: node[part], key.split("."), self.cfg) for key in SAME[1:]]
+        ours.append(self.cfg.DATASET.get("FEW_SHOT_LIST", ""))
         wanted = ("PLOT", *ours, self.weights_sha256, list(self.classnames))
-        for key, there, here in zip((*SAME, "weights", "classes"), theirs, wanted, strict=True):
+        compared = (*SAME, "DATASET.FEW_SHOT_LIST", "weights", "classes")
+        for key, there, here in zip(compared, theirs, wanted, strict=True):
             if there != here:
                 told = f"has {key} {str(there)[:80]}, here it is {str(here)[:80]}"
                 raise UserError(f"{option}: the run in '{run}' {told}; {remedy}")

@@ -27,8 +27,7 @@ from .clip.weights import OPENAI_URLS
 from .clip_trainer import Features
 from .method import Option, Recipe, epochs_by_shots, method_cfg
 
-# The published initial texts. Where a dataset has none of its own, those of Caltech101 serve.
-TEXTS = "a photo of a|this is a photo|this is picture of|one picture of a"
+# The published initial texts. Where a dataset has none of its own, those of Caltech101 serve: ``plot.TEXTS``.
 TEXTS_OF = {
     "dtd": "a photo of a texture|this is a photo texture|this is a picture texture|one picture of a texture",
     "eurosat": "a centered satellite photo of|a centered satellite picture of|this is centered satellite photo of|"
@@ -64,8 +63,8 @@ class PromptLearner(nn.Module):
     """ctx [N, n_ctx, d] and ctx_vision [M, N_CTX_V, width]; ``groups`` are the prompts with the same tokens behind ctx.
 
     n_ctx is the number of tokens of the longest text. A shorter one has random vectors in front, and a text that came
-    before is shifted by noise, both N(0, 0.02^2). AS_PUBLISHED takes as many tokens of each text as the first has
-    words: the rest of a longer text stays fixed, and a shorter one takes EOT and cuts as many tokens off each name.
+    before is shifted by noise, both N(0, 0.02^2). TEXTS_AS_PUBLISHED takes as many tokens of each text as the first
+    has words: the rest of a longer text stays fixed, and a shorter one takes EOT and cuts as many tokens off each name.
     """
 
     def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
@@ -81,19 +80,19 @@ class PromptLearner(nn.Module):
         texts, width = initial_texts(options), clip_model.ln_final.weight.shape[0]
         tokens = [encode(text) for text in texts]
         behind: list[tuple[str, int]] = [("", 0)] * options.N  # frozen text before the name, and where it starts
-        if options.AS_PUBLISHED and texts:
+        if options.TEXTS_AS_PUBLISHED and texts:
             n_ctx = len(texts[0].split())
             behind = [
                 ("", 0) if len(own) == n_ctx else (f"{text} ", n_ctx) for text, own in zip(texts, tokens, strict=True)
             ]
             for text, own in zip(texts, tokens, strict=True):
                 if len(own) != n_ctx:
-                    print(f"AS_PUBLISHED: initial text '{text}' has {len(own)} tokens, {n_ctx} are learned")
+                    print(f"TEXTS_AS_PUBLISHED: initial text '{text}' has {len(own)} tokens, {n_ctx} are learned")
             tokens = [[*own, EOT, *[0] * n_ctx][:n_ctx] for own in tokens]
         ctx = noise(options.N, max(map(len, tokens), default=options.N_CTX), width)
         for n, own in enumerate(tokens):
             words = clip_model.token_embedding(torch.tensor(own)).detach().to(ctx)
-            shifted = own in tokens[:n] and not options.AS_PUBLISHED
+            shifted = own in tokens[:n] and not options.TEXTS_AS_PUBLISHED
             ctx[n, -len(own) :] = words + ctx[n, -len(own) :] if shifted else words
             if shifted:
                 print(f"Initial text '{texts[n]}' came before: this time shifted by noise")
@@ -149,9 +148,10 @@ class PLOTPP(plot.PLOT):
         *(o for o in plot.PLOT.options if o.key not in ("N_CTX", "CSC", "CTX_INIT", "CLASS_TOKEN_POSITION")),
         Option("M", 4, "visual prompts", 1, 100),
         Option("N_CTX_V", 2, "tokens a visual prompt", 1, 100),
-        Option("CTX_INIT", TEXTS, "texts to start from, separated by '|', in turn; '' for N_CTX random vectors"),
+        Option("CTX_INIT", plot.TEXTS, "texts to start from, separated by '|', in turn; '' for N_CTX random vectors"),
         Option("N_CTX", 4, "context vectors a text prompt, where CTX_INIT is ''", 1, CONTEXT_LENGTH - 3),
-        Option("AS_PUBLISHED", False, "stage 1 on the shots of seed 1 for every seed; the texts' tokens not counted"),
+        Option("AS_PUBLISHED", False, "stage 1 on the shots of seed 1 for every seed, from seed 1's start"),
+        Option("TEXTS_AS_PUBLISHED", False, "as many tokens of each text as the first has words; equal ones stay so"),
     )
     label = "PLOT++"
     paper = "PLOT++, in the repository of PLOT: github.com/CHENGY12/PLOT, plot-pp"
@@ -182,7 +182,16 @@ class PLOTPP(plot.PLOT):
     def find_faults(cls, cfg: CfgNode) -> list[str]:
         name = cfg.MODEL.BACKBONE.NAME
         resnet = name in OPENAI_URLS and name.startswith("RN")
-        return super().find_faults(cfg) + [NEED_A_VIT.format(name)] * resnet
+        faults = super().find_faults(cfg) + [NEED_A_VIT.format(name)] * resnet
+        if cfg.TRAINER.SPLIT_CLASSES:
+            faults.append(f"{cls.__name__} learns in the image tower: it needs TRAINER.SPLIT_CLASSES False")
+        return faults
+
+    @classmethod
+    def options_of(cls, directory: str, options: CfgNode) -> dict[str, object]:
+        """With TEXTS_AS_PUBLISHED, CTX_INIT stays: a part of its texts is no context and not in the checkpoint."""
+        found = super().options_of(directory, options)
+        return {**found, "CTX_INIT": options.CTX_INIT} if options.TEXTS_AS_PUBLISHED else found
 
     def build_data_loader(self) -> None:
         """With AS_PUBLISHED stage 1 has a loader of its own, of seed 1."""
@@ -219,6 +228,9 @@ class PLOTPP(plot.PLOT):
         self.model.prompt_learner.ctx.requires_grad_(stage == 2)
         self.model.global_logits = stage == 1 or self.method_cfg.GLOBAL_LOGITS
         self.train_loader_x = self.loaders[stage - 1]
+        first = self.loaders[0]
+        if first is not self.train_loader_x and hasattr(first, "close"):
+            first.close()  # ends the workers of stage 1
         self.wrap()
         if epoch == self.cfg.OPTIM.MAX_EPOCH and not getattr(self, "start_batch", 0):
             self.best_result = -float("inf")  # stage 1 is not what is tested in the end

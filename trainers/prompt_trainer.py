@@ -222,18 +222,23 @@ class PromptTrainer(CLIPTrainer):
         return self.model.logits(pooled, local)
 
     @classmethod
-    def options_of(cls, directory: str) -> dict[str, object]:
-        """The options that the learned context in a directory shows by its shape, where a published run says none.
+    def options_of(cls, directory: str, options: CfgNode) -> dict[str, object]:
+        """The options that the learned contexts in a directory show by their shapes, where a published run says none.
 
+        Args:
+            options: those of the config.
         Raises:
             UserError: there is no checkpoint, or it holds no context.
         """
         path = find_checkpoint(Path(directory) / "prompt_learner", None)
-        ctx = _learned(load_checkpoint(str(path)), path).get("ctx")
+        learned = _learned(load_checkpoint(str(path)), path)
+        ctx, vision = learned.get("ctx"), learned.get("ctx_vision")
         own, of_n = {option.key for option in cls.options}, any(option.key == "N" for option in cls.options)
         if ctx is None or not 2 + of_n <= ctx.dim() <= 2 + of_n + ("CSC" in own):
             raise UserError(f"the checkpoint '{path}' holds no context of {cls.__name__}")
-        found = {"N": ctx.shape[0], "N_CTX": ctx.shape[-2], "CSC": ctx.dim() > 2 + of_n}
+        found = {"N": ctx.shape[0], "N_CTX": ctx.shape[-2], "CTX_INIT": "", "CSC": ctx.dim() > 2 + of_n}
+        if vision is not None and vision.dim() == 3:
+            found |= {"M": vision.shape[0], "N_CTX_V": vision.shape[1]}
         return {key: value for key, value in found.items() if key in own}
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:

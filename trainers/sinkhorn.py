@@ -37,11 +37,6 @@ def sinkhorn(cost: Tensor, eps: float = 0.1, max_iter: int = 100, thresh: float 
     return counted_sinkhorn(cost, eps, max_iter, thresh)[0]
 
 
-def transport_score(similarity: Tensor, eps: float, max_iter: int, thresh: float) -> Tensor:
-    """similarity S [..., M, N] -> sum_mn T_mn S_mn [...], T being the plan of the cost 1 - S, without gradient."""
-    return (sinkhorn(1 - similarity, eps, max_iter, thresh) * similarity).sum(dim=(-2, -1))
-
-
 @torch.no_grad()
 def counted_sinkhorn(cost: Tensor, eps: float, max_iter: int, thresh: float) -> tuple[Tensor, Tensor]:
     """The plans of ``sinkhorn``, and the iterations that each problem took [...]."""

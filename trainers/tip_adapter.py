@@ -2,8 +2,8 @@
 
 Zhang et al., "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022 (arXiv 2207.09519).
 
-The published code searches alpha and beta on the whole validation set, on ImageNet on the test set. Here they are
-searched on the few-shot validation set, or, with ``AS_PUBLISHED``, on the test set.
+Here alpha and beta are searched on the few-shot validation set. The published code searches them on the whole
+validation set, which on ImageNet is the test set. ``AS_PUBLISHED`` does so too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
 
 from .clip_trainer import Features
@@ -46,7 +47,7 @@ CACHE_OPTIONS = (
     Option("BETA_MAX", 7.0, f"end of the grid of beta, which begins at {GRID_START}", GRID_START, 1e6),
     Option("ALPHA_STEPS", 20, "values of alpha in the grid", 1, 10000),
     Option("BETA_STEPS", 200, "values of beta in the grid", 1, 10000),
-    Option("AS_PUBLISHED", False, "choose on the test set what the published code chooses there"),
+    Option("AS_PUBLISHED", False, "choose by the images that the published code chooses by"),
 )
 
 
@@ -77,7 +78,12 @@ class TipAdapter(FeatureTrainer):
 
     @property
     def test_selected(self) -> bool:
-        return self.method_cfg.AS_PUBLISHED
+        return self.method_cfg.AS_PUBLISHED and self.validated_on_test
+
+    @property
+    def validated_on_test(self) -> bool:
+        """Whether the published validation images of the dataset are its test images, as ImageNet's are."""
+        return getattr(self.dm.dataset, "validate_on_train", False)
 
     def build_head(self) -> None:
         self.text = self.class_vectors(self.method_cfg.TEMPLATES)
@@ -130,9 +136,20 @@ class TipAdapter(FeatureTrainer):
         options = self.method_cfg
         self.fill_cache()
         self.take(options.ALPHA, options.BETA)
-        if options.AS_PUBLISHED:
-            print("AS_PUBLISHED: alpha and beta are chosen on the test set")
-        self.search(self.dm.dataset.test if options.AS_PUBLISHED else self.validation_images())
+        self.search(self.searched_images())
+
+    def searched_images(self) -> Sequence[Any]:
+        """The images that alpha and beta are searched on: the few-shot validation images, or those of AS_PUBLISHED."""
+        if not self.method_cfg.AS_PUBLISHED:
+            return self.validation_images()
+        if self.validated_on_test:
+            print("AS_PUBLISHED: alpha and beta are searched on the test set")
+            return self.dm.dataset.test
+        print("AS_PUBLISHED: alpha and beta are searched on the whole validation set")
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATASET.NUM_SHOTS, cfg.DATASET.FEW_SHOT_LIST = -1, ""
+        return self.validation_images(build_dataset(cfg).val)
 
     @torch.no_grad()
     def search(self, images: Sequence[Any], least: float = -1.0) -> None:

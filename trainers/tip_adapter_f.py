@@ -2,9 +2,9 @@
 
 Zhang et al., "Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification", ECCV 2022 (arXiv 2207.09519).
 
-The published code keeps the epoch that is best on the test set, and searches alpha and beta after it if that helps on
-the test set. Here the last epoch counts, and alpha and beta are searched on the few-shot validation set.
-``AS_PUBLISHED`` chooses as the published code does.
+The published code keeps the epoch that is best on the test set. Then it searches alpha and beta on Tip-Adapter's
+images, and takes them if they help on the test set. Here the last epoch counts, and alpha and beta are searched on the
+few-shot validation set. ``AS_PUBLISHED`` chooses as the published code does.
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ class TipAdapterF(TipAdapter):
             own[f"TRAINER.{cls.node}.ALPHA"] = ALPHAS[dataset]
         return Recipe(config, {**options, **own})
 
+    @property
+    def test_selected(self) -> bool:
+        return self.method_cfg.AS_PUBLISHED
+
     @classmethod
     def find_faults(cls, cfg: CfgNode) -> list[str]:
         faults, schedule = super().find_faults(cfg), cfg.OPTIM.get("LR_SCHEDULER", "cosine")
@@ -102,8 +106,8 @@ class TipAdapterF(TipAdapter):
         if options.AS_PUBLISHED:
             self.load_model(self.output_dir)
         self.take(options.ALPHA, options.BETA)
-        found = self.validation_images()
-        self.search(found, least=self.accuracy(found) if found else 0.0)
+        found = self.searched_images()
+        self.search(found, least=-1.0 if options.AS_PUBLISHED or not found else self.accuracy(found))
         if options.AS_PUBLISHED:
             searched, chosen = self.accuracy(self.dm.dataset.test), (float(self.head.alpha), float(self.head.beta))
             self.take(options.ALPHA, options.BETA)

@@ -5,24 +5,17 @@ Chen et al., "PLOT: Prompt Learning with Optimal Transport for Vision-Language M
 
 from __future__ import annotations
 
-import torch
+from functools import partial
+
 from torch import Tensor
 
 from dassl.engine import TRAINER_REGISTRY
 
 from .feature_trainer import templates_option
 from .method import Recipe
-from .plot import MAX_SIMILARITIES, PLOT
+from .plot import PLOT, match, transported
 from .prompt_trainer import unit
-from .sinkhorn import transport_score
 from .zsclip import ZeroshotCLIP
-
-
-def match(local: Tensor, text: Tensor, eps: float, max_iter: int, thresh: float) -> Tensor:
-    """local [batch, M, d], text [N, n_cls, d], unit length -> sum over m and n of T_mn f_m·g_nk [batch, n_cls]."""
-    chunks = local.split(max(1, MAX_SIMILARITIES // (local.shape[1] * text.shape[0] * text.shape[1])))
-    pairs = (torch.einsum("bmd,nkd->bkmn", f, text) for f in chunks)
-    return torch.cat([transport_score(similarity, eps, max_iter, thresh) for similarity in pairs])
 
 
 @TRAINER_REGISTRY.register()
@@ -50,6 +43,5 @@ class ZeroshotPLOT(ZeroshotCLIP):
 
     def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
         assert local is not None
-        options = self.method_cfg
-        score = match(unit(local), self.text, options.EPS, options.MAX_ITER, options.THRESH)
+        score = match(unit(local), self.text, partial(transported, options=self.method_cfg))
         return self.model.logit_scale.exp() * score

@@ -23,6 +23,7 @@ from .tools import UserError, mkdir_if_missing, write_atomically
 ROLLING_KEPT = 2
 # The buffers of published prompt learners: embeddings of the class names, which ours makes anew.
 CLASS_NAMES = ("token_prefix", "token_suffix")
+LEARNER = "prompt_learner."
 _ZIP = b"PK\3\4"  # torch.save writes a zip archive since PyTorch 1.6
 _MARK = b"sha256:"  # 64 hexadecimal digits follow: the hash of all bytes before them
 
@@ -93,6 +94,18 @@ def _check_seal(content: bytes) -> None:
 def _without_module(state_dict: Mapping[Any, Any]) -> dict[str, Any]:
     """Removes the prefix that nn.DataParallel adds to each name."""
     return {str(key).removeprefix("module."): value for key, value in state_dict.items()}
+
+
+def _of_learner(state_dict: Mapping[str, Any], own: Iterable[str]) -> Mapping[str, Any]:
+    """The prompt learner's part of a checkpoint of all of CLIP, for a model that is the learner alone.
+
+    The published PLOT++ saves such checkpoints.
+
+    Args:
+        own: the names in the model's state dict.
+    """
+    inner = {k.removeprefix(LEARNER): v for k, v in state_dict.items() if k.startswith(LEARNER)}
+    return state_dict if not inner or any(name.startswith(LEARNER) for name in own) else inner
 
 
 def _write_names(fpath: str, names: Iterable[str]) -> None:
@@ -198,7 +211,8 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], fpath: str) ->
     """
     try:
         own = model.state_dict()
-        fitting = {k: v for k, v in state_dict.items() if k in own or k.rpartition(".")[2] not in CLASS_NAMES}
+        given = _of_learner(state_dict, own)
+        fitting = {k: v for k, v in given.items() if k in own or k.rpartition(".")[2] not in CLASS_NAMES}
         model.load_state_dict(fitting)
     except (RuntimeError, TypeError, AttributeError) as e:
         raise UserError(f"the weights in {fpath} do not fit the model: {' '.join(str(e).split())}") from None
@@ -252,8 +266,8 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     """
     checkpoint = load_checkpoint(weight_path)
     weights = checkpoint.get("state_dict", checkpoint)
-    given = _without_module(weights if isinstance(weights, dict) else {})
     wanted = model.state_dict()
+    given = _of_learner(_without_module(weights if isinstance(weights, dict) else {}), wanted)
     shapes = {key: value.shape for key, value in wanted.items()}
     fitting = {k: v for k, v in given.items() if isinstance(v, torch.Tensor) and shapes.get(k) == v.shape}
     if not fitting:

@@ -236,6 +236,25 @@ def test_pretrained_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         load_pretrained_weights(model, str(path))
 
 
+def test_a_prompt_learner_among_all_of_clip(tmp_path: Path) -> None:
+    """A model that is the learner alone takes its part; one that has it as a part takes the names as they are."""
+    alone = nn.Module()
+    alone.ctx = nn.Parameter(torch.zeros(2))
+    whole = nn.Module()
+    whole.prompt_learner, whole.image_encoder = nn.Module(), nn.Linear(2, 1)
+    whole.prompt_learner.ctx = nn.Parameter(torch.ones(2))
+    names = {"prompt_learner.token_prefix": torch.zeros(5)}
+    torch.save({"state_dict": {**whole.state_dict(), **names}, "epoch": 3}, tmp_path / "model.pth.tar-3")
+    (tmp_path / "checkpoint").write_text("model.pth.tar-3\n")
+    for model, learner in ((alone, alone), (whole, whole.prompt_learner)):
+        torch.nn.init.zeros_(learner.ctx)
+        load_pretrained_weights(model, str(tmp_path / "model.pth.tar-3"))
+        assert learner.ctx.tolist() == [1, 1]
+        torch.nn.init.zeros_(learner.ctx)
+        assert resume_from_checkpoint(str(tmp_path), model) == 3
+        assert learner.ctx.tolist() == [1, 1]
+
+
 def test_truncated_or_altered_it_is_right_or_refused(tmp_path: Path) -> None:
     """Truncations, also at each byte of the checksum, and flipped bits: never another content or another error."""
     model, optim, sched = parts()

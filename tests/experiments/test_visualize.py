@@ -196,8 +196,8 @@ def test_a_program_runs_by_its_path(program: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("program", "run", "extra", "says"),
     [
-        ("visualize", "CoOp", [], "this run of CoOp computes no transport plans"),
-        ("visualize", "mean", [], "this run of PLOT computes no transport plans"),
+        ("visualize", "CoOp", [], "this run of CoOp keeps no transport plans"),
+        ("visualize", "mean", [], "this run of PLOT keeps no transport plans"),
         ("visualize", "PLOT", ["--class", "tiger"], "--class 'tiger' is none of the run's classes"),
         ("visualize", "PLOT", ["--to", __file__], "is no folder; name one with --to"),
         ("tsne", "PLOT", ["--class", "tiger"], "--class 'tiger' is none of the run's classes"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ import train
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.data.samplers import EpochIndex
 from dassl.engine import build_trainer
+from dassl.utils import UserError
 from runs.command_line import build_parser
 from runs.config import setup_cfg
+from runs.loaded import load
 from runs.prediction import main as predict_main
 from runs.prediction import predict
 from tests import children
@@ -69,9 +73,9 @@ def run_of(trainer: str, run_args: list[str], output: Path, *opts: str, plot: Pa
     return json.loads((output / "result.json").read_text())
 
 
-def loaded(run_args: list[str], trainer: str) -> Any:
+def loaded(run_args: list[str], trainer: str, *opts: str) -> Any:
     """The trainer of such a run, with its data."""
-    cfg, _ = setup_cfg(build_parser().parse_args(command(run_args, trainer, *small(trainer))))
+    cfg, _ = setup_cfg(build_parser().parse_args(command(run_args, trainer, *small(trainer), *opts)))
     return build_trainer(cfg)
 
 
@@ -104,6 +108,20 @@ def test_no_test_image_is_read_before_the_test_and_a_second_run_reads_none(
     states = [torch.load(next((tmp_path / run / "head").glob("model*"))) for run in ("first", "second")]
     tensors = [{k: v for k, v in s["state_dict"].items() if k != "_extra_state"} for s in states]
     assert all(torch.equal(x, tensors[1][name]) for name, x in tensors[0].items())
+
+
+@pytest.mark.parametrize(("published", "refused"), [("False", True), ("True", False)])
+def test_a_head_gets_test_images_in_training_only_where_it_says_so(
+    published: str, refused: bool, run_args: list[str]
+) -> None:
+    """The loaders that a head builds are sealed as the engine's own."""
+    trainer = loaded(run_args, "TipAdapterF", "TRAINER.TIP_ADAPTER.AS_PUBLISHED", published)
+    trainer.seal_test(True)
+    with pytest.raises(UserError, match="asks for the test images") if refused else contextlib.nullcontext():
+        trainer.loader(trainer.dm.dataset.test)
+    trainer.loader(trainer.validation_images())
+    trainer.seal_test(False)
+    trainer.loader(trainer.dm.dataset.test)
 
 
 def test_a_linear_probe_is_scikit_learns(run_args: list[str], tmp_path: Path) -> None:
@@ -199,10 +217,39 @@ def test_an_interrupted_training_ends_at_the_same_bits(
     assert all(torch.equal(x, states[1][name]) for name, x in states[0].items() if name != "_extra_state")
 
 
-@pytest.mark.parametrize("trainer", ["TipAdapter", "TipAdapterF", "PLOTAdapter"])
-def test_as_published_chooses_on_the_test_set_and_says_so(
-    trainer: str, run_args: list[str], tmp_path: Path, plot_run: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def like_imagenet(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Takes Caltech-101's validation images away: then training images are validated on."""
+
+    def change() -> None:
+        kind = DATASET_REGISTRY.get("Caltech101")
+        read = kind.read
+        monkeypatch.setattr(kind, "validate_on_train", True)
+        monkeypatch.setattr(kind, "read", lambda self, *where: (read(self, *where)[0]._replace(val=[]), ""))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("trainer", "imagenet"),
+    [
+        *((trainer, imagenet) for trainer in ("TipAdapter", "TipAdapterF") for imagenet in (False, True)),
+        ("PLOTAdapter", False),
+    ],
+)
+def test_as_published_chooses_by_the_published_images_and_says_so(
+    trainer: str,
+    imagenet: bool,
+    run_args: list[str],
+    data_root: Path,
+    tmp_path: Path,
+    plot_run: Path,
+    like_imagenet: Callable[[], None],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Alpha and beta by the whole validation set, on ImageNet by the test set; the epoch always by the test set."""
+    if imagenet:
+        like_imagenet()
     plot = plot_run if trainer == "PLOTAdapter" else None
     node = "PLOT_ADAPTER" if plot else "TIP_ADAPTER"
     clean = run_of(trainer, run_args, tmp_path / "clean", "OPTIM.MAX_EPOCH", "4", plot=plot)
@@ -210,9 +257,12 @@ def test_as_published_chooses_on_the_test_set_and_says_so(
     opts = [f"TRAINER.{node}.AS_PUBLISHED", "True", "OPTIM.MAX_EPOCH", "4"]
     leaky = run_of(trainer, run_args, tmp_path / "leaky", *opts, plot=plot)
     text = capsys.readouterr().out
-    assert leaky["test_selected"] is True and re.search("^AS_PUBLISHED: ", text, re.M)
+    selected = imagenet or trainer != "TipAdapter"
+    assert leaky["test_selected"] is selected and re.search("^AS_PUBLISHED: ", text, re.M)
+    searched = len(list((data_root / "caltech-101").rglob("test_*" if imagenet else "val_*")))
+    assert re.findall(r"% of (\d+) images", text) == [str(searched)] and searched > clean["counts"]["val"]
     if trainer == "TipAdapter":
-        assert leaky["accuracy"] >= clean["accuracy"]
+        assert not imagenet or leaky["accuracy"] >= clean["accuracy"]
     else:
         best = max(map(float, re.findall(r"is the best on the test set, (\S+)%", text)))
         assert leaky["accuracy"] >= best - 0.01
@@ -235,6 +285,8 @@ def test_predict_gives_the_runs_own_predictions(
     names = json.loads((tmp_path / "run/result.json").read_text())["classnames"]
     found = list(predict(tmp_path / "run", [data_root / image for image in kept["image"]], batch_size=100))
     assert [p.top[0][0] for p in found] == [names[label] for label in kept["prediction"]]
+    with pytest.raises(UserError, match=f"{trainer} keeps no transport plans"):
+        load(tmp_path / "run").plans(data_root / kept["image"][0])
     capsys.readouterr()
     code = predict_main(["--run", str(tmp_path / "run"), "--classes", "cat,dog", str(data_root / kept["image"][0])])
     error = capsys.readouterr().err
@@ -275,6 +327,7 @@ def test_a_mistake_is_one_line(
     ("change", "says"),
     [
         ("shots", "has DATASET.NUM_SHOTS 1, here it is 2"),
+        ("list", "has DATASET.FEW_SHOT_LIST other.jsonl, here it is ;"),
         ("seed", "has SEED 2, here it is 1"),
         ("dataset", "has DATASET.NAME DescribableTextures, here it is Caltech101"),
         ("method", "has TRAINER.NAME CoOp, here it is PLOT"),
@@ -289,6 +342,7 @@ def test_a_plot_run_that_does_not_fit_is_one_line(
     kept = json.loads(result.read_text())
     pairs = {
         "shots": ("NUM_SHOTS: 2", "NUM_SHOTS: 1"),
+        "list": ("FEW_SHOT_LIST: ''", "FEW_SHOT_LIST: other.jsonl"),
         "seed": ("\nSEED: 1", "\nSEED: 2"),
         "dataset": ("NAME: Caltech101", "NAME: DescribableTextures"),
         "method": ("NAME: PLOT", "NAME: CoOp"),
@@ -314,14 +368,11 @@ def test_validation_images_that_are_tested_have_no_part_in_a_choice(
     trainer: str,
     run_args: list[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    like_imagenet: Callable[[], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As on ImageNet, which has none: a few-shot run takes as many other training images, a whole one none."""
-    kind = DATASET_REGISTRY.get("Caltech101")
-    whole = kind.read
-    monkeypatch.setattr(kind, "validate_on_train", True)
-    monkeypatch.setattr(kind, "read", lambda self, *place: (whole(self, *place)[0]._replace(val=[]), ""))
+    """As on ImageNet: of a few-shot run as many other training images take their place; of a whole one none."""
+    like_imagenet()
     run = loaded(run_args, trainer)
     chosen, taken = run.validation_images(), {item.impath for item in run.dm.dataset.train_x}
     assert len(chosen) == 10 and {Path(item.impath).name.partition("_")[0] for item in chosen} == {"train"}

@@ -164,7 +164,7 @@ def test_a_loaded_run_takes_paths_pictures_and_arrays(run_of: dict[str, Path], i
     torch.testing.assert_close(score * run.trainer.model.logit_scale.exp(), logits[0], rtol=1e-3, atol=1e-4)
 
     other = load(run_of["CoCoOp"])
-    with pytest.raises(UserError, match="computes no transport plans"):
+    with pytest.raises(UserError, match="keeps no transport plans"):
         other.plans(picture)
     with pytest.raises(UserError, match="depend on the image"):
         other.text_features()

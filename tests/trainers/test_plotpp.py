@@ -15,10 +15,13 @@ from clip.simple_tokenizer import SimpleTokenizer
 
 import train
 import trainers.clip.encoders
-from dassl.engine import TrainerX
+from dassl.engine import TrainerX, build_trainer
 from dassl.utils import list_checkpoints, load_checkpoint
 from experiments.pictures import visualize, words
+from runs.command_line import build_parser
+from runs.config import setup_cfg
 from runs.directory import REPOSITORY
+from runs.loaded import load
 from runs.prediction import main as predict_main
 from runs.result import read_result
 from tests import children
@@ -47,7 +50,7 @@ def test_both_stages_logits_and_gradients(n: int, m: int, n_ctx_v: int, global_l
 def test_texts_of_uneven_lengths(published: bool, text: str) -> None:
     """As published, longer texts have a frozen rest, and shorter ones cut the names."""
     options = {"texts": text.split("|")} if published else {}
-    check("PLOTPP", "ViT", oracle_options=options, CTX_INIT=text, AS_PUBLISHED=published)
+    check("PLOTPP", "ViT", oracle_options=options, CTX_INIT=text, TEXTS_AS_PUBLISHED=published)
 
 
 def test_stage_1_encodes_the_texts_once() -> None:
@@ -106,7 +109,7 @@ def test_fewer_and_more_prompts_than_texts() -> None:
 
 def test_initial_texts_as_published() -> None:
     """The first has four words: EOT stands for a missing token, the rest of a longer one is fixed, twins stay equal."""
-    clip_model, made = get_clip("ViT", torch.float64), learner(UNEVEN, AS_PUBLISHED=True)
+    clip_model, made = get_clip("ViT", torch.float64), learner(UNEVEN, TEXTS_AS_PUBLISHED=True)
     ctx = made.ctx.detach()
     assert ctx.shape[:2] == (4, 4) and torch.equal(ctx[0], ctx[3])
     eot = SimpleTokenizer().encoder["<|endoftext|>"]
@@ -115,6 +118,15 @@ def test_initial_texts_as_published() -> None:
     assert made.groups == [[0, 3], [1], [2]]
     lengths = [[len(own) for own in builder.suffixes] for builder in made.builders]
     assert [n - 1 for n in lengths[0]] == lengths[1] and [n + 2 for n in lengths[0]] == lengths[2]
+
+
+def test_as_published_alone_leaves_the_texts_whole() -> None:
+    """It starts as with seed 1, whatever the seed."""
+    torch.manual_seed(5)
+    cfg, clip_model = make_cfg("PLOTPP", CTX_INIT=UNEVEN, AS_PUBLISHED=True), get_clip("ViT", torch.float64)
+    made, other = PromptLearner(cfg, NAMES, clip_model), learner(UNEVEN, AS_PUBLISHED=True)
+    assert made.ctx.shape[:2] == (4, 6) and made.groups == [[0, 1, 2, 3]]
+    assert torch.equal(made.ctx, other.ctx) and torch.equal(made.ctx_vision, other.ctx_vision)
 
 
 def argv_of(run_args: list[str], vit: Path, directory: Path, *opts: str, seed: int = 1) -> list[str]:
@@ -169,6 +181,19 @@ def test_the_shots_of_stage_1(published: bool, run_args: list[str], vit: Path, t
     for epoch, same in ((2, published), (4, False)):
         one, other = (state(tmp_path / str(seed), epoch) for seed in (1, 2))
         assert torch.equal(one["ctx_vision"], other["ctx_vision"]) == same
+
+
+@pytest.mark.medium
+def test_the_workers_of_stage_1_end_with_it(run_args: list[str], vit: Path, tmp_path: Path) -> None:
+    opts = ("TRAINER.PLOTPP.AS_PUBLISHED", "True", "DATALOADER.NUM_WORKERS", "1")
+    argv = argv_of(run_args, vit, tmp_path / "run", *opts, seed=2)
+    trainer = build_trainer(setup_cfg(build_parser().parse_args(argv))[0])
+    trainer.set_epoch(0)
+    next(iter(trainer.train_loader_x))
+    (worker,) = trainer.loaders[0]._iterator._workers
+    assert trainer.train_loader_x is trainer.loaders[0] and worker.is_alive()
+    trainer.set_epoch(2)
+    assert trainer.train_loader_x is trainer.loaders[1] and not worker.is_alive()
 
 
 def kill_at(step: tuple[int, int]) -> None:
@@ -247,6 +272,29 @@ def test_a_released_checkpoint_is_tested(module: str, run_args: list[str], vit: 
     assert (tmp_path / "run/predictions.json").read_text() == (tmp_path / "test/predictions.json").read_text()
 
 
+@pytest.mark.medium
+@pytest.mark.parametrize("published", [False, True])
+def test_a_released_checkpoint_shows_its_options(published: bool, vit: Path, tmp_path: Path) -> None:
+    """The numbers and lengths of its prompts; as published, CTX_INIT says what is fixed between ctx and the names."""
+    learner = tmp_path / "released/prompt_learner"
+    learner.mkdir(parents=True)
+    noise = {"ctx": torch.randn(3, 6 - published, 64), "ctx_vision": torch.randn(5, 1, 64)}
+    whole = {f"prompt_learner.{key}": value for key, value in noise.items()}
+    torch.save({"state_dict": whole, "epoch": 50}, learner / "model.pth.tar-50")
+    texts = "a photo of a dog|this is a|one blurry picture of my dog"
+    (tmp_path / "small.yaml").write_text(
+        f"_BASE_: {REPOSITORY}/configs/trainers/PLOTPP/vit_b16.yaml\nINPUT: {{SIZE: [64, 64]}}\n"
+        f"TRAINER: {{PLOTPP: {{TEXTS_AS_PUBLISHED: {published}, CTX_INIT: {texts}}}}}\n"
+    )
+    flags = ["--trainer", "PLOTPP", "--config-file", str(tmp_path / "small.yaml")]
+    run = load(tmp_path / "released", ["cat", "dog"], str(vit), flags)
+    own = run.trainer.model.prompt_learner
+    assert torch.equal(own.ctx, noise["ctx"]) and torch.equal(own.ctx_vision, noise["ctx_vision"])
+    assert own.groups == ([[0], [1], [2]] if published else [[0, 1, 2]])
+    found = [run.trainer.method_cfg[key] for key in ("N", "M", "N_CTX_V", "CTX_INIT")]
+    assert found == [3, 5, 1, texts if published else ""]
+
+
 @pytest.mark.parametrize("name", ["RN50", ""])
 def test_a_resnet_is_refused_with_a_line(
     name: str, run_args: list[str], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -258,13 +306,20 @@ def test_a_resnet_is_refused_with_a_line(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("text", "says"), [("a photo||of", "a text of 0 tokens"), ("a " * 75, "a text of 75 tokens")])
-def test_texts_that_cannot_be(
-    text: str, says: str, run_args: list[str], vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("PLOTPP.CTX_INIT", "a photo||of", "TRAINER.PLOTPP.CTX_INIT has a text of 0 tokens"),
+        ("PLOTPP.CTX_INIT", "a " * 75, "TRAINER.PLOTPP.CTX_INIT has a text of 75 tokens"),
+        ("SPLIT_CLASSES", "True", "PLOTPP learns in the image tower: it needs TRAINER.SPLIT_CLASSES False"),
+    ],
+)
+def test_options_that_cannot_be(
+    key: str, value: str, says: str, run_args: list[str], vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train.main(argv_of(run_args, vit, tmp_path / "run", "TRAINER.PLOTPP.CTX_INIT", text)) == 2
+    assert train.main(argv_of(run_args, vit, tmp_path / "run", f"TRAINER.{key}", value)) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"TRAINER.PLOTPP.CTX_INIT has {says}" in said
+    assert said.count("\n") == 1 and says in said and not (tmp_path / "run").exists()
 
 
 def test_weights_are_cast_once_with_tokens_too(monkeypatch: pytest.MonkeyPatch) -> None:

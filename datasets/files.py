@@ -223,5 +223,8 @@ def _list_folder(folder: Path) -> list[str]:
         files = [entry.name for entry in entries if entry.is_file()]
     if found := sorted(file for file in files if is_picture(file)):
         return found
+    if below := sum(is_picture(file) for _, _, inside in os.walk(folder) for file in inside):
+        advice = "move them up, or call the folders of the parts train, val and test"
+        raise UserError(f"the class folder {str(folder)!r} has no pictures of its own, but {below} below it; {advice}")
     what = f"has no pictures in it ({' '.join(sorted(endings()))})" if files else "is empty"
     raise UserError(f"the class folder {str(folder)!r} {what}; fill it or remove it")

@@ -128,7 +128,9 @@ def read_image(path: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def as_rgb(image: Image.Image) -> Image.Image:
     """The picture as RGB. ValueError: its mode is unusual and its levels do not fit, or RGB would hold one colour."""
-    if image.mode in PLAIN_MODES:
+    # Of colours of 16 bits, Pillow keeps the high bytes.
+    cut = not image.mode.startswith("I") and any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    if image.mode in PLAIN_MODES and not cut:
         return image.convert("RGB")
     levels = np.asarray(image)
     if image.mode == "F" or image.mode.startswith("I"):
@@ -140,8 +142,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
     else:
         rgb = image.convert("RGB")
     of_one_colour = all(low == high for low, high in rgb.getextrema())  # type: ignore[misc]
-    if of_one_colour and np.ptp(levels.reshape(image.width * image.height, -1), axis=0).any():
-        raise ValueError(f"mode {image.mode}, levels {levels.min()} to {levels.max()}: as RGB it is of one colour")
+    if of_one_colour and (cut or np.ptp(levels.reshape(image.width * image.height, -1), axis=0).any()):
+        found = "16 bits a channel" if cut else f"levels {levels.min()} to {levels.max()}"
+        raise ValueError(f"mode {image.mode}, {found}: as RGB it is of one colour")
     return rgb
 
 

@@ -5,7 +5,11 @@
 export PLOT_COMMAND=${PLOT_COMMAND:-$(printf '%q ' bash "$0" "$@")}
 set -euo pipefail
 mistake() { echo "error: $1; bash scripts/protocols/paper.sh DATASET [--full]" >&2; exit 2; }
-[ -n "${1:-}" ] || mistake "DATASET is missing"
+case ${1:-} in
+  "") mistake "DATASET is missing" ;;
+  -h | --help) sed -n '2,4s/^# //p' "$0"; exit ;;
+  -*) mistake "'$1' is no dataset" ;;
+esac
 dataset=$1
 case ${2:-} in
   "") shots="1 16"; export SEEDS=${SEEDS:-1} ;;

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +136,25 @@ def test_pictures_that_would_lose_their_content(
     assert prepare.main(["image_folder", "--root", str(root), "--check", "--decode"]) != 0
     said = capsys.readouterr()
     assert "b/10.tif" in said.out + said.err and says in said.out + said.err
+
+
+@pytest.mark.parametrize("highest", [200, 60_000])
+def test_colours_of_16_bits(highest: int, tmp_path: Path) -> None:
+    """Pillow, which cannot write them, keeps the high bytes: of low levels nothing is left."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    levels = np.linspace(0, highest, 48 * 3).astype(">u2").reshape(6, 24)
+    rows = b"".join(b"\0" + row.tobytes() for row in levels)
+    header = struct.pack(">IIBBBBB", 8, 6, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    if highest > 256:
+        assert max(high for _, high in read_image(str(tmp_path / "a.png")).getextrema()) == highest >> 8
+    else:
+        with pytest.raises(UserError, match="mode RGB, 16 bits a channel: as RGB it is of one colour"):
+            read_image(str(tmp_path / "a.png"))
 
 
 def test_a_picture_of_one_colour_is_one(tmp_path: Path) -> None:
@@ -303,6 +325,9 @@ def test_mistakes_in_the_folders(root: Path) -> None:
     fails(f"class folder '{empty}' is empty")
     (empty / "a.txt").touch()
     fails(f"class folder '{empty}' has no pictures in it")
+    fill(empty / "session1", 2)
+    fails(f"class folder '{empty}' has no pictures of its own, but 2 below it; move them up, or call the folders of")
+    shutil.rmtree(empty / "session1")
     fill(empty, 1)
     fails("class 'sea horse' has 1 images; a split takes 2 or more")
     assert not split_of(root).exists()

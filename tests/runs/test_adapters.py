@@ -87,9 +87,9 @@ def test_no_test_image_is_read_before_the_test_and_a_second_run_reads_none(
     read: list[str] = []
     original = dassl.data.data_manager.read_image
 
-    def noted(path: str) -> Any:
+    def noted(path: str, *limits: int) -> Any:
         read.append(Path(path).name.partition("_")[0])
-        return original(path)
+        return original(path, *limits)
 
     monkeypatch.setattr(dassl.data.data_manager, "read_image", noted)
     plot = plot_run if trainer == "PLOTAdapter" else None

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dassl.data.datasets import build_dataset
 from dassl.engine import TRAINER_REGISTRY
 
 from .clip_trainer import Features
@@ -149,7 +148,7 @@ class TipAdapter(FeatureTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATASET.NUM_SHOTS, cfg.DATASET.FEW_SHOT_LIST = -1, ""
-        return self.validation_images(build_dataset(cfg).val)
+        return self.validation_images(type(self.dm.dataset)(cfg).val)
 
     @torch.no_grad()
     def search(self, images: Sequence[Any], least: float = -1.0) -> None:

@@ -61,7 +61,7 @@ class Test:
         """By seed, as they stand before the training: the directories of tests that do not exist yet are not known."""
         note = f", {'tested' if method_of(self.job.trainer).learns else 'zero-shot'}"
         note += "".join(f" {k.rpartition('.')[2]} {v}" for k, v in zip(self.extra[::2], self.extra[1::2], strict=True))
-        return [replace(run, name=run.name + note, epochs=0) for run in self.there.runs]
+        return [replace(run, name=run.name + note, epochs=0, needs=()) for run in self.there.runs]
 
     def finish(self, source: Cell, series: Series) -> Cell:
         """Raises UserError, SystemExit: as for a run."""

@@ -34,8 +34,7 @@ python "${tables[@]}"
 python -m experiments.figures --dataset "$dataset" --shots $shots
 run=$(ls -d "$OUT/$dataset"/PLOT/*_16shots/n4_nctx16_cscFalse_ctpend/seed"${SEEDS%% *}" | head -n1)
 # By the dataset itself: some are in the cache folder, and their folders have names of their own.
-first='import sys; from datasets.get.checks import load, registered
-print(load(registered(sys.argv[1]), sys.argv[2])["test"][0][0])'
+first='import sys, datasets.get.checks as c; print(c.load(c.registered(sys.argv[1]), sys.argv[2])["test"][0][0])'
 image=$(python -c "$first" "$dataset" "$DATA" | tail -n1)
 python -m experiments.pictures.visualize "$run" "$image"
 python -m experiments.pictures.words "$run"

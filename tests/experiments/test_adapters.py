@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dassl.extras.cli import Environment
-from experiments import compare, figures, jobs
+from experiments import compare, figures, jobs, protocols
 from experiments.recipes import compared_methods, config_file, prescribed_epochs, recipe, script_of
 from experiments.sweep import command
 from experiments.tables.request import Request
@@ -69,6 +69,12 @@ def test_an_option_of_plot_chooses_the_plot_run_of_plot_adapter() -> None:
         assert [need.directory for need in adapter.needs] == [plot.directory]
         found.append((coop.directory, plot.directory, adapter.directory))
     assert [len({*paths}) for paths in zip(*found, strict=True)] == [1, 2, 3]
+
+
+def test_a_test_elsewhere_needs_no_run_of_plot_there() -> None:
+    """The shifted sets are for tests alone; what the adapter has of PLOT is in its checkpoint."""
+    (job,) = compare.jobs_of(["PLOTAdapter"], "symbols", 1, [], Environment(OUT="output", SEEDS="1"))
+    assert job.run(1).needs and not protocols.Test(job, "symbols_layout").runs[0].needs
 
 
 @pytest.mark.slow

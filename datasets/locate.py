@@ -1,4 +1,4 @@
-"""Finds a dataset's folder and its image folder, where they are laid out otherwise than DATASETS.md says too.
+"""Finds a dataset's folder and its image folder, also in layouts other than that of DATASETS.md.
 
 A folder may have other capitals or hyphens, one of the names that archives give it, or be up to three levels deeper.
 It is used if it is the only one. Otherwise the error names what is near by, and the one command that puts it right.

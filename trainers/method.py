@@ -43,10 +43,9 @@ class Recipe(NamedTuple):
     Attributes:
         config: its path below configs/trainers/<the method's name>/, without ".yaml"; "../CoOp/{backbone}" is another
             method's. If it ends in ".yaml", it is relative to the folder of the method's own file. ``{backbone}``
-            stands for BACKBONE, else ``Method.backbone``. If the config's folder has one with the dataset's name, or
-            with the part of that before the first "_", a run takes it. A config with such a name, and whatever
-            behind a "_", is taken without the options. Its epochs by shots are what its _EPOCHS_ says,
-            {shots at most: epochs}.
+            stands for BACKBONE, else ``Method.backbone``. A config named after the dataset (`symbols`, also for
+            `symbols_layout`) replaces this one. The options are then ignored, and its _EPOCHS_ {shots at most: epochs}
+            sets the epochs. So it is with CFG and such a name (`symbols_vit`).
         options: the pairs.
     """
 
@@ -68,8 +67,8 @@ class Method:
         learns_images: whether a learned parameter reaches the image features. For tables; the engine finds it out.
         backbone: the part of a config's name that its paper's configs begin with.
         colour, marker: of its curve in figures. Without a colour it has none, and is compared only where it is named.
-        role: "subject" of the method that tables test against each other one, "baseline" of the one that comparisons
-            show differences to; "adapter" and "base-to-new" put a method into these tables.
+        role: "subject": tested against every other method. "baseline": comparisons show the difference to it.
+            "adapter", "base-to-new": listed in that table.
         compared: whether commands that name no method take it, if it has a colour.
         needs: {option: method}. The option names a finished run of that method on the same dataset, shots, seed and
             backbone, by its path in OUT; commands run it first.

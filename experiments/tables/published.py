@@ -89,8 +89,8 @@ def build() -> Table:
         headers = ["method", "zero-shot", *(f"{shots}-shot" for shots in SHOTS)]
         table.sections.append(Section(backbone, headers, rows))
     table.notes.append(
-        "They are no results of this project; published/README.md says where they are from. A mark says what keeps a "
-        "figure from being compared with one that was chosen without the test set, from one draw of shots a seed."
+        "They are no results of this project; published/README.md says where they are from. A marked "
+        "figure was chosen on the test set or shares images between seeds; its note says which."
     )
     return table
 

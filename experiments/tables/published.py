@@ -90,7 +90,7 @@ def build() -> Table:
         table.sections.append(Section(backbone, headers, rows))
     table.notes.append(
         "They are no results of this project; published/README.md says where they are from. A marked "
-        "figure was chosen on the test set or shares images between seeds; its note says which."
+        "figure cannot be compared with clean ones; its note says why."
     )
     return table
 

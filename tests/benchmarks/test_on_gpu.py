@@ -34,7 +34,9 @@ def test_on_gpu(gpu: bool, tmp_path: Path) -> None:
     if gpu:
         last = done.stdout.splitlines()[-1]
         assert done.returncode == 1 and last.startswith("passed: versions step_fp16 ")
-        assert last.endswith(" step_bf16; failed: cuda_tests (1)")
+        assert last.endswith(" several_runs grid; failed: cuda_tests (1)")
+        assert "--fused" in (folder / "step_fp16.txt").read_text()
+        assert f"{folder}/step_fp16_batch_8.json" in (folder / "grid.txt").read_text()
         assert "PLOT symbols 16" in (folder / "symbols.txt").read_text()
         assert len(list(folder.iterdir())) == 9
     else:

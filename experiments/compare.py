@@ -23,7 +23,17 @@ if __name__ == "__main__":
 from dassl.extras.cli import RUNNING, Environment, Parser, guarded, typed
 from dassl.utils import UserError
 from experiments.jobs import Job, Series, one_of_shots, spelled
-from experiments.recipes import BACKBONES, COMMON, label, method_of, named_methods, own_options, prefix_of, recipe
+from experiments.recipes import (
+    BACKBONES,
+    COMMON,
+    check_backbone,
+    label,
+    method_of,
+    named_methods,
+    own_options,
+    prefix_of,
+    recipe,
+)
 from experiments.sweep.task import Run
 from experiments.tables import significance
 from experiments.tables.by_shots import no_seeds
@@ -54,6 +64,7 @@ def jobs_of(
         cfg, backbone = "", cfg
     jobs = []
     for trainer in trainers:
+        check_backbone(trainer, dataset, environment)
         config, pairs = recipe(trainer, dataset, shots, cfg, backbone or COMMON)
         jobs.append(Job(trainer, dataset, shots, config, pairs, own_options(trainer, list(opts)), environment))
     return jobs

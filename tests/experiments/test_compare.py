@@ -95,7 +95,9 @@ def test_options_go_to_the_method_that_has_them() -> None:
     assert own_options("ZeroshotCLIP", opts) == ["INPUT.SIZE", "(64, 64)"]
 
 
-@pytest.mark.parametrize(("dataset", "configs"), [("symbols", ("symbols", "symbols_vit")), ("dtd", ("rn50", "vit_b16"))])
+@pytest.mark.parametrize(
+    ("dataset", "configs"), [("symbols", ("symbols", "symbols_vit")), ("dtd", ("rn50", "vit_b16"))]
+)
 def test_all_methods_by_backbone(dataset: str, configs: tuple[str, str]) -> None:
     groups = compare.all_methods(dataset, 16, [], Environment())
     found = [{job.trainer: job.config for job in jobs} for jobs in groups]

@@ -20,6 +20,7 @@ from tests.experiments.test_tables import commands, grid, show
 LABELS = {
     "ZeroshotCLIP2": "zero-shot CLIP, ensemble",
     "LinearProbe": "linear probe",
+    "NearestClassMean": "nearest class mean",
     "TipAdapter": "Tip-Adapter",
     "TipAdapterF": "Tip-Adapter-F",
     "ZeroshotPLOT": "zero-shot PLOT",

@@ -15,7 +15,7 @@ from runs.directory import REPOSITORY
 @pytest.mark.parametrize("gpu", [True, False])
 def test_on_gpu(gpu: bool, tmp_path: Path) -> None:
     python, folder = tmp_path / "python", tmp_path / "folder"
-    python.write_text('#!/bin/sh\necho "$@"\ncase "$*" in *pytest*) exit 1;; esac\n')
+    python.write_text('#!/bin/sh\necho "$@"\ncase "$*" in *"-m pytest"*) exit 1;; esac\n')
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho GPU\nexit {0 if gpu else 9}\n")
     for path in tmp_path.iterdir():
         path.chmod(0o755)

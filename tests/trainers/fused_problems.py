@@ -23,26 +23,26 @@ EPS = (1e-4, 1e-3, 0.01, 0.049, 0.05, 0.1, 0.1, 1.0, 1e4)
 
 @dataclass
 class Problem:
-    """local [1, M, d] and text [N, 1, d], of unit length in float32; weight is the score's gradient."""
+    """local [batch, M, d] and text [N, n_cls, d], of unit length in float32; weight is the scores' gradient."""
 
     local: Tensor
     text: Tensor
     eps: float
     max_iter: int
     thresh: float
-    weight: float
+    weight: Tensor
 
     def similarity(self) -> Tensor:
-        """[1, 1, M, N], float64."""
+        """[batch, n_cls, M, N], float64."""
         return torch.einsum("bmd,nkd->bkmn", self.local.detach().double(), self.text.detach().double())
 
     def solution(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The score [1, 1] and its gradients for local and text, in float64."""
-        plan = counted_sinkhorn(1 - self.similarity(), self.eps, self.max_iter, self.thresh)[0]
-        local, text = self.local.detach().double(), self.text.detach().double()
-        weighted = self.weight * plan[0, 0]
-        score = (plan * self.similarity()).sum(dim=(2, 3))
-        return score, (weighted @ text[:, 0])[None], (weighted.t() @ local[0])[:, None]
+        """The scores [batch, n_cls], and the gradients of their weighted sum for local and text, in float64."""
+        similarity, local, text = self.similarity(), self.local.detach().double(), self.text.detach().double()
+        plan = counted_sinkhorn(1 - similarity, self.eps, self.max_iter, self.thresh)[0]
+        weighted = plan * self.weight.double()[:, :, None, None]
+        of_local = torch.einsum("bkmn,nkd->bmd", weighted, text)
+        return (plan * similarity).sum(dim=(2, 3)), of_local, torch.einsum("bkmn,bmd->nkd", weighted, local)
 
     def iterations(self) -> Tensor:
         return counted_sinkhorn(1 - self.similarity().float(), self.eps, self.max_iter, self.thresh)[1]
@@ -56,7 +56,8 @@ class Problem:
     def determined(self) -> bool:
         """Whether float32 decides when to stop: after one iteration the rounding of r is below ``thresh``."""
         log_sum = torch.logsumexp((self.similarity() - 1) / self.eps, dim=3)
-        return bool((-log_sum).exp().mean() / self.local.shape[1] * 1e-6 < self.thresh)
+        r = (-log_sum).exp().mean(dim=2) / self.local.shape[1]
+        return bool((1e-6 * r < self.thresh).all())
 
 
 def problems(count: int) -> list[Problem]:
@@ -67,15 +68,17 @@ def problems(count: int) -> list[Problem]:
         M, N = draw.choice([1, 2, 9, 16, 49, 50, 196]), draw.choice([1, 2, 3, 4, 16])
         M, N = {3: (257, 4), 4: (49, 32), 5: (257, 32), 6: (1, 4), 7: (49, 1), 8: (1, 1)}.get(i % 40, (M, N))
         eps, max_iter, thresh = draw.choice(EPS), draw.choice([1, 20, 100]), draw.choice([0.01, 0.01, 1e-4])
+        batch, n_cls = (2, 3) if i % 10 == 9 else (1, 1)
         base, kind = torch.randn(32, generator=generator), draw.choice(KINDS)
         near = min(1.0, math.sqrt(6 * eps))  # costs of some 6 eps, if eps is small
 
-        def features(n: int, sign: int) -> Tensor:
-            noise = torch.randn(n, 32, generator=generator)
+        def features(rows: int, columns: int, sign: int) -> Tensor:
+            noise = torch.randn(rows, columns, 32, generator=generator)
             return {"random": noise, "near": base + near * noise}.get(kind, sign * base + 0 * noise)
 
-        local, text = features(M, 1), features(N, -1 if kind == "opposite" else 1)
-        return Problem(unit(local)[None], unit(text)[:, None], eps, max_iter, thresh, draw.uniform(-2, 2))
+        local, text = features(batch, M, 1), features(N, n_cls, -1 if kind == "opposite" else 1)
+        weight = torch.randn(batch, n_cls, generator=generator)
+        return Problem(unit(local), unit(text), eps, max_iter, thresh, weight)
 
     return [problem(i) for i in range(count)]
 
@@ -88,7 +91,7 @@ def main(count: int, path: Path) -> None:
     for p in problems(count):
         local, text = p.local.requires_grad_(), p.text.requires_grad_()
         score, iterations = fused_head(local, text, p.eps, p.max_iter, p.thresh)
-        (p.weight * score.sum()).backward()
+        (p.weight * score).sum().backward()
         answers.append((score.detach(), local.grad, text.grad, iterations))
     torch.save(answers, path)
 

@@ -106,7 +106,7 @@ def test_the_fused_head_equals_float64() -> None:
     for p in problems(200):
         local, text = p.local.cuda().requires_grad_(), p.text.cuda().requires_grad_()
         score, taken = fused_head(local, text, p.eps, p.max_iter, p.thresh)
-        (p.weight * score.sum()).backward()
+        (p.weight.cuda() * score).sum().backward()
         for ours, theirs in zip((score, local.grad, text.grad), p.solution(), strict=True):
             assert ours is not None
             torch.testing.assert_close(ours.cpu().double(), theirs, rtol=0, atol=p.bound)

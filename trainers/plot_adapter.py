@@ -24,6 +24,7 @@ from dassl.engine import TRAINER_REGISTRY
 from .clip.encoders import TextEncoder
 from .clip.prompts import UserError
 from .clip_trainer import Features
+from .diagnostics import CountsIterations
 from .feature_trainer import templates_option
 from .method import Option, Recipe
 from .plot import FINITE, PLOT, PromptLearner, match, transported
@@ -52,7 +53,7 @@ EPOCHS = {"eurosat": 100, "oxford_flowers": 80, "food101": 5}
 
 
 @TRAINER_REGISTRY.register()
-class PLOTAdapter(TipAdapterF):
+class PLOTAdapter(CountsIterations, TipAdapterF):
     """Logits s f_0·t_k + alpha s sum_mj T_mj R_mjk + s/4 (sum_mn T_mn f_m·g_nk + f_0·g_k), s = exp(logit_scale).
 
     R_mjk = sum_i A_mji [label_i = k] for local feature m and set of keys j. A_mj is exp(-beta (1 - f_m·key_ji)),
@@ -107,7 +108,7 @@ class PLOTAdapter(TipAdapterF):
     def cached(self, cosines: Tensor, beta: float | Tensor) -> Tensor:
         affinity = F.normalize((-beta * (1 - cosines)).exp(), dim=-1)
         by_class = (affinity @ self.one_hot()).permute(0, 3, 1, 2)  # [batch, n_cls, M, 2]
-        return self.model.logit_scale.exp() * transported(by_class, self.method_cfg)
+        return self.model.logit_scale.exp() * transported(by_class, self.method_cfg, self.meter)
 
     def fill_cache(self) -> None:
         """Two sets of keys: the pooled features, and the means over the local ones, which are not of unit length."""
@@ -140,12 +141,13 @@ class PLOTAdapter(TipAdapterF):
             config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
             theirs = [functools.reduce(dict.__getitem__, key.split("."), config) for key in SAME]
             theirs += [config["DATASET"].get("FEW_SHOT_LIST", ""), result["backbone"]["sha256"], result["classnames"]]
+            theirs.append(config["TRAINER"].get("PLOT", {}).get("COST", "raw"))
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise UserError(f"{option}: the run in '{run}' is unfinished or damaged ({error}); {remedy}") from None
         ours = [functools.reduce(lambda node, part: node[part], key.split("."), self.cfg) for key in SAME[1:]]
         ours.append(self.cfg.DATASET.get("FEW_SHOT_LIST", ""))
-        wanted = ("PLOT", *ours, self.weights_sha256, list(self.classnames))
-        compared = (*SAME, "DATASET.FEW_SHOT_LIST", "weights", "classes")
+        wanted = ("PLOT", *ours, self.weights_sha256, list(self.classnames), "raw")
+        compared = (*SAME, "DATASET.FEW_SHOT_LIST", "weights", "classes", "TRAINER.PLOT.COST")
         for key, there, here in zip(compared, theirs, wanted, strict=True):
             if there != here:
                 told = f"has {key} {str(there)[:80]}, here it is {str(here)[:80]}"

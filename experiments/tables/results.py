@@ -56,12 +56,8 @@ class FinishedRun:
     @property
     def prescribed(self) -> int:
         """The recipe's epochs."""
-        return prescribed_epochs(self.trainer, self.source.dataset, self.shots)
-
-    @property
-    def whole(self) -> bool:
-        """Trained and tested on all classes, and no test of another run."""
-        return self.trained is None and self.result.get("subsample_classes", "all") == "all"
+        config = self.source.result.get("config") or ""
+        return prescribed_epochs(self.trainer, self.source.dataset, self.shots, config)
 
     @property
     def peculiarity(self) -> str:

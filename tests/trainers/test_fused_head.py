@@ -88,6 +88,9 @@ def test_without_a_gpu_a_line_says_so_and_the_bits_stay(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("trainers.plot.find_spec", lambda name: None)
     assert fused("PLOT").fused is None and "FUSED_HEAD needs Triton" in capsys.readouterr().out
+    for options in ({"MATCH": "max"}, {"COST": "standardized"}):
+        assert fused("PLOT", **options).fused is None
+        assert "FUSED_HEAD needs MATCH ot and COST raw" in capsys.readouterr().out
 
 
 def fused(trainer: str, **options: Any) -> Any:

@@ -20,9 +20,13 @@ from clip.model import CLIP, ResidualAttentionBlock, build_model
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from .efficientnet import EFFICIENTNET
+from .encoders import RESNET, VIT
 from .prompts import CONTEXT_LENGTH, EOT, UserError
+from .towers import Tower, tower_in
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+OURS = {"photo": ("assets/photo_clip.pt", EFFICIENTNET)}  # names of models in this repository: file, image tower
 ACTIVATIONS = ("", "quickgelu", "gelu")  # "": OpenAI's, which is QuickGELU
 
 
@@ -30,7 +34,7 @@ def weights_path(cfg: CfgNode) -> Path:
     """The file of MODEL.BACKBONE.NAME, which may not be there yet for one of OpenAI's names.
 
     Raises:
-        UserError: the name is neither one of OpenAI's nor a file.
+        UserError: the name is neither one of OpenAI's or ours nor a file, or its image tower is not installed.
     """
     name = cfg.MODEL.BACKBONE.NAME
     if not name:
@@ -39,20 +43,31 @@ def weights_path(cfg: CfgNode) -> Path:
         root = cfg.MODEL.BACKBONE.get("CLIP_ROOT", "") or "~/.cache/clip"
         return Path(root).expanduser() / Path(OPENAI_URLS[name]).name
     if path := _find(name):
+        if name in OURS:
+            OURS[name][1].check()
         return path
-    nearest = difflib.get_close_matches(name, OPENAI_URLS, n=1, cutoff=0)[0]
+    names = [*OPENAI_URLS, *OURS]
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
     raise UserError(
         f"unknown backbone '{name}': neither a weights file (looked for {Path(name).expanduser().absolute()}) nor one "
-        f"of {', '.join(OPENAI_URLS)}; the nearest is '{nearest}'. --backbone FILE says where a file has moved to"
+        f"of {', '.join(names)}; the nearest is '{nearest}'. --backbone FILE says where a file has moved to"
     )
 
 
 def _find(name: str) -> Path | None:
+    name = OURS[name][0] if name in OURS else name
     return next((path for path in (Path(name).expanduser(), REPOSITORY / name) if path.is_file()), None)
 
 
+def tower_named(name: str) -> Tower | None:
+    """The image tower of one of OpenAI's names or ours; None for a file, whose content tells it."""
+    if name in OPENAI_URLS:
+        return RESNET if name.startswith("RN") else VIT
+    return OURS[name][1] if name in OURS else None
+
+
 def sha256_of(name: str) -> str:
-    """SHA-256 of a backbone, by OpenAI's name or its file; "" if there is no such file."""
+    """SHA-256 of a backbone, by its name or its file; "" if there is no such file."""
     if name in OPENAI_URLS:
         return OPENAI_URLS[name].split("/")[-2]
     path = _find(name)
@@ -63,7 +78,7 @@ def load_clip(cfg: CfgNode) -> CLIP:
     """The CLIP model of MODEL.BACKBONE.NAME, on the CPU, in eval mode, in CLIP's float16.
 
     Returns:
-        clip.model.CLIP, with the file's hash as ``weights_sha256``.
+        clip.model.CLIP, with the file's hash as ``weights_sha256``; with a tower of ours as ``visual`` in float32.
     Raises:
         UserError: the weights cannot be downloaded or read, are not CLIP's, or not those of MODEL.BACKBONE.SHA256.
     """
@@ -82,9 +97,11 @@ def load_clip(cfg: CfgNode) -> CLIP:
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(f"'{path}' is damaged: its '{name}' holds numbers that are not finite")
     try:
-        model = build_model(_with_all_tokens(state_dict))
+        model = _build(_with_all_tokens(state_dict))
         if model.positional_embedding.shape[0] != CONTEXT_LENGTH:
             raise ValueError(f"its texts have {model.positional_embedding.shape[0]} tokens, not {CONTEXT_LENGTH}")
+    except UserError:
+        raise
     except Exception as error:  # build_model fails in many ways on wrong shapes
         raise UserError(f"'{path}' holds no CLIP model of OpenAI's architecture: {_line(error)}") from error
     activation = cfg.MODEL.BACKBONE.get("ACTIVATION", "")
@@ -92,25 +109,48 @@ def load_clip(cfg: CfgNode) -> CLIP:
         for module in model.modules():
             if isinstance(module, ResidualAttentionBlock):
                 module.mlp.gelu = nn.GELU()
-    elif not activation and not _is_openais(sha256):
+    elif not activation and not _is_openais(sha256) and cfg.MODEL.BACKBONE.NAME not in OURS:
         print(f"'{path}' does not say its activation: QuickGELU is assumed; MODEL.BACKBONE.ACTIVATION gelu sets GELU")
     model.weights_sha256 = sha256
     return model
 
 
+def _build(state: dict[str, Tensor]) -> CLIP:
+    """OpenAI's model in float16, or one with a tower of ours in float32."""
+    tower = tower_in(state)
+    if tower is None or tower.build is None:
+        return build_model(state)
+    visual = {name.removeprefix("visual."): x for name, x in state.items() if name.startswith("visual.")}
+    text = {name: x for name, x in state.items() if not name.startswith("visual.")}
+    length, width = text["positional_embedding"].shape
+    layers = len({name.split(".")[2] for name in text if name.startswith("transformer.resblocks.")})
+    vocabulary, d = len(text["token_embedding.weight"]), text["text_projection"].shape[1]
+    model = CLIP(d, 32, 0, 64, 32, length, vocabulary, width, width // 64, layers)  # its own ViT is replaced
+    model.visual = nn.Identity()
+    model.load_state_dict(text)
+    model.visual = tower.build(visual)
+    if model.visual.output_dim != d:
+        raise ValueError(f"its texts have {d} dimensions, its pictures {model.visual.output_dim}")
+    return model.eval()
+
+
 def _with_all_tokens(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Completes a token table of which the file holds only the rows of its ``token_ids``, as the embedded models' do.
 
-    The other rows are of words that the model has not read. They are random numbers of CLIP's initial deviation, 0.02,
-    that depend on nothing else (NumPy never changes this generator), so that different words stay different.
+    The other rows are of words that the model has not read. A file's ``token_rest`` [d] is each of them. Without it
+    they are random numbers of CLIP's initial deviation, 0.02, that depend on nothing else (NumPy never changes this
+    generator), so that different words stay different.
     """
     if "token_ids" not in state_dict:
         return dict(state_dict)
     rows = state_dict["token_embedding.weight"]
     bound = 0.02 * 3**0.5
-    drawn = np.random.RandomState(0).uniform(-bound, bound, (EOT + 1, rows.shape[1]))
-    table = torch.from_numpy(drawn).to(rows.dtype).index_copy(0, state_dict["token_ids"], rows)
-    whole = {key: value for key, value in state_dict.items() if key != "token_ids"}
+    if "token_rest" in state_dict:
+        table = state_dict["token_rest"].to(rows.dtype).repeat(EOT + 1, 1)
+    else:
+        table = torch.from_numpy(np.random.RandomState(0).uniform(-bound, bound, (EOT + 1, rows.shape[1])))
+    table = table.to(rows.dtype).index_copy(0, state_dict["token_ids"], rows)
+    whole = {key: value for key, value in state_dict.items() if key not in ("token_ids", "token_rest")}
     return whole | {"token_embedding.weight": table}
 
 

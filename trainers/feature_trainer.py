@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from clip.model import CLIP
+from clip.model import CLIP, convert_weights
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -106,6 +106,8 @@ class FeatureTrainer(CLIPTrainer):
         self.weights_sha256 = clip_model.weights_sha256
         if self.device.type == "cpu":  # float16, as published, is for GPUs
             clip_model.float()
+        else:
+            convert_weights(clip_model)
         check_input_size(cfg, clip_model)
         self.model = clip_model.to(self.device).eval().requires_grad_(False)
         self.dtype = torch.promote_types(clip_model.dtype, torch.float32)  # of the heads

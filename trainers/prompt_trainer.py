@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from clip.model import CLIP
+from clip.model import CLIP, convert_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
@@ -161,7 +161,9 @@ class PromptTrainer(CLIPTrainer):
         clip_model = load_clip(cfg)
         self.weights_sha256 = clip_model.weights_sha256
         prec = precision(self.method_cfg.PREC, self.device)
-        if prec != "fp16":
+        if prec == "fp16":
+            convert_weights(clip_model)
+        else:
             clip_model.float()
         self.amp = prec in ("amp", "bf16")
         self.amp_dtype = AMP_DTYPES[self.device.type] if prec == "amp" else torch.bfloat16

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from benchmarks import plain
-from tests.oracle import make_cfg, plain_layernorms
+from tests.oracle import make_cfg, plain_layernorms, sinkhorn
 from trainers import plot
 from trainers.clip.weights import load_clip
 
@@ -57,7 +57,7 @@ def enliven(model: nn.Module) -> nn.Module:
         elif p.dim() == 1:
             p.add_(noise.to(p.dtype) * (0.02 if "embedding" in name else 0.2))
         elif "mlp" in name:
-            p.mul_(3)
+            p.mul_(1.5 if "fc" in name.removesuffix("fc2.weight") else 12)
     return model.eval().requires_grad_(False)
 
 
@@ -177,7 +177,12 @@ class Reference:
         for row in rows:
             tokens = clip.tokenize([name + "." for name in NAMES])
             texts.append(self.texts(torch.cat([tokens[:, :1], row.expand(len(NAMES), -1), tokens[:, 1:-N_CTX]], dim=1)))
-        return plain.plot_logits(self, pooled, local, torch.stack(texts))
+        return plain.plot_logits(self, pooled, local, torch.stack(texts), solver=each)
+
+
+def each(cost: Tensor) -> Tensor:
+    """The plans [batch, n_cls, M, N], each problem stopping by its own rule."""
+    return torch.stack([sinkhorn(problem) for problem in cost.flatten(0, 1)]).view_as(cost)
 
 
 def _tensor(output: Any) -> Tensor:

@@ -2,9 +2,9 @@
 
     bash scripts/compare.sh DATASET SHOTS [KEY VALUE]...
 
-SHOTS is a number, or "all" for all images. KEY VALUE pairs override the configs; an option of one method goes to that
-method. Every mistake, a mixture of backbones or epochs too, is found before anything runs. What a run prints goes to
-log.txt in its directory.
+SHOTS is a number, or "all" for all images. TRAINERS=all takes every method, with a table for each backbone. KEY VALUE
+pairs override the configs; an option of one method goes to that method. Every mistake, a mixture of backbones or epochs
+too, is found before anything runs. What a run prints goes to log.txt in its directory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePath
 from typing import Any
 
 if __name__ == "__main__":
@@ -23,7 +24,18 @@ if __name__ == "__main__":
 from dassl.extras.cli import RUNNING, Environment, Parser, guarded, typed
 from dassl.utils import UserError
 from experiments.jobs import Job, Series, one_of_shots, spelled
-from experiments.recipes import BACKBONES, COMMON, label, method_of, named_methods, own_options, prefix_of, recipe
+from experiments.recipes import (
+    BACKBONES,
+    COMMON,
+    check_backbone,
+    config_file,
+    label,
+    method_of,
+    named_methods,
+    own_options,
+    prefix_of,
+    recipe,
+)
 from experiments.sweep.task import Run
 from experiments.tables import significance
 from experiments.tables.by_shots import no_seeds
@@ -32,6 +44,7 @@ from experiments.tables.render import DASH, Section, Table, interval, name_of, n
 from experiments.tables.results import Cell, check_unmixed, finished
 from experiments.tables.suite import BASELINE
 from experiments.tables.variants import NOTE, compare_cells
+from trainers.method import methods
 
 ONE_SEED = "fewer than two seeds: no deviation, no interval"
 NO_BASELINE = f"{BASELINE} is not among TRAINERS"
@@ -54,9 +67,30 @@ def jobs_of(
         cfg, backbone = "", cfg
     jobs = []
     for trainer in trainers:
+        check_backbone(trainer, dataset, environment)
         config, pairs = recipe(trainer, dataset, shots, cfg, backbone or COMMON)
         jobs.append(Job(trainer, dataset, shots, config, pairs, own_options(trainer, list(opts)), environment))
     return jobs
+
+
+def all_methods(dataset: str, shots: int, opts: Sequence[str], environment: Environment) -> list[list[Job]]:
+    """The jobs of every method by backbone: on the baseline's, then on that of each method that does not run there."""
+
+    def on(environment: Environment) -> list[Job]:
+        jobs = jobs_of(list(methods()), dataset, shots, opts, environment)
+        jobs = [job for job in jobs if config_file(job.trainer, job.config).is_file()]
+        usual = next(job.runs[0].backbone for job in jobs if job.trainer == BASELINE)
+        return [job for job in jobs if job.runs[0].backbone == usual]
+
+    groups = [on(environment)]
+    for trainer in methods():
+        if all(trainer != job.trainer for jobs in groups for job in jobs):
+            config = PurePath(recipe(trainer, dataset, shots)[0]).name
+            if environment.CFG or environment.BACKBONE:
+                print(f"{trainer} is left out: it has no config for this backbone; its own is {config}")
+            else:
+                groups.append(on(replace(environment, CFG=config)))
+    return groups
 
 
 def train_all(jobs: Sequence[Job], mixed: bool, more: Iterable[Run] = ()) -> tuple[list[Cell], Series]:
@@ -127,12 +161,20 @@ def _row(table: Table, trainer: str, cell: Cell, baseline: Cell | None) -> list[
 
 def run(args: argparse.Namespace) -> None:
     shots, environment = one_of_shots(args.shots), args.environment
-    jobs = jobs_of(named_methods(environment.TRAINERS), args.dataset, shots, args.opts, environment)
-    cells = {job.trainer: cell for job, cell in zip(jobs, train_all(jobs, args.mixed)[0], strict=True)}
-    name = name_of(f"compare_{args.dataset}_{spelled(shots)}shots", environment, args.opts)
-    title = f"{args.dataset}, {spelled(shots)} shots" + (f", {' '.join(args.opts)}" if args.opts else "")
-    print()
-    build(cells, max((job.seeds for job in jobs), key=len), name, title).show(Path(environment.OUT))
+    if environment.TRAINERS == "all":
+        groups = all_methods(args.dataset, shots, args.opts, environment)
+    else:
+        groups = [jobs_of(named_methods(environment.TRAINERS), args.dataset, shots, args.opts, environment)]
+    for jobs in groups:
+        cells = {job.trainer: cell for job, cell in zip(jobs, train_all(jobs, args.mixed)[0], strict=True)}
+        name = name_of(f"compare_{args.dataset}_{spelled(shots)}shots", jobs[0].environment, args.opts)
+        title = ", ".join((args.dataset, f"{spelled(shots)} shots", *args.opts, *_backbones(jobs, len(groups))))
+        print()
+        build(cells, max((job.seeds for job in jobs), key=len), name, title).show(Path(environment.OUT))
+
+
+def _backbones(jobs: Sequence[Job], groups: int) -> list[str]:
+    return [f"backbone {Path(jobs[0].runs[0].backbone).stem}"] if groups > 1 else []
 
 
 def parser(program: str, description: str | None, protocols: Sequence[str] = ()) -> Parser:

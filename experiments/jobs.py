@@ -32,7 +32,17 @@ from tabulate import tabulate
 from dassl.extras.cli import RUNNING, Environment, Parser, guarded, typed
 from dassl.extras.interrupts import Interrupted, uninterrupted
 from dassl.utils import UserError
-from experiments.recipes import ALL, config_file, imported, method_of, named_methods, own_options, recipe, script_of
+from experiments.recipes import (
+    ALL,
+    check_backbone,
+    config_file,
+    imported,
+    method_of,
+    named_methods,
+    own_options,
+    recipe,
+    script_of,
+)
 from experiments.sweep.progress import Progress
 from experiments.sweep.task import Outcome, Run, Task
 from experiments.sweep.times import Times
@@ -280,6 +290,7 @@ def run(args: argparse.Namespace) -> None:
     if not words:
         raise UserError(f"SHOTS is missing: bash scripts/run.sh {args.trainer} {args.dataset} SHOTS [KEY VALUE]...")
     shots = one_of_shots(words[0])
+    check_backbone(trainer, args.dataset, env)
     config, pairs = recipe(trainer, args.dataset, shots, env.CFG, env.BACKBONE)
     job = Job(trainer, args.dataset, shots, config, pairs, words[1:], env)
     runs = job.runs

@@ -210,7 +210,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"KEY VALUE pairs expected, '{args.opts[-1]}' has no value")
     args.shots, args.trainers = shots, named_methods(args.environment.TRAINERS)
     table = PROTOCOLS[args.protocol](args)
-    table.notes.insert(0, f"Accuracy in percent, mean and standard deviation (n - 1) over the seeds; {one_run()}.")
+    table.notes.insert(
+        0, f"Accuracy in percent, mean and standard deviation (n - 1) over the seeds{one_run(args.trainers)}."
+    )
     print()
     if table.name:
         table.show(Path(args.environment.OUT))

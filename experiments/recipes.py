@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from dassl.config import flatten, get_cfg_default
-from dassl.extras.cli import IMPORTED
+from dassl.extras.cli import IMPORTED, Environment
 from dassl.utils import UserError
 from runs.config import EPOCHS, read_yaml
 from runs.directory import REPOSITORY, defaults
@@ -97,7 +97,7 @@ def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str 
 
     Args:
         shots: ALL counts as many.
-        cfg, backbone: what CFG and BACKBONE set; empty for the recipe's own.
+        cfg, backbone: what CFG and BACKBONE set; empty for the recipe's own. A dataset's own config has its backbone.
     """
     kind = method_of(trainer)
     config, options = kind.recipe(dataset, sys.maxsize if shots == ALL else shots)
@@ -105,14 +105,30 @@ def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str 
     if config.endswith(".yaml"):
         config = str(Path(inspect.getfile(kind)).parent / config.removesuffix(".yaml"))
     folder = PurePath(config).parent
-    own = [name for name in (dataset, dataset.partition("_")[0]) if config_file(trainer, str(folder / name)).is_file()]
-    if cfg or own:
-        config = str(folder / (cfg or own[0]))
+    if cfg or (own := own_config(trainer, dataset)):
+        config = str(folder / (cfg or own))
     names = {PurePath(config).name, PurePath(config).name.partition("_")[0]}
     if any((REPOSITORY / "configs/datasets" / f"{name}.yaml").is_file() for name in names):
         epochs = _epochs(config_file(trainer, config), shots)  # a config named after a dataset says all of it itself
         options = {} if epochs is None else {"OPTIM.MAX_EPOCH": epochs}
     return config, shlex.join(str(word) for pair in options.items() for word in pair)
+
+
+def own_config(trainer: str, dataset: str) -> str:
+    """The config of a method that is named after the dataset: symbols, for symbols_layout too; "" if there is none."""
+    folder = PurePath(method_of(trainer).recipe(dataset, 1).config).parent
+    names = (dataset, dataset.partition("_")[0])
+    return next((name for name in names if config_file(trainer, str(folder / name)).is_file()), "")
+
+
+def check_backbone(trainer: str, dataset: str, environment: Environment) -> None:
+    """Raises UserError if BACKBONE would be ignored."""
+    own = own_config(trainer, dataset)
+    if environment.BACKBONE and own and not environment.CFG:
+        raise UserError(
+            f"BACKBONE is '{environment.BACKBONE}', but {trainer}'s config for {dataset} has its own; "
+            f"leave BACKBONE out, or name a config: CFG={environment.BACKBONE.lower()}"
+        )
 
 
 def _epochs(config: Path, shots: int) -> int | None:

@@ -121,9 +121,10 @@ def _batch(run: LoadedRun, paths: Sequence[str], top: int, features: Features | 
         images = torch.stack(list(read.values()))
         if features is not None:
             features.add(run, [paths[i] for i in read], images)
-        probabilities = run.logits(images).softmax(dim=1)
-        best = probabilities.topk(min(top, len(run.classnames)), dim=1)
-        for i, values, labels in zip(read, best.values.tolist(), best.indices.tolist(), strict=True):
+        logits = run.logits(images)
+        best = logits.sort(dim=1, descending=True, stable=True).indices[:, :top]  # of equals the first, as in a test
+        probabilities = logits.softmax(dim=1).gather(1, best)
+        for i, values, labels in zip(read, probabilities.tolist(), best.tolist(), strict=True):
             named = tuple((run.classnames[k], p) for k, p in zip(labels, values, strict=True))
             found[i] = Prediction(paths[i], named)
     return [found[i] for i in range(len(paths))]

@@ -40,7 +40,7 @@ VARIABLES = {
     "DATA": "the folder that holds the datasets (default: data)",
     "OUT": "the folder of the runs (default: output)",
     "SEEDS": "one run each (default: 1 2 3)",
-    "TRAINERS": "the methods, by name or by file: plot coop (default: all that tables compare)",
+    "TRAINERS": "the methods, by name or by file: plot coop (default: those that tables compare)",
     "TARGETS": "the datasets to test on (default: the paper's others)",
     "CFG": "a config's name, for the recipe's",
     "BACKBONE": "rn50 or RN50, vit_b16 or ViT-B/16, ..., for the recipe's",

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import read_image
+from datasets.base import FewShotDataset
 from datasets.files import UserError
 from datasets.locate import Absent
 from datasets.splits import PARTS
@@ -22,6 +23,7 @@ from datasets.splits import PARTS
 from .layout import Source
 from .sources import SOURCES
 
+ALMOST_BLACK = 16  # of 256 levels
 SAMPLE = 8  # pictures of each part that are decoded without --decode
 
 
@@ -45,8 +47,13 @@ def check(name: str, root: Path, decode: bool = False) -> Status:
     how = f"python -m datasets.prepare {name}" + (" prints the steps" if source and source.by_hand else "")
     try:
         with contextlib.redirect_stdout(said):
-            folder, _ = DATASET_REGISTRY.get(registered(name)).locate(root)
-            if source and (missing := source.missing(root)):
+            dataset = DATASET_REGISTRY.get(registered(name))
+            folder, _ = dataset.locate(root)
+            missing = source.missing(root) if source else []
+            if dataset.split_file in missing and dataset.make_split is not FewShotDataset.make_split:
+                missing.remove(dataset.split_file)
+                said.write(f"no {dataset.split_file}: the split is one of our own, not CoOp's; {how} fetches CoOp's\n")
+            if missing:
                 return Status("incomplete", f"no {', '.join(missing)} in '{folder}': {how}")
             parts = load(registered(name), root)
     except UserError as error:
@@ -57,7 +64,9 @@ def check(name: str, root: Path, decode: bool = False) -> Status:
     n_cls = len({label for _, label in parts["train"]})
     if source and (wrong := miscounts(source, n_cls, parts)):
         return Status("incomplete", "; ".join(wrong), notes)
-    bad = undecodable(pictures(parts, decode), name)
+    bad, black = undecodable(pictures(parts, decode), name)
+    if black:
+        notes += (f"{black} pictures are almost black as 8 bits, as 12-bit levels in a 16-bit file are: scale those",)
     if bad:
         looked = "" if decode else " of a sample; --decode looks at all"
         return Status("incomplete", f"{len(bad)} pictures cannot be decoded{looked}", (*notes, *bad))
@@ -96,18 +105,19 @@ def pictures(parts: dict[str, list[tuple[str, int]]], every: bool) -> list[str]:
     return list(chosen)
 
 
-def undecodable(paths: Iterable[str], name: str) -> list[str]:
-    """A line for each picture that cannot be read, in the order of their paths."""
+def undecodable(paths: Iterable[str], name: str) -> tuple[list[str], int]:
+    """A line for each picture that cannot be read, in the order of their paths; and the number of almost black ones."""
     paths = sorted(paths)
     with warnings.catch_warnings(), ThreadPool() as pool:
         warnings.simplefilter("ignore")  # about odd but readable pictures
         bar = tqdm(pool.imap(_error_of, paths, chunksize=16), total=len(paths), desc=name, disable=None, leave=False)
-        return [error for error in bar if error]
+        errors = list(bar)
+    return [error for error in errors if isinstance(error, str)], errors.count(True)
 
 
-def _error_of(path: str) -> str:
+def _error_of(path: str) -> str | bool:
+    """Why it cannot be read, or else whether it is almost black."""
     try:
-        read_image(path)
+        return max(high for _, high in read_image(path).getextrema()) < ALMOST_BLACK  # type: ignore[misc]
     except UserError as error:
         return str(error)
-    return ""

@@ -33,6 +33,7 @@ class Progress:
         left = list(left)
         done = self.total - len(left) - len(self.failed)
         failed = f", {len(self.failed)} failed" if self.failed else ""
-        time = self.times.of(left, slots)
-        to_go = f"; {time} to go" if left and time.seconds is not None else ""
+        undone = [each for each in left if not each.finished]
+        time = self.times.of(undone, slots)
+        to_go = f"; {time} to go" if undone and time.seconds is not None else ""
         print(f"[{done:{len(str(self.total))}}/{self.total}{failed}] {run.name}: {event}{to_go}", flush=True)

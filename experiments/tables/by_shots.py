@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.jobs import spelled
 from experiments.recipes import label, method_of
-from trainers.method import methods
 
 from . import significance
 from .published import Figure, note_on, published
@@ -56,15 +55,17 @@ def build(request: Request, cells: Cells | None = None) -> Table:
     if SUBJECT in request.methods and len(request.methods) > 1:
         table.sections.append(_tests(request, cells, table))
     table.notes += [
-        f"Mean and standard deviation (n - 1) over the seeds; {one_run()}, the same at every number of shots. Averages "
-        "are over all datasets, blank until all are there.",
+        f"Mean and standard deviation (n - 1) over the seeds{one_run(request.methods, ' at any number of shots')}. "
+        "Averages are over all datasets, blank until all are there.",
         *([note_on(on)] if shown else []),
     ]
     return request.close(table)
 
 
-def one_run() -> str:
-    return f"{' or '.join(label(name) for name, kind in methods().items() if not kind.has_seeds)} is one run"
+def one_run(trainers: Iterable[str], when: str = "") -> str:
+    """What follows "over the seeds" in a note, if there are methods without."""
+    names = [label(name) for name in trainers if not method_of(name).has_seeds]
+    return f"; {' and '.join(names)}: one run{when}" if names else ""
 
 
 def no_seeds(trainer: str) -> str:

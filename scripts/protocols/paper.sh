@@ -38,3 +38,4 @@ first='import sys, datasets.get.checks as c; print(c.load(c.registered(sys.argv[
 image=$(python -c "$first" "$dataset" "$DATA" | tail -n1)
 python -m experiments.pictures.visualize "$run" "$image"
 python -m experiments.pictures.words "$run"
+python -m experiments.pictures.tsne "$run" "$(dirname "$image")" --to "$OUT/tables/tsne_$dataset.png"

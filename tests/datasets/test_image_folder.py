@@ -111,6 +111,7 @@ def test_pictures_of_more_than_eight_bits(root: Path, capsys: pytest.CaptureFixt
             levels[0, 0] = 0
             Image.fromarray(levels).save(root / name / f"{i}.{'png' if i % 2 else 'tif'}")
     assert prepare.main(["image_folder", "--root", str(root), "--check", "--decode"]) == 0
+    assert "\n10 pictures are almost black as 8 bits" in capsys.readouterr().out
     for name, level in (("dark", 11), ("light", 234)):
         for ending in ("0.tif", "1.png"):
             assert read_image(str(root / name / ending)).getextrema() == ((0, level),) * 3
@@ -420,7 +421,8 @@ def test_the_worked_example(tmp_path: Path) -> None:
     run(sys.executable, "-c", code["python"])
     check, train, zero_shot = code["bash"].strip().splitlines()
     promised = re.search(r"The first says `(.*?)`", (REPOSITORY / "DATASETS.md").read_text(encoding="utf-8"))
-    assert promised and promised[1].split() == run("bash", "-ec", check).splitlines()[-1].split()[1:]
+    (row,) = (line for line in run("bash", "-ec", check).splitlines() if line.startswith("image_folder"))
+    assert promised and promised[1].split() == row.split()[1:]
     assert "PLOT on image_folder, 4 shots" in run("bash", "-ec", train)
     assert "Prompt: a drawing of a {}." in run("bash", "-ec", zero_shot)
     (result,) = (tmp_path / "output").glob("image_folder*/PLOT/symbols_4shots/*/seed1/result.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -20,6 +20,7 @@ from tests.experiments.test_tables import commands, grid, show
 LABELS = {
     "ZeroshotCLIP2": "zero-shot CLIP, ensemble",
     "LinearProbe": "linear probe",
+    "NearestClassMean": "nearest class mean",
     "TipAdapter": "Tip-Adapter",
     "TipAdapterF": "Tip-Adapter-F",
     "ZeroshotPLOT": "zero-shot PLOT",
@@ -34,7 +35,8 @@ def test_their_recipes_and_scripts() -> None:
         assert script != "scripts/run.sh" and (REPOSITORY / script).is_file()
         for backbone in ("rn50", "rn101", "vit_b16", "vit_b32"):
             assert config_file(trainer, recipe(trainer, "dtd", 1, backbone=backbone)[0]).is_file()
-        assert recipe(trainer, "symbols", 1) == ("symbols", "")
+        config, pairs = recipe(trainer, "symbols", 1)
+        assert (PurePath(config).name, pairs) == ("symbols", "")
     assert recipe("LinearProbe", "dtd", 1) == ("rn50", "")
     assert recipe("ZeroshotCLIP2", "imagenet", 1) == ("rn50", "TRAINER.ZSCLIP2.TEMPLATES ensemble")
     node = "TRAINER.TIP_ADAPTER."

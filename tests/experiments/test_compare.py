@@ -15,6 +15,7 @@ from experiments import compare
 from experiments.recipes import own_options, recipe
 from experiments.tables import significance
 from tests.experiments.test_tables import grid
+from trainers.method import methods
 
 pytestmark = pytest.mark.medium
 
@@ -92,3 +93,20 @@ def test_options_go_to_the_method_that_has_them() -> None:
     opts = ["TRAINER.PLOT.N", "2", "OPTIM.LR", "0.1", "TRAINER.COOP.CSC", "True", "INPUT.SIZE", "(64, 64)"]
     assert own_options("PLOT", opts) == ["TRAINER.PLOT.N", "2", "OPTIM.LR", "0.1", "INPUT.SIZE", "(64, 64)"]
     assert own_options("ZeroshotCLIP", opts) == ["INPUT.SIZE", "(64, 64)"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "configs"), [("symbols", ("symbols", "symbols_vit")), ("dtd", ("rn50", "vit_b16"))]
+)
+def test_all_methods_by_backbone(dataset: str, configs: tuple[str, str]) -> None:
+    groups = compare.all_methods(dataset, 16, [], Environment())
+    found = [{job.trainer: job.config for job in jobs} for jobs in groups]
+    assert [names["PLOT"] for names in found] == list(configs)
+    assert all({"ZeroshotCLIP", "CoOp", "PLOT"} <= set(names) for names in found)
+    assert set(found[1]) == set(methods()) and set(found[1]) - set(found[0]) == {"PLOTPP"}
+
+
+def test_a_method_without_a_config_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    (jobs,) = compare.all_methods("dtd", 1, [], Environment(BACKBONE="rn101"))
+    assert "PLOTPP" not in [job.trainer for job in jobs]
+    assert capsys.readouterr().out == "PLOTPP is left out: it has no config for this backbone; its own is vit_b16\n"

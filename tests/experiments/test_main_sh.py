@@ -224,3 +224,15 @@ def test_help_names_variables_and_defaults(
     if main is predict_main:
         assert all(f"(default: {value})" in text for value in ("text", 5, 32))
     assert "(default: )" not in text and "(default: None)" not in text and "(default: False)" not in text
+
+
+@pytest.mark.parametrize("words", [["plot", "symbols", "16"], ["coop", "symbols_layout", "1"]])
+def test_a_backbone_that_would_be_ignored_is_refused(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BACKBONE", "vit_b16")
+    assert jobs.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"config for {words[1]} has its own" in error and "CFG=vit_b16" in error
+    assert compare.main(words[1:]) == 2
+    assert "BACKBONE is 'vit_b16'" in capsys.readouterr().err

@@ -41,12 +41,13 @@ def test_all_commands_then_all_tables_and_pictures(
     assert runs[-1][3:] == ["few_shot", "symbols", "1", "16"]  # the linear probe's
     after = [line[2] for line in lines[1 + len(runs) :]]
     assert after == ["experiments.tables", "experiments.figures", *PICTURES] and "# Published" in done.stdout
-    image = Path(lines[-2][4])  # of the dataset, wherever it is: DATA has none
-    assert lines[-2][3] == str(run) and image.is_file() and "symbols" in image.parts
+    image = Path(lines[-3][4])  # of the dataset, wherever it is: DATA has none
+    assert lines[-3][3] == str(run) and image.is_file() and "symbols" in image.parts
+    assert lines[-1][4] == str(image.parent)
     assert set(tables.TABLES) >= {"ablation", "adapters", "base-to-new", "time", "leaks"}
 
 
-PICTURES = ("import", "experiments.pictures.visualize", "experiments.pictures.words")
+PICTURES = ("import", *(f"experiments.pictures.{name}" for name in ("visualize", "words", "tsne")))
 
 
 @pytest.mark.medium

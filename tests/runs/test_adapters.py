@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 import dassl.data.data_manager
@@ -32,11 +33,13 @@ from tests.runs.test_train import CONFIGS, SMALL
 
 pytestmark = pytest.mark.medium
 
-FITTED = ("LinearProbe", "TipAdapter", "TipAdapterF", "PLOTAdapter")
+FITTED = ("LinearProbe", "NearestClassMean", "TipAdapter", "TipAdapterF", "PLOTAdapter")
 
 
 def command(run_args: list[str], trainer: str, *opts: str) -> list[str]:
-    folder = trainer if trainer in ("LinearProbe", "PLOT") else "TipAdapter"
+    folder = {"NearestClassMean": "LinearProbe", "LinearProbe": "LinearProbe", "PLOT": "PLOT"}.get(
+        trainer, "TipAdapter"
+    )
     return [
         *run_args,
         *("--trainer", trainer, "--dataset-config-file", str(CONFIGS / "datasets/caltech101.yaml")),
@@ -49,7 +52,11 @@ def small(trainer: str) -> list[str]:
     """A short search."""
     node = "PLOT_ADAPTER" if trainer == "PLOTAdapter" else "TIP_ADAPTER"
     keys = {"VIEWS": 2, "ALPHA_STEPS": 3, "BETA_STEPS": 4}
-    return [] if trainer == "LinearProbe" else [w for k, v in keys.items() for w in (f"TRAINER.{node}.{k}", str(v))]
+    return (
+        []
+        if trainer in ("LinearProbe", "NearestClassMean")
+        else [w for k, v in keys.items() for w in (f"TRAINER.{node}.{k}", str(v))]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +103,7 @@ def test_no_test_image_is_read_before_the_test_and_a_second_run_reads_none(
     argv = ["--output-dir", str(tmp_path / "untested"), *command(run_args, trainer, *small(trainer))]
     argv += ["TRAINER.PLOT_ADAPTER.PLOT_RUN", str(plot)] if plot else []
     assert train.main([*argv, "TEST.NO_TEST", "True"]) == 0
-    assert set(read) == {"train", "val"}
+    assert set(read) == ({"train"} if trainer == "NearestClassMean" else {"train", "val"})  # it has nothing to choose
     first = run_of(trainer, run_args, tmp_path / "first", plot=plot)
     assert "test" in read and first["test_selected"] is False and first["counts"]["val"] == 10
     read.clear()
@@ -159,6 +166,25 @@ def test_a_linear_probe_is_scikit_learns(run_args: list[str], tmp_path: Path) ->
     np.testing.assert_allclose(logits, reference.decision_function(test[0]), rtol=1e-2, atol=1e-2)
     assert result["accuracy"] == pytest.approx(100 * reference.score(*test), abs=1e-3)
     assert (result["parameters"], result["epochs"]) == (5 * 64 + 5, 2)
+
+
+def test_the_nearest_class_mean(run_args: list[str], tmp_path: Path) -> None:
+    """Of the class means of unit features the one with the largest cosine."""
+    result = run_of("NearestClassMean", run_args, tmp_path / "run")
+    trainer = loaded(run_args, "NearestClassMean")
+    (x, y), test = (
+        trainer.features_of(trainer.loader(part)) for part in (trainer.dm.dataset.train_x, trainer.dm.dataset.test)
+    )
+    x, t = (F.normalize(features["pooled"].double(), dim=-1) for features in (x, test[0]))
+    means = torch.stack([F.normalize(x[y == k].mean(dim=0), dim=0) for k in range(5)])
+    right = ((t @ means.t()).argmax(dim=1) == test[1]).double().mean()
+    assert result["accuracy"] == pytest.approx(100 * float(right), abs=1e-3)
+    assert result["parameters"] == means.numel()
+    trainer.load_model(str(tmp_path / "run"))
+    logits = trainer.logits(test[0]["pooled"])
+    torch.testing.assert_close(
+        logits.double(), trainer.model.logit_scale.exp().double() * t @ means.t(), rtol=1e-4, atol=1e-3
+    )
 
 
 def test_c_may_be_given_and_two_classes_are_two(run_args: list[str], tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_dataset_is_fetched_laid_out_and_ready(
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_ready_is_what_is_read(name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with only the files that a run opens is ready, and without any one of them it is not."""
+    """A folder with only the files that a run opens is ready. Without one it is not, but a split may be made here."""
     small(name, root, tmp_path / "served", monkeypatch)
     source = SOURCES[name]
     folder = root / source.folder
@@ -56,11 +56,19 @@ def test_ready_is_what_is_read(name: str, root: Path, tmp_path: Path, monkeypatc
         if not any(place.split("/")[0] == path.name for place in source.needs):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert check(name, root).state == "ready"
+    made = 0
     for place in source.needs:
         (folder / place).rename(tmp_path / "away")
-        assert check(name, root).state == "incomplete"
+        status = check(name, root)
+        if status.state == "ready":
+            assert place == DATASET_REGISTRY.get(source.dataset).split_file
+            assert f"no {place}: the split is one of our own, not CoOp's" in status.notes[0]
+        else:
+            assert status.state == "incomplete"
+        made += status.state == "ready"
         (tmp_path / "away").rename(folder / place)
     assert check(name, root).state == "ready"
+    assert made == (name in ("caltech101", "dtd", "eurosat", "food101"))
 
 
 def test_imagenet_prints_the_steps(
@@ -133,6 +141,7 @@ def test_the_table_of_all(
     small("dtd", root, tmp_path / "served", monkeypatch)
     small("oxford_pets", root, tmp_path / "served", monkeypatch)
     (root / "oxford_pets" / "split_zhou_OxfordPets.json").unlink()
+    shutil.rmtree(root / "oxford_pets/annotations")
     LAYOUTS["imagenet_a"](root)  # its real counts are expected
     assert prepare.main(["--check", "--root", str(root)]) == 0
     out = capsys.readouterr().out
@@ -141,7 +150,7 @@ def test_the_table_of_all(
     }
     present = {"dtd": "ready", "oxford_pets": "incomplete", "imagenet_a": "incomplete"}
     assert states == {name: present.get(name, "absent") for name in SOURCES}
-    assert "no split_zhou_OxfordPets.json in" in out
+    assert "oxford_pets/annotations/trainval.txt'" in out
     assert "2 classes where there should be 200; 8 test images where there should be 7,500" in out
     assert "python -m datasets.prepare imagenet prints the steps" in out
     for names, code in ((["dtd"], 0), (["dtd", "oxford_pets"], 1), (["food101"], 1)):

@@ -6,13 +6,15 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from experiments.sweep import command
+from experiments.sweep.progress import Progress
 from experiments.sweep.spec import spec_of
 from experiments.sweep.task import Run
-from experiments.sweep.times import Times
+from experiments.sweep.times import Time, Times
 from experiments.tables.suite import DATASETS
 from runs.directory import REPOSITORY
 from tests.experiments.sweep.conftest import Place, plan
@@ -152,3 +154,10 @@ def test_without_ray_it_is_said_how_to_install_it(
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "pip install -e '.[ray]'" in error and not place.starts
     assert command.main(argv) == 0 and len(place.results) == 1
+
+
+def test_the_time_to_go_leaves_finished_runs_out(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [SimpleNamespace(name=f"seed {i}", finished=i == 2) for i in (1, 2, 3)]
+    times = SimpleNamespace(of=lambda left, slots: Time(60.0 * len(left)))
+    Progress(3, times).line(runs[0], "50.00%", runs[1:])
+    assert f"; {Time(60.0)} to go" in capsys.readouterr().out

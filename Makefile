@@ -1,4 +1,4 @@
-# make demo: trains and tests PLOT on the embedded dataset.
+# make demo: trains and tests PLOT on the embedded dataset. make demo-photo: on photographs, Caltech-101's in DATA.
 # make test: lint, types and the tests of all but the slow ones. make test-all: every test.
 # Each target creates .venv if it is missing; this needs Python 3.10+, pip and make. CONTRIBUTING.md has the details.
 SHELL := bash
@@ -8,10 +8,14 @@ BIN := .venv/bin
 COMPILE := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -W ignore -c
 PYTEST = TIMEFORMAT='make $@: the tests took %lR'; time $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo demo-photo test test-all lint format clean
 
 demo: .venv/installed
 	bash scripts/plot/main.sh symbols 16
+
+demo-photo: .venv/installed
+	$(BIN)/python -m datasets.prepare caltech101
+	CFG=photo SEEDS=1 bash scripts/plot/main.sh caltech101 16
 
 test: lint .venv/ray
 	@$(PYTEST) -m "not slow"

@@ -63,6 +63,7 @@ KEYS = {
         "NO_TRANSFORM": left_out(False),
         "PIXEL_MEAN": Key([0.485, 0.456, 0.406], _MEAN),
         "PIXEL_STD": Key([0.229, 0.224, 0.225], _STD),
+        "CROP_SHARE": Key(1.0, between(0.1, 1), ours=True),  # of the shorter side, that testing's crop keeps
         "CROP_PADDING": left_out(4),
         "RRCROP_SCALE": Key((0.08, 1.0), _SCALE),
         "CUTOUT_N": left_out(1),

@@ -17,12 +17,13 @@ import yaml
 from dassl.config import flatten, get_cfg_default
 from dassl.extras.cli import IMPORTED, Environment
 from dassl.utils import UserError
-from runs.config import EPOCHS, read_yaml
+from runs.config import DATASETS, EPOCHS, read_yaml
 from runs.directory import REPOSITORY, defaults
+from trainers.clip.weights import OURS
 from trainers.method import Method, methods
 
-# OpenAI's names, as the configs' names begin.
-BACKBONES = {"rn50": "RN50", "rn101": "RN101", "vit_b16": "ViT-B/16", "vit_b32": "ViT-B/32"}
+# OpenAI's names, as the configs' names begin, and ours, which configs have in full.
+BACKBONES = {"rn50": "RN50", "rn101": "RN101", "vit_b16": "ViT-B/16", "vit_b32": "ViT-B/32", **{k: k for k in OURS}}
 ALL = 0  # as a number of shots: all images
 COMMON = "rn50"  # where methods are compared and nothing says on which
 
@@ -100,6 +101,8 @@ def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str 
         cfg, backbone: what CFG and BACKBONE set; empty for the recipe's own. A dataset's own config has its backbone.
     """
     kind = method_of(trainer)
+    if prefix_of(backbone) in OURS:
+        cfg = cfg or prefix_of(backbone)
     config, options = kind.recipe(dataset, sys.maxsize if shots == ALL else shots)
     config = config.replace("{backbone}", prefix_of(backbone) or kind.backbone)
     if config.endswith(".yaml"):
@@ -108,10 +111,21 @@ def recipe(trainer: str, dataset: str, shots: int, cfg: str = "", backbone: str 
     if cfg or (own := own_config(trainer, dataset)):
         config = str(folder / (cfg or own))
     names = {PurePath(config).name, PurePath(config).name.partition("_")[0]}
-    if any((REPOSITORY / "configs/datasets" / f"{name}.yaml").is_file() for name in names):
-        epochs = _epochs(config_file(trainer, config), shots)  # a config named after a dataset says all of it itself
-        options = {} if epochs is None else {"OPTIM.MAX_EPOCH": epochs}
+    found = _options(config_file(trainer, config), dataset, shots)
+    if found is not None or any((REPOSITORY / "configs/datasets" / f"{name}.yaml").is_file() for name in names):
+        options = found or {}  # the config says all of it itself
     return config, shlex.join(str(word) for pair in options.items() for word in pair)
+
+
+def _options(config: Path, dataset: str, shots: int) -> dict[str, object] | None:
+    """What a config's _DATASETS_ and _EPOCHS_ say for a dataset and a number of shots; None if it has neither."""
+    loaded = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}) if config.is_file() else {}
+    if not loaded.keys() & {DATASETS, EPOCHS}:
+        return None
+    own = {EPOCHS: loaded.get(EPOCHS, {}), **loaded.get(DATASETS, {}).get(dataset, {})}
+    by_shots = own.pop(EPOCHS)
+    epochs = next((by_shots[most] for most in sorted(by_shots) if 0 < shots <= most), None)
+    return dict(flatten(own)) | ({} if epochs is None else {"OPTIM.MAX_EPOCH": epochs})
 
 
 def own_config(trainer: str, dataset: str) -> str:
@@ -131,12 +145,6 @@ def check_backbone(trainer: str, dataset: str, environment: Environment) -> None
         )
 
 
-def _epochs(config: Path, shots: int) -> int | None:
-    """What a dataset's own config says for a number of shots; None: its OPTIM.MAX_EPOCH."""
-    by_shots = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get(EPOCHS, {})
-    return next((by_shots[most] for most in sorted(by_shots) if 0 < shots <= most), None)
-
-
 def config_file(trainer: str, config: str) -> Path:
     """A method without configs of its own has those of the method that it derives from."""
     folder = REPOSITORY / "configs/trainers"
@@ -146,11 +154,11 @@ def config_file(trainer: str, config: str) -> Path:
 
 
 @functools.cache
-def prescribed_epochs(trainer: str, dataset: str, shots: int) -> int:
-    """The epochs that the recipe and its config prescribe."""
+def prescribed_epochs(trainer: str, dataset: str, shots: int, config: str = "") -> int:
+    """The epochs that the recipe and its config prescribe; or ``config``, if it is that of a backbone of ours."""
     if not method_of(trainer).learns:
         return 0
-    config, pairs = recipe(trainer, dataset, shots)
+    config, pairs = recipe(trainer, dataset, shots, config if config in OURS else "")
     words = shlex.split(pairs)
     values = dict(flatten(get_cfg_default())) | read_yaml(config_file(trainer, config))
     return int((values | dict(zip(words[::2], words[1::2], strict=True)))["OPTIM.MAX_EPOCH"])

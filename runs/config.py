@@ -28,7 +28,8 @@ from trainers.clip.weights import pictures
 from .directory import brief, defaults, method_options, own_keys
 
 BASE = "_BASE_"
-EPOCHS = "_EPOCHS_"  # in a dataset's own config: {shots at most: epochs}, for the recipe; beyond them OPTIM.MAX_EPOCH
+# For the recipe: {shots at most: epochs}, beyond them OPTIM.MAX_EPOCH; and by dataset what differs, its epochs too.
+EPOCHS, DATASETS = "_EPOCHS_", "_DATASETS_"
 
 
 def setup_cfg(args: argparse.Namespace, needs_dataset: bool = True) -> tuple[Any, Any]:
@@ -123,7 +124,8 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
         raise UserError(f"'{path}' is no config: it should be a mapping of keys to values")
-    loaded.pop(EPOCHS, None)
+    for key in (EPOCHS, DATASETS):
+        loaded.pop(key, None)
     base = loaded.pop(BASE, "")
     if not isinstance(base, str):
         raise UserError(f"'{path}': {BASE} takes a path, not {brief(base)}")

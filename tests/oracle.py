@@ -123,6 +123,11 @@ def sinkhorn(cost: Tensor, eps: float = 0.1, max_iter: int = 100, thresh: float 
     return torch.diag(r) @ kernel @ torch.diag(c)
 
 
+def in_deviations(cost: Tensor, eps: float) -> Tensor:
+    """One problem's cost [M, N] in units of its standard deviation, shifted so that a cost without any gives r = 1."""
+    return (cost - cost.mean()) / cost.std(correction=0) + eps * math.log(cost.numel())
+
+
 class Oracle:
     """One CLIP, one list of classes and one batch of images; what does not depend on ctx is computed once."""
 
@@ -133,11 +138,16 @@ class Oracle:
         self.pooled, self.local = plain.image_features(clip_model, image)
 
     def plot_logits(self, ctx: Tensor, position: str = "end", match: str = "ot", global_logits: bool = False,
-                    eps: float = 0.1, max_iter: int = 100, thresh: float = 0.01) -> Tensor:  # fmt: skip
+                    eps: float = 0.1, max_iter: int = 100, thresh: float = 0.01,
+                    cost: str = "raw") -> Tensor:  # fmt: skip
         """[batch, n_cls] for ctx [N, n_ctx, d] or [N, n_cls, n_ctx, d]."""
+        kind = cost
 
         def solver(cost: Tensor) -> Tensor:
-            plans = [sinkhorn(problem, eps, max_iter, thresh) for problem in cost.flatten(0, 1)]
+            problems = cost.flatten(0, 1)
+            if kind == "standardized":
+                problems = torch.stack([in_deviations(problem, eps) for problem in problems])
+            plans = [sinkhorn(problem, eps, max_iter, thresh) for problem in problems]
             return torch.stack(plans).view_as(cost)
 
         text = plain.text_features(self.clip, self.words, ctx, position)

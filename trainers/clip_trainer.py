@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,16 @@ from yacs.config import CfgNode
 
 from dassl.engine import TrainerX
 
-from .clip import encoders, frozen
+from .clip import encoders, frozen, towers
 from .clip.architecture import ACTIVATIONS, named
 from .clip.prompts import UserError
 from .clip.weights import weights_path
 from .method import Method
 
 # Of the code that was imported: a child process runs that, whatever its files hold by the time of its test.
+_TOWERS = (sys.modules[tower.freeze.__module__] for tower in towers.TOWERS)
 _CODE = hashlib.sha256(
-    b"".join(Path(module.__file__ or "").read_bytes() for module in (encoders, frozen, clip.model))
+    b"".join(Path(module.__file__ or "").read_bytes() for module in (encoders, frozen, towers, clip.model, *_TOWERS))
 ).hexdigest()
 # The steps from pictures to logits, and the modules whose steps leave CLIP's features as they are.
 _STEPS = ("parse_input", "parse_batch_train", "parse_batch_test", "model_inference", "encode_images")
@@ -105,14 +107,17 @@ class CLIPTrainer(Method, TrainerX):
         return self.logits(**(input if isinstance(input, dict) else self.encode_images(input)))
 
 
-def check_input_size(cfg: CfgNode, clip_model: clip.model.CLIP) -> None:
-    """Raises UserError if INPUT.SIZE is not the image tower's."""
-    size = clip_model.visual.input_resolution
+def check_input(cfg: CfgNode, clip_model: clip.model.CLIP) -> None:
+    """Raises UserError if INPUT.SIZE or, where the image tower says them, INPUT's other values are not the tower's."""
+    size, backbone = clip_model.visual.input_resolution, cfg.MODEL.BACKBONE.NAME
     if tuple(cfg.INPUT.SIZE) != (size, size):
         raise UserError(
-            f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)} does not fit the backbone '{cfg.MODEL.BACKBONE.NAME}', "
+            f"INPUT.SIZE {tuple(cfg.INPUT.SIZE)} does not fit the backbone '{backbone}', "
             f'whose pictures are {size} x {size}: set INPUT.SIZE "({size}, {size})"'
         )
+    for key, value in getattr(clip_model.visual, "pictures", {}).items():
+        if (given := cfg.INPUT.get(key)) != value:
+            raise UserError(f"INPUT.{key} {given} does not fit the backbone '{backbone}': set it to {value}")
 
 
 AMP_DTYPES = {"cpu": torch.bfloat16, "cuda": torch.float16}

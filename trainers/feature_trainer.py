@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from clip.model import CLIP, convert_weights
+from clip.model import CLIP
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -22,8 +22,8 @@ from dassl.utils import load_checkpoint
 
 from .clip.encoders import ImageEncoder, TextEncoder
 from .clip.prompts import PromptBuilder, UserError
-from .clip.weights import load_clip
-from .clip_trainer import CLIPTrainer, Features, check_input_size
+from .clip.weights import in_half, load_clip
+from .clip_trainer import CLIPTrainer, Features, check_input
 from .method import Option
 from .prompt_trainer import find_checkpoint, unit
 
@@ -107,8 +107,8 @@ class FeatureTrainer(CLIPTrainer):
         if self.device.type == "cpu":  # float16, as published, is for GPUs
             clip_model.float()
         else:
-            convert_weights(clip_model)
-        check_input_size(cfg, clip_model)
+            in_half(clip_model)
+        check_input(cfg, clip_model)
         self.model = clip_model.to(self.device).eval().requires_grad_(False)
         self.dtype = torch.promote_types(clip_model.dtype, torch.float32)  # of the heads
         self.image_encoder = ImageEncoder(self.model.visual, self.reads_local)

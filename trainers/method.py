@@ -45,7 +45,8 @@ class Recipe(NamedTuple):
             method's. If it ends in ".yaml", it is relative to the folder of the method's own file. ``{backbone}``
             stands for BACKBONE, else ``Method.backbone``. A config named after the dataset (`symbols`, also for
             `symbols_layout`) replaces this one. The options are then ignored, and its _EPOCHS_ {shots at most: epochs}
-            sets the epochs. So it is with CFG and such a name (`symbols_vit`).
+            sets the epochs. So it is with CFG and such a name (`symbols_vit`), and with a config whose _DATASETS_
+            {dataset: values, with _EPOCHS_} has the dataset (`photo`).
         options: the pairs.
     """
 

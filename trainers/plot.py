@@ -6,6 +6,7 @@ ICLR 2023 (arXiv 2210.01253).
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from .method import Option, Recipe, epochs_by_shots, method_cfg
 from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, cosine, unit
 from .sinkhorn import counted_sinkhorn
 
+COSTS = ("raw", "standardized")
 MATCHES = ("ot", "uniform", "mean", "global", "max")
 POOLED = ("mean", "global")  # those that read no local features
 FINITE = sys.float_info.max
@@ -106,12 +108,28 @@ def transported(similarity: Tensor, options: Any, meter: HeadMeter | None = None
     """similarity [batch, n_cls, M, N] -> sum over m and n of T_mn similarity_mn [batch, n_cls]; T is PLOT's plan.
 
     Args:
-        options: EPS, MAX_ITER and THRESH.
+        options: EPS, MAX_ITER, THRESH and, where the method has it, COST.
     """
-    plan, iterations = counted_sinkhorn(1 - similarity.detach(), options.EPS, options.MAX_ITER, options.THRESH)
+    cost, eps = 1 - similarity.detach(), options.EPS
+    if options.get("COST", "raw") == "standardized":
+        cost, eps = standardized(cost, eps)
+    plan, iterations = counted_sinkhorn(cost, eps, options.MAX_ITER, options.THRESH)
     if meter is not None:
         meter.see_plan(plan, similarity, iterations)
     return (plan * similarity).sum(dim=(2, 3))
+
+
+def standardized(cost: Tensor, eps: float) -> tuple[Tensor, float]:
+    """Sinkhorn's cost and eps for COST standardized: cost [..., M, N] over its standard deviation over m and n.
+
+    A constant added to a cost changes no plan. The mean is taken off and EPS log(MN) added, so that the scalings are
+    near 1 and THRESH is relative to them. Both are divided by sqrt(MN), which keeps the cost within a range of 2.
+    """
+    cost = cost.to(torch.promote_types(cost.dtype, torch.float32))
+    MN = cost.shape[-2] * cost.shape[-1]
+    cost = cost - cost.mean(dim=(-2, -1), keepdim=True)
+    deviation = cost.square().mean(dim=(-2, -1), keepdim=True).sqrt().clamp(min=torch.finfo(cost.dtype).tiny)
+    return (cost / deviation + eps * math.log(MN)) / MN**0.5, eps / MN**0.5
 
 
 def variance(text: Tensor) -> Tensor:
@@ -130,6 +148,7 @@ class PLOT(PromptTrainer):
         Option("MAX_ITER", 100, "Sinkhorn iterations at most", 1),
         Option("THRESH", 0.01, "mean change of the scaling at which they stop", 0, FINITE),
         Option("GLOBAL_LOGITS", False, "add the pooled feature's logits; the paper does so on ImageNet"),
+        Option("COST", "raw", "standardized: over its standard deviation, in which EPS then counts", choices=COSTS),
         Option("MATCH", "ot", "how prompts meet local features", choices=MATCHES),
         Option("VARIANCE", 0.0, "weight of the prompts' variance, which the loss rewards", 0, FINITE),
     )

@@ -140,12 +140,13 @@ class PLOTAdapter(TipAdapterF):
             config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
             theirs = [functools.reduce(dict.__getitem__, key.split("."), config) for key in SAME]
             theirs += [config["DATASET"].get("FEW_SHOT_LIST", ""), result["backbone"]["sha256"], result["classnames"]]
+            theirs.append(config["TRAINER"].get("PLOT", {}).get("COST", "raw"))
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise UserError(f"{option}: the run in '{run}' is unfinished or damaged ({error}); {remedy}") from None
         ours = [functools.reduce(lambda node, part: node[part], key.split("."), self.cfg) for key in SAME[1:]]
         ours.append(self.cfg.DATASET.get("FEW_SHOT_LIST", ""))
-        wanted = ("PLOT", *ours, self.weights_sha256, list(self.classnames))
-        compared = (*SAME, "DATASET.FEW_SHOT_LIST", "weights", "classes")
+        wanted = ("PLOT", *ours, self.weights_sha256, list(self.classnames), "raw")
+        compared = (*SAME, "DATASET.FEW_SHOT_LIST", "weights", "classes", "TRAINER.PLOT.COST")
         for key, there, here in zip(compared, theirs, wanted, strict=True):
             if there != here:
                 told = f"has {key} {str(there)[:80]}, here it is {str(here)[:80]}"

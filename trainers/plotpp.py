@@ -23,7 +23,8 @@ from dassl.optim import build_lr_scheduler
 from . import plot
 from .clip.encoders import Extra
 from .clip.prompts import CONTEXT_LENGTH, EOT, PromptBuilder, UserError, encode
-from .clip.weights import OPENAI_URLS
+from .clip.towers import tower_of
+from .clip.weights import tower_named
 from .clip_trainer import Features
 from .method import Option, Recipe, epochs_by_shots, method_cfg
 
@@ -41,7 +42,7 @@ TEXTS_OF = {
     "ucf101": "a photo of a person doing|this is a photo people doing|this is picture of people doing|"
     "one picture of a person doing",
 }
-NEED_A_VIT = "PLOTPP learns tokens of a ViT, and the backbone '{}' is a ResNet; set BACKBONE=vit_b16, or --backbone"
+NEED_A_VIT = "PLOTPP learns tokens of a ViT, and the backbone '{}' is {}; set BACKBONE=vit_b16, or --backbone"
 
 
 def initial_texts(options: CfgNode) -> list[str]:
@@ -69,8 +70,8 @@ class PromptLearner(nn.Module):
 
     def __init__(self, cfg: CfgNode, classnames: Sequence[str], clip_model: CLIP) -> None:
         super().__init__()
-        if hasattr(clip_model.visual, "attnpool"):
-            raise UserError(NEED_A_VIT.format(cfg.MODEL.BACKBONE.NAME))
+        if not (tower := tower_of(clip_model.visual)).takes_tokens:
+            raise UserError(NEED_A_VIT.format(cfg.MODEL.BACKBONE.NAME, tower.what))
         options = method_cfg(cfg, "PLOTPP")
         generator = torch.Generator().manual_seed(1) if options.AS_PUBLISHED else None
 
@@ -180,9 +181,9 @@ class PLOTPP(plot.PLOT):
 
     @classmethod
     def find_faults(cls, cfg: CfgNode) -> list[str]:
-        name = cfg.MODEL.BACKBONE.NAME
-        resnet = name in OPENAI_URLS and name.startswith("RN")
-        faults = super().find_faults(cfg) + [NEED_A_VIT.format(name)] * resnet
+        name, faults = cfg.MODEL.BACKBONE.NAME, super().find_faults(cfg)
+        if (tower := tower_named(name)) and not tower.takes_tokens:
+            faults.append(NEED_A_VIT.format(name, tower.what))
         if cfg.TRAINER.SPLIT_CLASSES:
             faults.append(f"{cls.__name__} learns in the image tower: it needs TRAINER.SPLIT_CLASSES False")
         return faults

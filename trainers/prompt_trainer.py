@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from clip.model import CLIP, convert_weights
+from clip.model import CLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
@@ -25,8 +25,8 @@ from .class_split import Head
 from .clip.encoders import NOTHING, Extra, ImageEncoder, TextEncoder
 from .clip.graphs import replay
 from .clip.prompts import CONTEXT_LENGTH, POSITIONS, UserError, tokenize_texts
-from .clip.weights import load_clip
-from .clip_trainer import AMP_DTYPES, Batch, CLIPTrainer, Features, check_input_size, precision
+from .clip.weights import in_half, load_clip
+from .clip_trainer import AMP_DTYPES, Batch, CLIPTrainer, Features, check_input, precision
 from .method import Option
 
 PRECISIONS = ("fp16", "fp32", "amp", "bf16")
@@ -58,7 +58,7 @@ class PromptedCLIP(nn.Module):
 
     def __init__(self, cfg: CfgNode, prompt_learner: nn.Module, clip_model: CLIP, local: bool = False) -> None:
         super().__init__()
-        check_input_size(cfg, clip_model)
+        check_input(cfg, clip_model)
         self.prompt_learner = prompt_learner
         self.image_encoder = ImageEncoder(clip_model.visual, local).requires_grad_(False)
         self.text_encoder = TextEncoder(clip_model).requires_grad_(False)
@@ -162,7 +162,7 @@ class PromptTrainer(CLIPTrainer):
         self.weights_sha256 = clip_model.weights_sha256
         prec = precision(self.method_cfg.PREC, self.device)
         if prec == "fp16":
-            convert_weights(clip_model)
+            in_half(clip_model)
         else:
             clip_model.float()
         self.amp = prec in ("amp", "bf16")

@@ -34,7 +34,7 @@ def build_transform(cfg: CfgNode, is_train: bool = True) -> T.Compose:
     mode = INTERPOLATION_MODES[c.INTERPOLATION]
     steps: list[Callable[[Any], Any]] = []
     if not is_train:
-        steps += [T.Resize(max(c.SIZE), interpolation=mode), T.CenterCrop(c.SIZE)]
+        steps += [T.Resize(round(max(c.SIZE) / c.CROP_SHARE), interpolation=mode), T.CenterCrop(c.SIZE)]
     elif "random_resized_crop" in c.TRANSFORMS:
         steps.append(T.RandomResizedCrop(c.SIZE, scale=c.RRCROP_SCALE, interpolation=mode))
     else:

@@ -25,7 +25,7 @@ from experiments.recipes import (
     script_of,
 )
 from runs.directory import REPOSITORY, shorten, spell
-from trainers.clip.weights import OPENAI_URLS
+from trainers.clip.weights import OPENAI_URLS, OURS
 from trainers.method import methods
 
 from .published import BACKBONE, Figure
@@ -41,6 +41,8 @@ from .results import (
     select,
     shared_settings,
 )
+
+NAMED = {*OPENAI_URLS, *OURS}  # backbones that are known by a name
 
 
 class Filled(NamedTuple):
@@ -205,7 +207,7 @@ def difference(cell: Cell, figure: Figure | None) -> float | None:
     if cell.mean is None or figure is None:
         return None
     names = {run.backbone_name for run in cell.runs}
-    return None if names & set(OPENAI_URLS) - {figure.backbone} else cell.mean - figure.mean
+    return None if names & NAMED - {figure.backbone} else cell.mean - figure.mean
 
 
 def parser(program: str, description: str | None) -> Parser:
@@ -256,7 +258,7 @@ def request_of(args: argparse.Namespace, datasets: tuple[str, ...], shots: tuple
     request.words = _words(args, request)
     request.notes = [
         f"No row for {name}: its runs are on another backbone, such as '{run.path.parent}'; "
-        f"--backbone {run.backbone_name if run.backbone_name in OPENAI_URLS else run.backbone[:8]} shows them."
+        f"--backbone {run.backbone_name if run.backbone_name in NAMED else run.backbone[:8]} shows them."
         for name, run in elsewhere.items()
     ]
     if unseeded:

@@ -56,7 +56,8 @@ class FinishedRun:
     @property
     def prescribed(self) -> int:
         """The recipe's epochs."""
-        return prescribed_epochs(self.trainer, self.source.dataset, self.shots)
+        config = self.source.result.get("config") or ""
+        return prescribed_epochs(self.trainer, self.source.dataset, self.shots, config)
 
     @property
     def whole(self) -> bool:

@@ -41,6 +41,16 @@ def test_pixels_are_torchvisions(is_train: bool, size: tuple[int, int], names: l
             assert torch.equal(found, T.Compose(steps)(picture))
 
 
+def test_the_centre_of_a_larger_picture_is_tested() -> None:
+    """CROP_SHARE: of a shorter side of 24 / 0.75 pixels the middle 24; training's crops know nothing of it."""
+    cfg = get_cfg_default()
+    cfg.INPUT.SIZE, cfg.INPUT.CROP_SHARE, cfg.INPUT.TRANSFORMS = (24, 24), 0.75, ["random_resized_crop"]
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (45, 60, 3), dtype=np.uint8))
+    steps = T.Compose([T.Resize(32, InterpolationMode.BILINEAR), T.CenterCrop(24), T.ToTensor()])
+    assert torch.equal(build_transform(cfg, is_train=False)(picture), steps(picture))
+    assert "Resize(size=32" not in repr(build_transform(cfg))
+
+
 def test_an_unknown_step() -> None:
     cfg = get_cfg_default()
     cfg.INPUT.TRANSFORMS = ["random_flop"]

@@ -12,16 +12,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 import train
 from experiments import compare, jobs, protocols
-from experiments.recipes import prescribed_epochs, recipe
+from experiments.recipes import config_file, prescribed_epochs, recipe
 from experiments.sweep import command as sweep
 from experiments.tables import __main__ as tables
 from runs import process
 from runs.directory import REPOSITORY
 from runs.prediction import main as predict_main
 from runs.result import read_result
+from trainers.method import methods
 
 pytestmark = pytest.mark.medium
 
@@ -60,6 +62,27 @@ def test_what_the_recipe_knows_of_datasets_and_configs() -> None:
     assert recipe("PLOTPP", "imagenet", 16)[1].startswith("OPTIM.MAX_EPOCH 50 TRAINER.PLOTPP.CTX_INIT 'a photo of a|")
     assert recipe("PLOT", "caltech101", 16, cfg="vit_b16") == ("vit_b16", "OPTIM.MAX_EPOCH 200")
     assert recipe("ZeroshotCLIP", "dtd", 1) == ("rn50", "")
+
+
+def test_photographs_have_rates_and_epochs_of_their_own() -> None:
+    """By dataset and shots, for CFG and BACKBONE alike; a config without any follows the paper's recipe."""
+    for trainer in ("PLOT", "CoOp"):
+        by_dataset = yaml.safe_load(config_file(trainer, "photo").read_text())["_DATASETS_"]
+        assert {"caltech101", "eurosat"} <= by_dataset.keys()
+        for dataset, values in by_dataset.items():
+            for shots, epochs in values["_EPOCHS_"].items():
+                found = recipe(trainer, dataset, shots, cfg="photo")
+                assert found == ("photo", f"OPTIM.LR {values['OPTIM']['LR']} OPTIM.MAX_EPOCH {epochs}")
+                assert found == recipe(trainer, dataset, shots, backbone="photo")
+                assert prescribed_epochs(trainer, dataset, shots, "photo") == epochs
+        assert recipe(trainer, "dtd", 16, cfg="photo") == ("photo", "")
+        assert prescribed_epochs(trainer, "dtd", 16, "photo") == 20
+    published = "TRAINER.TIP_ADAPTER.BETA_MAX 12 TRAINER.TIP_ADAPTER.ALPHA_MAX 10"
+    assert recipe("TipAdapter", "eurosat", 16, cfg="photo") == ("photo", published)
+
+
+def test_every_method_but_those_of_a_vit_has_a_config_for_photographs() -> None:
+    assert [name for name in methods() if not config_file(name, "photo").is_file()] == ["PLOTPP"]
 
 
 @pytest.mark.parametrize(

@@ -359,6 +359,7 @@ def test_a_mistake_is_one_line(
         ("method", "has TRAINER.NAME CoOp, here it is PLOT"),
         ("weights", "has weights 0000, here it is "),
         ("unfinished", "is unfinished or damaged"),
+        ("cost", "has TRAINER.PLOT.COST standardized, here it is raw"),
     ],
 )
 def test_a_plot_run_that_does_not_fit_is_one_line(
@@ -372,6 +373,7 @@ def test_a_plot_run_that_does_not_fit_is_one_line(
         "seed": ("\nSEED: 1", "\nSEED: 2"),
         "dataset": ("NAME: Caltech101", "NAME: DescribableTextures"),
         "method": ("NAME: PLOT", "NAME: CoOp"),
+        "cost": ("COST: raw", "COST: standardized"),
     }
     if change == "unfinished":
         result.unlink()

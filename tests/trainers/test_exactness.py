@@ -19,6 +19,7 @@ from torch import Tensor
 import trainers.feature_trainer
 import trainers.plot
 import trainers.plotcocoop
+import trainers.sinkhorn
 import trainers.zsclip
 from benchmarks import plain
 from tests.oracle import KINDS, Oracle, embed_text, make_cfg, tiny_clip
@@ -205,6 +206,50 @@ def test_the_pooled_feature_against_each_prompt_differs_from_the_mean_of_prompts
 def test_sinkhorn_settings(eps: float, max_iter: int, thresh: float) -> None:
     options = {"eps": eps, "max_iter": max_iter, "thresh": thresh}
     check("PLOT", "ViT", oracle_options=options, N=4, EPS=eps, MAX_ITER=max_iter, THRESH=thresh)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "eps, max_iter, thresh", [(1.0, 100, 0.01), (0.1, 100, 0.01), (2.0, 3, 1e-9), (0.3, 1000, 1e-7)]
+)
+def test_a_standardized_cost(kind: str, eps: float, max_iter: int, thresh: float) -> None:
+    options = {"eps": eps, "max_iter": max_iter, "thresh": thresh, "cost": "standardized"}
+    check("PLOT", kind, oracle_options=options, COST="standardized", EPS=eps, MAX_ITER=max_iter, THRESH=thresh)
+
+
+def test_a_standardized_cost_knows_neither_unit_nor_place_and_stays_finite() -> None:
+    """The plan is that of the raw cost at EPS times the deviation; of equal costs it is uniform, in float32 too."""
+    similarity = get_oracle("RN").local.new_tensor(range(24)).sin().view(1, 2, 4, 3)
+    options, rows = make_cfg("PLOT", COST="standardized", EPS=0.5, MAX_ITER=10000, THRESH=1e-12).TRAINER.PLOT, []
+    for scaled in (similarity, 0.01 * similarity + 0.5):
+        meter = _Plans()
+        trainers.plot.transported(scaled, options, meter)
+        rows.append(meter.plan)
+    assert error(rows[1], rows[0]) < 1e-9
+    for k in range(2):
+        cost = 1 - similarity[0, k]
+        plain_plan = trainers.sinkhorn.sinkhorn(cost, 0.5 * float(cost.std(correction=0)), 10000, 1e-12)
+        assert error(rows[0][0, k], plain_plan) < 1e-9
+    for dtype, (M, N) in itertools.product(TOLERANCE, [(1, 1), (1, 3), (4, 1), (4, 3)]):
+        score = trainers.plot.transported(torch.full((1, 1, M, N), 0.3, dtype=dtype), options)
+        assert error(score, torch.full((1, 1), 0.3)) < 1e-6
+
+
+class _Plans:
+    plan: Tensor
+
+    def see_plan(self, plan: Tensor, *_: Tensor) -> None:
+        self.plan = plan
+
+
+def test_a_standardized_cost_in_chunks_of_images_and_of_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("PLOT", "ViT", COST="standardized", EPS=1.0)
+    features = {name: x.detach() for name, x in model.encode(get_oracle("ViT").image).items()}
+    whole = model.logits(**features)
+    monkeypatch.setattr(trainers.plot, "MAX_SIMILARITIES", 1)
+    assert error(model.logits(**features), whole.detach()) < 1e-12
+    model.prompt_learner.prompts.split(range(2, 5))  # as a process of several does, under gradients
+    assert error(model.logits(**features), whole.detach()[:, 2:5]) < 1e-9
 
 
 def test_a_larger_resnet_grid() -> None:

@@ -7,6 +7,7 @@ the classes' own tokens (the suffixes) are packed several to a row. A method rea
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,14 +22,12 @@ from torch.utils.checkpoint import checkpoint
 
 from .frozen import Autocast, Block, convolution, fold_batch_norms
 from .prompts import CONTEXT_LENGTH, Layout, UserError
+from .towers import Tower, positions, register, tower_of
 
 # Suffix tokens of which all is kept for the backward pass. Of more, the MLPs' hidden layers, a good third of the
 # memory, are computed anew from their inputs: a sixth more work. In a text tower of 12 layers, width 512 and float32,
 # 6,144 tokens keep about 2 GB.
 MAX_TOKENS = 6144
-
-# Of a larger batch on a CPU, the outputs of a ResNet's first layers no longer fit in its caches: a tenth slower.
-IMAGES_AT_ONCE = 8
 
 # Times MAX_TOKENS computed at once; beyond it in chunks of MAX_TOKENS, which under gradients are checkpointed whole:
 # half as much work again. ImageNet's 1,000 classes with N = 4, some 16,000 tokens, are within.
@@ -91,18 +90,19 @@ class ImageEncoder(nn.Module):
 
     ``pooled`` is what ``model.encode_image`` gives. ``local`` is, for a ResNet, the output of the attention pooling
     queried at each of the M grid positions, and for a ViT each patch token through ``ln_post`` and ``proj``
-    (PLOT, section 3.3). With ``local=False`` only the pooled feature is computed, and ``local`` has M = 0.
-    The two are computed apart, so that ``pooled`` has the same bits either way, and both are contiguous, so that
-    features read from a file go through the head bit by bit as those just computed. Gradients flow through ``Extra``
-    alone.
+    (PLOT, section 3.3); the files of other towers (``towers.py``) say theirs. With ``local=False`` only the pooled
+    feature is computed, and ``local`` has M = 0. The two are computed apart, so that ``pooled`` has the same bits
+    either way, and both are contiguous, so that features read from a file go through the head bit by bit as those just
+    computed. Gradients flow through ``Extra`` alone.
 
     Raises:
-        UserError: extra tokens for a ResNet, or a delta of a weight that is folded or not there.
+        UserError: extra tokens for a tower without tokens, or a delta of a weight that is folded or not there.
     """
 
     def __init__(self, visual: nn.Module, local: bool = True) -> None:
         super().__init__()
-        self.visual: nn.Module = _ResNet(visual) if hasattr(visual, "attnpool") else _ViT(visual)
+        self.tower = tower_of(visual)
+        self.visual = self.tower.freeze(visual)
         self.local = local
         self.cast = Autocast(self.visual)
 
@@ -115,8 +115,8 @@ class ImageEncoder(nn.Module):
         if not extra:
             with torch.no_grad():
                 return self.cast(image.device)(image, self.local)
-        if (extra.tokens is not None or extra.deep) and isinstance(self.visual, _ResNet):
-            raise UserError("extra image tokens need a ViT backbone, this one is a ResNet")
+        if (extra.tokens is not None or extra.deep) and not self.tower.takes_tokens:
+            raise UserError(f"extra image tokens need a ViT backbone, this one is {self.tower.what}")
         tower = self.visual if extra.deltas else self.cast(image.device)
         return _caller(tower, extra.deltas)(image, self.local, extra.tokens, extra.deep)
 
@@ -130,12 +130,7 @@ class _ResNet(nn.Module):
         self.attnpool, self.trunk.attnpool = self.trunk.attnpool, nn.Identity()
 
     def forward(self, x: Tensor, local: bool, tokens: None = None, deep: object = None) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            lost = None if x.is_cuda else ~x.flatten(1).isfinite().all(dim=1)  # CPUs may rectify NaN to 0
-            parts = x.split(IMAGES_AT_ONCE if x.device.type == "cpu" else x.shape[0])
-            x = torch.cat([_trunk(self.trunk, part) for part in parts]).flatten(2).transpose(1, 2)  # [batch, M, c]
-            if lost is not None:
-                x[lost] = torch.nan
+        x = positions(functools.partial(_trunk, self.trunk), x)
         pool = self.attnpool
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
         x = x + pool.positional_embedding.to(x.dtype)
@@ -197,6 +192,10 @@ class _ViT(nn.Module):
             return x.contiguous() if self.proj is None else x @ self.proj
 
         return project(x[:, 0]), project(x[:, 1 : 1 + M] if local else x[:, :0])
+
+
+RESNET = register(Tower("a ResNet", ModifiedResNet, _ResNet))
+VIT = register(Tower("a ViT", VisionTransformer, _ViT, takes_tokens=True))
 
 
 class TextEncoder(nn.Module):

@@ -6,6 +6,7 @@ The copies share every parameter that they leave as it is; ``clip_model`` itself
 from __future__ import annotations
 
 import copy
+import math
 import platform
 
 import torch
@@ -149,21 +150,29 @@ def fold_batch_norms(visual: ModifiedResNet) -> ModifiedResNet:
     return tower.to(memory_format=torch.channels_last)
 
 
-def convolution(conv: nn.Conv2d, norm: nn.Module, x: Tensor, add: Tensor | None = None, relu: bool = True) -> Tensor:
-    """norm(conv(x)) + add, with ``relu`` rectified; without gradient. ``add`` may be overwritten.
+def convolution(
+    conv: nn.Conv2d,
+    norm: nn.Module,
+    x: Tensor,
+    add: Tensor | None = None,
+    relu: bool = True,
+    most: float = math.inf,
+) -> Tensor:
+    """norm(conv(x)) + add, with ``relu`` clamped to 0 and ``most``; without gradient. ``add`` may be overwritten.
 
     oneDNN rectifies NaN to 0: the caller looks at the input where that matters.
     """
     if isinstance(norm, nn.Identity) and _by_onednn(x):
         where = (conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups)
+        unary, bounds = ("relu", []) if most == math.inf else ("hardtanh", [0.0, most])
         if add is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, *where, "relu" if relu else "none", [], "")
+            return torch.ops.mkldnn._convolution_pointwise(x, *where, unary if relu else "none", bounds, "")
         return torch.ops.mkldnn._convolution_pointwise_.binary(
-            add, x, *where, "add", 1.0, "relu" if relu else None, [], ""
+            add, x, *where, "add", 1.0, unary if relu else None, bounds, ""
         )
     x = norm(conv(x))
     x = x if add is None else x.add_(add)
-    return F.relu_(x) if relu else x
+    return x.clamp_(0, most) if relu else x
 
 
 class Autocast:

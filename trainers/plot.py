@@ -20,7 +20,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .clip.prompts import PromptBuilder, initial_contexts
 from .clip_trainer import Batch
-from .diagnostics import HeadMeter, effective_rank
+from .diagnostics import HeadMeter, IterationMeter, effective_rank, say_unconverged
 from .method import Option, Recipe, epochs_by_shots, method_cfg
 from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, cosine, unit
 from .sinkhorn import counted_sinkhorn
@@ -104,7 +104,7 @@ def match(local: Tensor, text: Tensor, score: Callable[[Tensor], Tensor]) -> Ten
     return torch.cat([score(torch.einsum("bmd,nkd->bkmn", f, text)) for f in chunks])
 
 
-def transported(similarity: Tensor, options: Any, meter: HeadMeter | None = None) -> Tensor:
+def transported(similarity: Tensor, options: Any, meter: IterationMeter | None = None) -> Tensor:
     """similarity [batch, n_cls, M, N] -> sum over m and n of T_mn similarity_mn [batch, n_cls]; T is PLOT's plan.
 
     Args:
@@ -212,12 +212,7 @@ class PLOT(PromptTrainer):
     def after_test(self, split: str) -> None:
         """Says so if plans are not converged."""
         self.diagnostics = self._take_diagnostics()
-        if share := self.diagnostics.get("unconverged"):
-            options, where = self.method_cfg, f"TRAINER.{self.node}"
-            print(
-                f"Not converged: {share:.2g}% of the plans took {where}.MAX_ITER {options.MAX_ITER} iterations, with "
-                f"{where}.EPS {options.EPS} and THRESH {options.THRESH}"
-            )
+        say_unconverged(self.diagnostics["unconverged"], self.node, self.method_cfg)
 
     def _meter(self) -> HeadMeter:
         return HeadMeter(self.method_cfg.MAX_ITER)

@@ -129,6 +129,9 @@ class _ResNet(nn.Module):
         self.trunk = fold_batch_norms(visual)
         self.attnpool, self.trunk.attnpool = self.trunk.attnpool, nn.Identity()
 
+    def extra_repr(self) -> str:
+        return f"heads={self.attnpool.num_heads}"
+
     def forward(self, x: Tensor, local: bool, tokens: None = None, deep: object = None) -> tuple[Tensor, Tensor]:
         x = positions(functools.partial(_trunk, self.trunk), x)
         pool = self.attnpool

@@ -107,7 +107,7 @@ def test_a_mistaken_activation_would_be_noticed(tmp_path: Path) -> None:
 
         assert max(*errors(beside), *errors(alone, ARCH=arch), *errors(alone, ACTIVATION=own)) < 1e-4
         assert min(errors(alone, ACTIVATION=other)) > 1e-2
-        with pytest.raises(UserError, match=rf"is \('{own}', .* by .*config\.json', and \('{other}', .* ARCH"):
+        with pytest.raises(UserError, match=rf"is \('{own}', .* by .*config\.json', and \('{other}', .*ARCH"):
             load_clip(config(beside, ARCH="ViT-B-32" if own == "quickgelu" else "ViT-B-32-quickgelu"))
 
 

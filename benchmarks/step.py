@@ -2,11 +2,13 @@
 
     python -m benchmarks.step [--trainers PLOT COOP COCOOP] [--batch 8] [--cocoop-batch 1] [--repeats 2] [--threads 2]
         [--parts] [--no-plain] [--classes 1000] [--stage 1] [--device cuda --prec fp16 --fused] [--json FILE]
+        [--backbone ViT-L/14]
 
-RN50 with random weights, N = 4, 16 context tokens (PLOTPP: ViT-B/16, 4, and M = 4 visual prompts), the 100 class names
-of Caltech-101 or, with --classes, the first of ImageNet's and the global logits. The batch is in memory. The sides
-(`benchmarks.sides`) take turns, each in a child process; seconds are medians, memory is the child's peak. The plain
-CoCoOp side takes one image a step, since it keeps 5 GB for each image; its seconds are multiplied by the batch. The
+RN50 or --backbone with random weights, N = 4, 16 context tokens (PLOTPP: ViT-B/16, 4, and M = 4 visual prompts), the
+100 class names of Caltech-101 or, with --classes, the first of ImageNet's and the global logits. The batch is in
+memory. The sides (`benchmarks.sides`) take turns, each in a child process; seconds are medians, memory is the child's
+peak. The plain CoCoOp side takes one image a step, since it keeps 5 GB for each image; its seconds are multiplied by
+the batch. On RN50 the
 plain PLOT side takes about a minute and 13 GB a step; --no-plain leaves it out, and a round is then one step a side.
 --parts adds our step's seconds by part; "loading" is a batch from the training loader without workers
 (`benchmarks.image_loading`). PLOTPP's backward parts have the image tower's in them. All steps are in the JSON.
@@ -24,7 +26,7 @@ import torch
 from benchmarks.caltech_names import NAMES
 from benchmarks.image_loading import rates
 from benchmarks.report import parser_of, save, show
-from benchmarks.sides import METHODS, Setting
+from benchmarks.sides import BACKBONES, METHODS, Setting
 from benchmarks.turns import CLOCKS, PARTS, Side, take_turns
 from trainers import plot
 
@@ -69,6 +71,7 @@ def parse() -> argparse.Namespace:
     add("--no-graphs", action="store_true", help="TRAINER.CUDA_GRAPHS False")
     add("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")
     add("--trainers", nargs="+", choices=METHODS, default=[node for node, kind in METHODS.items() if kind.colour])
+    add("--backbone", choices=BACKBONES, default="", help="default: RN50; PLOTPP: ViT-B/16")
     add("--stage", type=int, choices=(1, 2), default=2, help="of PLOTPP")
     add("--cocoop-batch", type=int, default=1, help="images a step of CoCoOp")
     add("--classes", type=int, help="so many of ImageNet's, in place of the 100 of Caltech-101")

@@ -27,7 +27,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.DATASET.TEMPLATE = ""  # zero-shot CLIP's prompt, in place of the dataset's own
     cfg.MODEL.BACKBONE.CLIP_ROOT = ""  # where OpenAI's weights are kept; empty: ~/.cache/clip
     cfg.MODEL.BACKBONE.ALLOW_TORCHSCRIPT = False  # load a TorchScript archive that is not OpenAI's
-    cfg.MODEL.BACKBONE.ACTIVATION = (
-        ""  # quickgelu or gelu, which a weights file does not say; empty: OpenAI's quickgelu
-    )
+    cfg.MODEL.BACKBONE.ACTIVATION = ""  # quickgelu or gelu, over what config, name or ARCH say
+    cfg.MODEL.BACKBONE.ARCH = ""  # open_clip's name of the architecture, where neither config nor name tell it
+    cfg.MODEL.BACKBONE.PLAIN_TEXT = False  # compute all 77 tokens of each prompt, for a text tower that is not causal
     cfg.MODEL.BACKBONE.SHA256 = ""  # of the weights file, which is refused if it differs; a run stores its own

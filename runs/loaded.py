@@ -200,11 +200,12 @@ def load(
         trainer.before_test("test")
         if hasattr(trainer.model, "meter"):
             trainer.model.meter = None  # what a test also measures, nobody asks for here
+        loaded = LoadedRun(trainer, list(classnames), build_transform(cfg, is_train=False))
     if published:  # a run of ours has said it in its training
         for line in said.getvalue().splitlines():
             if "is assumed" in line:
                 print(line, file=sys.stderr)
-    return LoadedRun(trainer, list(classnames), build_transform(cfg, is_train=False))
+    return loaded
 
 
 def _read_run(directory: Path, classes: Sequence[str] | None, backbone: str, _: object) -> tuple[Any, Sequence[str]]:

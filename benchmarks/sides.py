@@ -57,6 +57,7 @@ class Setting:
     no_graphs: bool = False
     stage: int = 2  # of PLOT++: 1 learns the visual prompts alone
     backbone: str = ""  # one of BACKBONES; "": RN50, and for PLOT++ ViT-B/16
+    fused: bool = False  # TRAINER.FUSED_HEAD
 
     @classmethod
     def of(cls, options: argparse.Namespace, method: str, **more: Any) -> Setting:
@@ -148,7 +149,7 @@ def our_model(setting: Setting, clip_model: CLIP) -> Any:
     cfg, method = defaults(), setting.method
     size = clip_model.visual.input_resolution
     cfg.INPUT.SIZE = (size, size)
-    cfg.TRAINER.NAME = METHODS[method].__name__
+    cfg.TRAINER.NAME, cfg.TRAINER.FUSED_HEAD = METHODS[method].__name__, setting.fused
     cfg.TRAINER[method].update({"N_CTX": N_CTX, "PREC": "fp32"})
     if method == "PLOT":
         cfg.TRAINER.PLOT.update({"N": N, "GLOBAL_LOGITS": setting.global_logits})

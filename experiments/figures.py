@@ -64,15 +64,15 @@ def draw_panel(axes: Any, title: str, request: Request, cells: Cells, names: Seq
 
 
 def draw(request: Request) -> Figure:
-    """Prints what was left out. UserError: the runs are mixed."""
+    """UserError: the runs are mixed."""
     cells = cells_of(request)
-    print("".join(f"{note}\n" for note in request.close(Table("", "")).notes if note.startswith("Left out")), end="")
+    request.close(Table("", ""))
     panels = {dataset: [dataset] for dataset in request.datasets}
     if len(panels) > 1:
         panels = {f"average of {len(panels)} datasets": list(panels), **panels}
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 3.2 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     labels: dict[str, Any] = {}
     for axes, (title, names) in zip(grid, panels.items(), strict=False):
@@ -82,7 +82,8 @@ def draw(request: Request) -> Figure:
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     if labels:
-        figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=min(4, len(labels)), fontsize=8)
+        across = min(2 * columns, 4, len(labels))
+        figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=across, fontsize=8)
     return figure
 
 
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
     if ALL in request.shots:
         raise UserError("--shots takes numbers here: a curve has no place for all images")
     figure = draw(request)
+    print("".join(f"{note}\n" for note in request.close(Table("", "")).notes if note.startswith("Left out")), end="")
     pages = {ending: partial(figure.savefig, format=ending, dpi=150) for ending in ("png", "pdf")}
     write_files(request.out, request.table("few_shot_curves", "").name, pages)
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from dassl.extras.cli import Parser, guarded
 from dassl.utils import UserError
+from experiments.tables.render import Section, Table
 from runs.loaded import LoadedRun, add_arguments, load_asked
 from runs.prediction import check_output, printable
 from trainers.clip.weights import load_clip
@@ -61,6 +62,12 @@ def contexts(run: LoadedRun, name: str = "") -> Iterator[tuple[str, Tensor]]:
                 yield f"prompt {n + 1}, class {run.classnames[k]}", own
 
 
+def vocabulary(run: LoadedRun) -> Tensor:
+    """The token embeddings [vocabulary, d]."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return load_clip(run.trainer.cfg).token_embedding.weight.detach().float()
+
+
 def nearest(context: Tensor, embedding: Tensor, top: int) -> list[list[tuple[str, float]]]:
     """context [n_ctx, d], embedding [vocabulary, d] -> for each vector the nearest words with their distances."""
     distance = torch.cdist(context, embedding, compute_mode="donot_use_mm_for_euclid_dist")
@@ -79,13 +86,24 @@ def word(token: int) -> str:
     return printable(text) + ("" if spelled.endswith("</w>") else "-")
 
 
+def table(run: LoadedRun, top: int = 3) -> Table:
+    """A column a prompt: the nearest words, with the distance of the nearest."""
+    embedding = vocabulary(run)
+    columns = {title: nearest(context, embedding, top) for title, context in contexts(run)}
+    rows = [
+        [str(i + 1), *(f"{', '.join(text for text, _ in near)} ({near[0][1]:.2f})" for near in vectors)]
+        for i, vectors in enumerate(zip(*columns.values(), strict=True))
+    ]
+    note = f"The {top} nearest words of each context vector, and the distance of the nearest."
+    return Table("words", "", [Section("", ["vector", *columns], rows)], notes=[note])
+
+
 def run(args: argparse.Namespace) -> None:
     check_output()
     if args.top < 1:
         raise UserError(f"--top is {args.top}; it must be 1 or more")
     loaded = load_asked(args)
-    with contextlib.redirect_stdout(io.StringIO()):
-        embedding = load_clip(loaded.trainer.cfg).token_embedding.weight.detach().float()
+    embedding = vocabulary(loaded)
     for title, context in contexts(loaded, args.name):
         rows = [
             [str(i + 1), *(f"{text.replace('|', PIPE)} ({distance:.3f})" for text, distance in words)]

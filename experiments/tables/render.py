@@ -93,11 +93,12 @@ class Section:
 
 @dataclass
 class Table:
-    """A table, its notes, and the commands that fill its blank cells.
+    """A table, its notes, and the commands of its cells.
 
     Attributes:
         records: the numbers behind the rows, one mapping a line of the CSV.
-        missing: the commands.
+        missing: the commands that fill them.
+        made: the commands that made the runs of the others.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Table:
     records: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
     footnotes: list[str] = field(default_factory=list)
 
     def mark(self, why: str) -> str:

@@ -158,7 +158,7 @@ class Request:
         return [self.ours(table, cell), text, number(difference(cell, figure), signed=True)]
 
     def close(self, table: Table, alone: bool = False) -> Table:
-        """Checks the runs behind the table and lists the commands of its blank cells.
+        """Checks the runs behind the table, and lists the commands of its cells.
 
         Args:
             alone: each method is compared with itself alone, on a backbone of its own.
@@ -183,20 +183,31 @@ class Request:
             )
         table.notes += self.notes
         settings = {compared: shared_settings([*runs.values()]) for compared, runs in used.items()}
-        for cell, trainer, dataset, words, environment in self.cells:
-            absent = [seed for seed in self.wanted(trainer) if seed not in cell.by_seed]
-            usual = absent == [1, 2, 3] or not method_of(trainer).has_seeds
-            place = {
-                "OUT": "" if str(self.out) == "output" else str(self.out),
-                "SEEDS": "" if usual else " ".join(map(str, absent)),
-                "BACKBONE": self._backbone(trainer, dataset, "" if alone else COMMON),
-            }
-            given = [f"{k}={shlex.quote(v)}" for k, v in {**place, **environment}.items() if v]
+        for filled in self.cells:
+            cell, trainer, *_ = filled
             more = own_options(trainer, settings[trainer if alone else ""])
-            command = " ".join([*given, "bash", *map(shlex.quote, [*words, *more])])
-            if absent and command not in table.missing:
-                table.missing.append(command)
+            absent = [seed for seed in self.wanted(trainer) if seed not in cell.by_seed]
+            for commands, seeds in ((table.missing, absent), (table.made, [*cell.by_seed])):
+                command = self._command(filled, seeds, more, "" if alone else COMMON)
+                if seeds and command not in commands:
+                    commands.append(command)
         return table
+
+    def _command(self, filled: Filled, seeds: list[int], more: list[str], usual: str) -> str:
+        """What makes a cell's runs of these seeds.
+
+        Args:
+            more: KEY VALUE pairs beside the cell's own.
+            usual: the backbone of the table; "" for the method's own.
+        """
+        _, trainer, dataset, words, environment = filled
+        place = {
+            "OUT": "" if str(self.out) == "output" else str(self.out),
+            "SEEDS": "" if seeds == [1, 2, 3] or not method_of(trainer).has_seeds else " ".join(map(str, seeds)),
+            "BACKBONE": self._backbone(trainer, dataset, usual),
+        }
+        given = [f"{k}={shlex.quote(v)}" for k, v in {**place, **environment}.items() if v]
+        return " ".join([*given, "bash", *map(shlex.quote, [*words, *more])])
 
     def _backbone(self, trainer: str, dataset: str, usual: str) -> str:
         """What BACKBONE has to be, so that the table is on one backbone; "", if ``usual`` is, for the method's own."""

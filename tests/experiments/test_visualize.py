@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,23 +118,56 @@ def test_names_that_are_no_mathematics_and_no_text(
 def test_class_names_are_no_mathematics(runs_of: dict[str, Path], picture: Path) -> None:
     run = load(runs_of["PLOT"])
     run.classnames[:] = [f"$x_{{{k}$" for k in range(5)]
-    figure, _ = visualize.draw(run, run.read(picture), "$a^$", label=None)
+    image = run.read(picture)
+    seen = visualize.view(run, image)
+    figure = visualize.draw(visualize.unnormalized(run, image), seen, "$a^$", visualize.scale([seen]))
     figure.savefig(io.BytesIO())
     assert figure.get_suptitle().count("$") == 2 and figure.axes[0].get_title() == "$a^$"
 
 
 def test_the_figure_has_the_picture_n_plans_a_bar_and_the_top_five(runs_of: dict[str, Path], picture: Path) -> None:
     run = load(runs_of["PLOT"])
-    figure, top = visualize.draw(run, run.read(picture), "picture", label=2)
+    image = run.read(picture)
+    seen = visualize.view(run, image, label=2, truth=1)
+    figure = visualize.draw(visualize.unnormalized(run, image), seen, "picture", visualize.scale([seen]))
     titles = [axes.get_title() for axes in figure.axes]
     assert titles[:3] == ["picture", "prompt 1", "prompt 2"] and len(figure.axes) == 5  # the bars, the colour bar
-    assert "named class: leopard" in figure.get_suptitle() and len(top) == 5
-    overlays = [axes.images[-1] for axes in figure.axes[1:3]]
-    assert overlays[0].get_clim() == overlays[1].get_clim()  # one scale for all prompts
-    _, plans = visualize.look(run, run.read(picture))
-    assert overlays[0].get_clim() == pytest.approx((plans[2].min().item(), plans[2].max().item()))
+    probabilities, plans = visualize.look(run, image)
+    assert f"named class: leopard {100 * probabilities[2]:.1f}%" in figure.get_suptitle() and len(seen.top) == 5
+    assert seen.weights == pytest.approx(plans[2].numpy() * 8)  # 2 prompts, 2 x 2 places
     bars = [patch.get_width() for patch in figure.axes[3].patches]
-    assert sorted(bars, reverse=True) == pytest.approx([100 * p for _, p in top])
+    assert sorted(bars, reverse=True) == pytest.approx([100 * p for _, p in seen.top])
+
+
+def test_cells_are_drawn_as_they_are_on_one_diverging_scale() -> None:
+    """3 x 3 cells over 7 x 9 white pixels: white at the uniform weight, the ends of the scale far from it."""
+    weights = np.array([[1, 1, 2], [0.5, 1, 1], [1, 1, 0]])
+    seen = [visualize.View(x, ("a", 1.0), [("a", 1.0)], None, False) for x in (weights, np.ones((3, 3)))]
+    norm = visualize.scale(seen)
+    assert (norm.vmin, norm.vmax) == (0, 2) == (visualize.scale(seen[:1]).vmin, visualize.scale(seen[:1]).vmax)
+    drawn = visualize.overlay(np.ones((7, 9, 3)), weights, norm)
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) == 4
+    assert drawn[0, 0] == pytest.approx([1] * 3) and drawn[3:5, :3].std(axis=(0, 1)) == pytest.approx([0] * 3)
+    more, less = drawn[0, 8], drawn[6, 8]
+    assert more[0] > more[2] + 0.3 and less[2] > less[0] + 0.3  # red, blue
+    assert visualize.overlay(np.ones((7, 9, 3)), np.ones((3, 3)), visualize.scale(seen[1:])) == pytest.approx(1)
+
+
+def test_the_true_class_stands_beside_the_predicted_one(
+    runs_of: dict[str, Path], picture: Path, data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a test image, of a picture in a class's folder, and of one whose class nothing says."""
+    kept = json.loads((runs_of["PLOT"] / "predictions.json").read_text())
+    image, names = kept["image"][0], load(runs_of["PLOT"]).classnames
+    (tmp_path / "Sea Horse").mkdir()
+    shutil.copy(picture, tmp_path / "Sea Horse/mine.png")
+    paths = [str(data_root / image), str(tmp_path / "Sea Horse/mine.png"), str(picture)]
+    assert visualize.main([str(runs_of["PLOT"]), *paths, "--to", str(tmp_path / "drawn")]) == 0
+    first, second, third = capsys.readouterr().out.splitlines()
+    true, guess = (names[kept[key][0]].replace("_", " ") for key in ("label", "prediction"))
+    assert f"predicted: {guess} " in first and (first.endswith("right") or f"; true: {true} " in first)
+    assert second.endswith("right") or "; true: sea horse " in second
+    assert third.endswith("; its true class is not known")
 
 
 def test_words_are_the_nearest_tokens(

@@ -203,6 +203,12 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
         "batch_size": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
         "parameters": parameters,
         "backbone": {"name": cfg.MODEL.BACKBONE.NAME, "sha256": getattr(trainer, "weights_sha256", None)},
+        "preprocessing": {  # of the test
+            "size": list(cfg.INPUT.SIZE),
+            "interpolation": cfg.INPUT.INTERPOLATION,
+            "mean": list(cfg.INPUT.PIXEL_MEAN) if "normalize" in cfg.INPUT.TRANSFORMS else None,
+            "std": list(cfg.INPUT.PIXEL_STD) if "normalize" in cfg.INPUT.TRANSFORMS else None,
+        },
         "epochs": cfg.OPTIM.MAX_EPOCH if parameters else 0,
         "seconds": {"total": round(seconds, 3), **trainer.timing},
         "peak_memory_bytes": peak_memory(),

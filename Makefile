@@ -1,4 +1,5 @@
 # make demo: trains and tests PLOT on the embedded dataset. make demo-photo: on photographs, Caltech-101's in DATA.
+# make docs: the documentation as a site, in output/site.
 # make test: lint, types and the tests of all but the slow ones. make test-all: every test.
 # Each target creates .venv if it is missing; this needs Python 3.10+, pip and make. CONTRIBUTING.md has the details.
 SHELL := bash
@@ -8,7 +9,7 @@ BIN := .venv/bin
 COMPILE := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -W ignore -c
 PYTEST = TIMEFORMAT='make $@: the tests took %lR'; time $(BIN)/python -m pytest -n 2
 
-.PHONY: demo demo-photo test test-all lint format clean
+.PHONY: demo demo-photo test test-all lint format docs clean
 
 demo: .venv/installed
 	bash scripts/plot/main.sh symbols 16
@@ -27,6 +28,11 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -e '.[docs]'
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs . output/site
+	@echo "Built: output/site/index.html"
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .

@@ -14,7 +14,8 @@ from yacs.config import CfgNode
 from .data.samplers import SAMPLERS
 from .data.transforms import AVAI_CHOICES, INTERPOLATION_MODES
 from .evaluation import EVALUATOR_REGISTRY
-from .limits import BELOW_ONE, NAMES, POSITIVE, Limit, at_least, between, finite, limit, list_of, one_of
+from .extras.trackers import NAMES as TRACKED
+from .limits import ANY, BELOW_ONE, NAMES, POSITIVE, Limit, at_least, between, finite, limit, list_of, one_of
 from .optim import OPTIMIZERS, SCHEDULES, WARMUPS
 from .utils import MAX_PIXELS
 
@@ -24,7 +25,7 @@ class Key:
     """A key's default, what its values must be apart from their type, and whether upstream Dassl lacks the key."""
 
     default: Any
-    limit: Limit = lambda value: ""
+    limit: Limit = ANY
     ours: bool = False
 
 
@@ -138,6 +139,7 @@ KEYS = {
         "CHECKPOINT_FREQ": Key(0, at_least(0)),  # epochs between checkpoints that are kept; 0: the last alone
         "PRINT_FREQ": Key(10, at_least(1)),  # batches
         "COUNT_ITER": left_out("train_x"),
+        "LOGGERS": Key("", TRACKED, ours=True),  # words: mlflow, wandb; they get what TensorBoard gets
     },
     "TEST": {
         "EVALUATOR": Key("Classification", one_of(EVALUATOR_REGISTRY.registered_names())),

@@ -1,15 +1,26 @@
-"""What a config key's value must be: functions of a value that return "", or what the value must be instead."""
+"""What a config key's value must be: functions of a value that return "", or what the value must be instead.
+
+Their ``expected`` says it in the list of keys (``docs/reference.py``).
+"""
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-Limit = Callable[[Any], str]
+
+@dataclass(frozen=True)
+class Limit:
+    fits: Callable[[Any], bool]
+    expected: str
+
+    def __call__(self, value: Any) -> str:
+        return "" if self.fits(value) else self.expected
 
 
-def limit(fits: Callable[[Any], bool], expected: str) -> Limit:
-    return lambda value: "" if fits(value) else expected
+limit = Limit
+ANY = limit(lambda value: True, "")
 
 
 def at_least(least: float) -> Limit:
@@ -20,18 +31,21 @@ def between(least: float, most: float) -> Limit:
     return limit(lambda value: least <= value <= most, f"from {least} to {most}")
 
 
-def one_of(names: Iterable[str]) -> Limit:
-    """A name, or a list of names."""
-    known = list(names)
+class OneOf(Limit):
+    """A name, or a list of names, out of those that ``fits`` knows; the nearest is said."""
 
-    def expected(values: Any) -> str:
+    def __call__(self, values: Any) -> str:
         for name in values if isinstance(values, (list, tuple)) else [values]:
-            if name not in known:
+            if not self.fits(name):
+                known = self.expected.removeprefix("one of ").split(", ")
                 near = get_close_matches(str(name)[:60], known, n=1, cutoff=0.5)
-                return f"one of {', '.join(known)}" + (f"; the nearest is '{near[0]}'" if near else "")
+                return self.expected + (f"; the nearest is '{near[0]}'" if near else "")
         return ""
 
-    return expected
+
+def one_of(names: Iterable[str]) -> Limit:
+    known = list(names)
+    return OneOf(lambda name: name in known, f"one of {', '.join(known)}")
 
 
 def list_of(kind: type, expected: str, fits: Callable[[Any], bool] = lambda values: True) -> Limit:

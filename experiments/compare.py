@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
+from types import ModuleType
 from typing import Any
 
 if __name__ == "__main__":
@@ -21,7 +22,7 @@ if __name__ == "__main__":
 
     before_imports()
 
-from dassl.extras.cli import RUNNING, Environment, Parser, guarded, typed
+from dassl.extras.cli import RUNNING, Environment, Parser, guarded, set_variables, typed
 from dassl.utils import UserError
 from experiments.jobs import Job, Series, one_of_shots, spelled
 from experiments.recipes import (
@@ -159,6 +160,70 @@ def _row(table: Table, trainer: str, cell: Cell, baseline: Cell | None) -> list[
     return [label(trainer), number(cell.mean) + table.mark(cell.flag), *spread, *against, *texts.values()]
 
 
+def table_of(jobs: Sequence[Job], opts: Sequence[str], mixed: bool, *titles: str) -> Table:
+    """Runs what is not finished, and gives the table.
+
+    Args:
+        opts: the user's KEY VALUE pairs, for the title and the name of the files.
+        titles: more parts of the title.
+    """
+    first = jobs[0]
+    cells = {job.trainer: cell for job, cell in zip(jobs, train_all(jobs, mixed)[0], strict=True)}
+    name = name_of(f"compare_{first.dataset}_{spelled(first.shots)}shots", first.environment, opts)
+    title = ", ".join((first.dataset, f"{spelled(first.shots)} shots", *opts, *titles))
+    return build(cells, max((job.seeds for job in jobs), key=len), name, title)
+
+
+def compare(
+    dataset: str,
+    shots: int | str,
+    methods: Sequence[str] = (),
+    seeds: Sequence[int] = (1, 2, 3),
+    options: Mapping[str, object] | None = None,
+    *,
+    backbone: str = "",
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    mixed: bool = False,
+) -> Table:
+    """Runs what is not finished of several methods, and puts them side by side; a notebook shows the table.
+
+    Args:
+        dataset: the name of its config, such as "symbols".
+        shots: images a class, or "all".
+        methods: registered names or those of their files; by default those that ``compare.sh`` takes.
+        seeds: one run each.
+        options: config keys with values; an option of one method goes to that method.
+        backbone: for the recipes' own, as BACKBONE of the scripts.
+        data, out: the folders of datasets and of runs; by default those of ``$DATA`` and ``$OUT``.
+        mixed: allow different backbones or epochs.
+
+    Returns:
+        The table: ``records`` holds its numbers, ``markdown()``, ``csv()`` and ``latex()`` its text.
+
+    Raises:
+        UserError: a mistake, found before anything runs, or a run that has failed.
+    """
+    opts = [str(word) for pair in (options or {}).items() for word in pair]
+    chosen = {"SEEDS": " ".join(map(str, seeds)), "TRAINERS": " ".join(methods), "BACKBONE": backbone}
+    with set_variables(DATA=data, OUT=out, CFG="", N="", **chosen):
+        environment = Environment.read()
+        jobs = jobs_of(named_methods(environment.TRAINERS), dataset, one_of_shots(str(shots)), opts, environment)
+        try:
+            return table_of(jobs, opts, mixed)
+        except SystemExit as error:
+            raise UserError(f"a run ended with exit code {error.code}; the lines above say why") from None
+
+
+class _Callable(ModuleType):
+    """This module, which is the function of its name as well: ``from experiments import compare; compare(...)``."""
+
+    __call__ = staticmethod(compare)
+
+
+sys.modules[__name__].__class__ = _Callable
+
+
 def run(args: argparse.Namespace) -> None:
     shots, environment = one_of_shots(args.shots), args.environment
     if environment.TRAINERS == "all":
@@ -166,15 +231,10 @@ def run(args: argparse.Namespace) -> None:
     else:
         groups = [jobs_of(named_methods(environment.TRAINERS), args.dataset, shots, args.opts, environment)]
     for jobs in groups:
-        cells = {job.trainer: cell for job, cell in zip(jobs, train_all(jobs, args.mixed)[0], strict=True)}
-        name = name_of(f"compare_{args.dataset}_{spelled(shots)}shots", jobs[0].environment, args.opts)
-        title = ", ".join((args.dataset, f"{spelled(shots)} shots", *args.opts, *_backbones(jobs, len(groups))))
+        titles = [f"backbone {Path(jobs[0].runs[0].backbone).stem}"] if len(groups) > 1 else []
+        table = table_of(jobs, args.opts, args.mixed, *titles)
         print()
-        build(cells, max((job.seeds for job in jobs), key=len), name, title).show(Path(environment.OUT))
-
-
-def _backbones(jobs: Sequence[Job], groups: int) -> list[str]:
-    return [f"backbone {Path(jobs[0].runs[0].backbone).stem}"] if groups > 1 else []
+        table.show(Path(environment.OUT))
 
 
 def parser(program: str, description: str | None, protocols: Sequence[str] = ()) -> Parser:

@@ -35,8 +35,6 @@ from dassl.utils import UserError
 from experiments.recipes import (
     ALL,
     check_backbone,
-    config_file,
-    imported,
     method_of,
     named_methods,
     own_options,
@@ -47,11 +45,9 @@ from experiments.sweep.progress import Progress
 from experiments.sweep.task import Outcome, Run, Task
 from experiments.sweep.times import Times
 from runs import process
-from runs.command_line import build_parser
-from runs.config import setup_cfg
-from runs.directory import REPOSITORY, check_config
-from runs.execution import output_directory
-from runs.result import finished_result, load_result
+from runs.python import resolve
+from runs.recipes import run_arguments
+from runs.result import load_result
 
 # Keys that tell apart the runs of one command, with what says them.
 OURS = {
@@ -140,17 +136,9 @@ class Job:
         takes_n = n and any(option.key == "N" for option in method.options)
         if taken := [key for key in self.opts[::2] if key in OURS]:
             raise UserError(f"{taken[0]} follows from {OURS[taken[0]]}: it cannot be a KEY VALUE pair as well")
-        return [
-            *imported(self.trainer),
-            *("--seed", str(seed)),
-            *("--trainer", self.trainer),
-            *("--dataset-config-file", str(REPOSITORY / "configs/datasets" / f"{self.dataset}.yaml")),
-            *("--config-file", str(config_file(self.trainer, self.config))),
-            *(("--recipe", pairs) if (pairs := self.recipe_of(seed)) else ()),
-            *("DATASET.NUM_SHOTS", str(self.shots if method.has_seeds else 0)),
-            *((f"TRAINER.{method.node}.N", str(n)) if takes_n else ()),
-            *self.opts,
-        ]
+        opts = [f"TRAINER.{method.node}.N", str(n), *self.opts] if takes_n else self.opts
+        pairs = self.recipe_of(seed)
+        return run_arguments(self.trainer, self.dataset, self.shots, seed, self.config, pairs, opts)
 
     def run(self, seed: int) -> Run:
         """UserError: a mistake in the arguments, or a damaged result."""
@@ -176,16 +164,6 @@ class Job:
     @property
     def heading(self) -> str:
         return f"{self.trainer} on {self.dataset}, config {self.config}: {self.run(self.seeds[0]).directory.parent}"
-
-
-def resolve(arguments: list[str]) -> tuple[argparse.Namespace, Any, Path]:
-    """A run's parsed arguments, config and directory. UserError: a mistake in them, or a damaged result."""
-    parsed = build_parser().parse_args(arguments)
-    cfg, base = setup_cfg(parsed)
-    directory = output_directory(parsed, cfg, base)
-    check_config(directory, cfg)
-    finished_result(directory)
-    return parsed, cfg, directory
 
 
 def table(directories: list[Path]) -> str:

@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--model-dir", default="", help="a trained run's directory to test, for --eval-only")
     add("--load-epoch", type=int, help="the epoch whose checkpoint is tested (default: the best, else the last)")
     add("--no-train", action="store_true", help="build everything, train nothing")
+    add("--quiet", action="store_true", help="print errors alone; log.txt in the run's directory has the rest")
     add("--print-config", action="store_true", help="print the merged config for upstream Dassl, and exit")
     add("--recipe", default="", help="KEY VALUE pairs of the scripts' recipe; the user's own win over them")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of the config")

@@ -16,7 +16,15 @@ from dassl.config import clean_cfg, drop_our_keys
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.extras.distributed import is_main, launched, of_main, process_group
 from dassl.extras.locks import locked
-from dassl.utils import ImageError, UserError, collect_env_info, set_random_seed, setup_logger, write_atomically
+from dassl.utils import (
+    ImageError,
+    Silence,
+    UserError,
+    collect_env_info,
+    set_random_seed,
+    setup_logger,
+    write_atomically,
+)
 
 from .config import setup_cfg
 from .directory import (
@@ -73,7 +81,8 @@ def run(args: argparse.Namespace) -> None:
         if backbone.NAME and not backbone.SHA256 and source != directory and (source / "config.yaml").is_file():
             say_not_compared(source, backbone.NAME)
     cfg.freeze()
-    with process_group(cfg.USE_CUDA):
+    silence = redirect_stdout(Silence()) if args.quiet else nullcontext()
+    with silence, process_group(cfg.USE_CUDA):
         run_checked(args, cfg, base, directory)
 
 

@@ -1,11 +1,11 @@
 """A trained run in memory, for images of one's own: paths, PIL images and arrays.
 
-    from predict import load
+    from runs import load
     run = load(RUN)
-    run.classes(["my.jpg", picture, array])
+    run.predict(["my.jpg", picture, array])
 
-``logits``, ``plans`` and ``features`` take the same images. RUN is a finished run, or a folder with a checkpoint that
-CoOp, CoCoOp or PLOT wrote.
+``classes``, ``logits``, ``plans`` and ``features`` take the same images. RUN is a finished run, or a folder with a
+checkpoint that CoOp, CoCoOp or PLOT wrote.
 """
 
 from __future__ import annotations
@@ -111,6 +111,14 @@ class LoadedRun:
     def classes(self, images: Images) -> list[str]:
         """The most probable class of each image."""
         return [self.classnames[k] for k in self.logits(images).argmax(dim=1).tolist()]
+
+    def predict(self, images: Images, top: int = 5) -> list[list[tuple[str, float]]]:
+        """The ``top`` most probable classes of each image with their probabilities, falling."""
+        logits = self.logits(images)
+        best = logits.sort(dim=1, descending=True, stable=True).indices[:, :top]  # of equals the first, as in a test
+        probabilities = logits.softmax(dim=1).gather(1, best)
+        pairs = zip(best.tolist(), probabilities.tolist(), strict=True)
+        return [[(self.classnames[k], p) for k, p in zip(*pair, strict=True)] for pair in pairs]
 
     def explained(self, images: Images) -> tuple[Tensor, Tensor]:
         """Logits [images, n_cls], and the transport plans behind them [images, n_cls, M, N].

@@ -133,12 +133,8 @@ def _batch(run: LoadedRun, paths: Sequence[str], top: int, features: Features | 
         images = torch.stack(list(read.values()))
         if features is not None:
             features.add(run, [paths[i] for i in read], images)
-        logits = run.logits(images)
-        best = logits.sort(dim=1, descending=True, stable=True).indices[:, :top]  # of equals the first, as in a test
-        probabilities = logits.softmax(dim=1).gather(1, best)
-        for i, values, labels in zip(read, probabilities.tolist(), best.tolist(), strict=True):
-            named = tuple((run.classnames[k], p) for k, p in zip(labels, values, strict=True))
-            found[i] = Prediction(paths[i], named)
+        for i, named in zip(read, run.predict(images, top), strict=True):
+            found[i] = Prediction(paths[i], tuple(named))
     return [found[i] for i in range(len(paths))]
 
 

@@ -28,13 +28,19 @@ class Option(NamedTuple):
     most: float = math.inf
     choices: tuple[str, ...] = ()
 
+    @property
+    def expected(self) -> str:
+        """What a value must be; "" if it may be any of its type."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.least is None:
+            return ""
+        return f"{self.least} or more" if self.most == math.inf else f"from {self.least} to {self.most}"
+
     def fault(self, value: Any) -> str:
         """What the value must be; "" if it is that."""
-        if self.choices and value not in self.choices:
-            return f"one of {', '.join(self.choices)}"
-        if self.least is not None and not self.least <= value <= self.most:
-            return f"{self.least} or more" if self.most == math.inf else f"from {self.least} to {self.most}"
-        return ""
+        fits = value in self.choices if self.choices else self.least is None or self.least <= value <= self.most
+        return "" if fits else self.expected
 
 
 class Recipe(NamedTuple):

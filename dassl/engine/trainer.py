@@ -17,18 +17,22 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
+from dassl.config import flatten
 from dassl.data import DataManager
 from dassl.data.data_manager import order_of
 from dassl.evaluation import build_evaluator
 from dassl.extras.distributed import gathered, is_main, local_device, summed, use_exact_convolutions
 from dassl.extras.features import with_features, with_views
 from dassl.extras.interrupts import Interrupted, raise_again, uninterrupted
+from dassl.extras.trackers import check_trackers, with_trackers
 from dassl.utils import (
     AverageMeter,
     MetricMeter,
     UserError,
     derive_seed,
     mkdir_if_missing,
+    print_to_console,
+    print_to_file,
     random_state,
     set_random_seed,
     set_random_state,
@@ -65,6 +69,7 @@ class SimpleTrainer(ParallelTrainer):
         self.timing: dict[str, float] = {}
         self.step_times: list[float] = []
         self.tested: list[str] = []
+        self.bar: Any = None  # of training
         self.build_data_loader()
         self.build_model()
         self.train_loader_x = with_views(self, self.train_loader_x)
@@ -127,8 +132,11 @@ class SimpleTrainer(ParallelTrainer):
         return False
 
     def check_training(self) -> None:
-        """UserError: the best epoch is asked for, and there are no images to choose it by but the test's."""
+        """UserError: the best epoch is asked for, and there are no images to choose it by but the test's; or one of
+        TRAIN.LOGGERS is not installed.
+        """
         super().check_training()
+        check_trackers(self.cfg)
         if self.cfg.TEST.NO_TEST or self.cfg.TEST.FINAL_MODEL != "best_val":
             return
         remedy = "choose TEST.FINAL_MODEL last_step"
@@ -158,6 +166,8 @@ class SimpleTrainer(ParallelTrainer):
             self.seal_test(False)
             if hasattr(self.train_loader_x, "close"):
                 self.train_loader_x.close()
+            if self.bar is not None:
+                self.bar.close()
             self.close_writer()
 
     def set_epoch(self, epoch: int) -> None:
@@ -188,6 +198,7 @@ class SimpleTrainer(ParallelTrainer):
             writer_dir = osp.join(self.output_dir, "tensorboard")
             mkdir_if_missing(writer_dir)
             self.init_writer(writer_dir)
+            self._writer = with_trackers(self._writer, self.cfg, dict(flatten(self.cfg)))
         self.time_start = time.time()
 
     def after_epoch(self) -> None:
@@ -291,6 +302,10 @@ class TrainerX(SimpleTrainer):
         self.num_batches, self.batch_idx = n, self.start_batch - 1
         seconds_before = self.timing.get("train_seconds", 0.0)
         epoch_start = end = time.perf_counter()
+        if self.bar is None:
+            total, done = self.max_epoch * n, self.epoch * n + self.start_batch
+            self.bar = with_progress(total=total, initial=done, unit="batch", leave=False)
+        self.bar.set_description(f"epoch {self.epoch + 1}/{self.max_epoch}")
         for batch_idx, batch in enumerate(self.batches(self.train_loader_x), start=self.start_batch):
             raise_again()
             self.batch_idx = batch_idx
@@ -306,6 +321,8 @@ class TrainerX(SimpleTrainer):
             print_freq = self.cfg.TRAIN.PRINT_FREQ
             if (self.batch_idx + 1) % print_freq == 0 or self.num_batches < print_freq:
                 self._print_progress(losses, batch_time, data_time)
+            self.bar.set_postfix({name: meter.avg for name, meter in losses.meters.items()}, refresh=False)
+            self.bar.update()
             n_iter = self.epoch * self.num_batches + self.batch_idx
             for name, meter in losses.meters.items():
                 self.write_scalar(f"train/{name}", meter.avg, n_iter)
@@ -313,6 +330,8 @@ class TrainerX(SimpleTrainer):
             end = time.perf_counter()
         if self.step_times:  # none, if the epoch was interrupted at its very end
             self.timing["step_seconds"] = statistics.median(self.step_times)
+        if self.bar.disable and is_main():
+            self._print_epoch(losses, batch_time)
         models = [self._models[name] for name in self.get_model_names()]
         if not all(p.isfinite().all() for model in models for p in model.parameters() if p.requires_grad):
             raise self.not_finite("what was learned", [])
@@ -327,17 +346,25 @@ class TrainerX(SimpleTrainer):
         return summary
 
     def _print_progress(self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter) -> None:
+        print_to_file(
+            f"epoch [{self.epoch + 1}/{self.max_epoch}] "
+            f"batch [{self.batch_idx + 1}/{self.num_batches}] "
+            f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) "
+            f"data {data_time.val:.3f} ({data_time.avg:.3f}) "
+            f"{losses} "
+            f"lr {self.get_current_lr():.4e} "
+            f"eta {self._time_left(batch_time)}"
+        )
+
+    def _print_epoch(self, losses: MetricMeter, batch_time: AverageMeter) -> None:
+        """A line on the console, which has no bar: the means over the epoch."""
+        means = " ".join(f"{name} {meter.avg:.4f}" for name, meter in losses.meters.items())
+        print_to_console(f"epoch [{self.epoch + 1}/{self.max_epoch}] {means} eta {self._time_left(batch_time)}")
+
+    def _time_left(self, batch_time: AverageMeter) -> datetime.timedelta:
         epochs_left = self.max_epoch - self.epoch - 1
         batches_left = self.num_batches - self.batch_idx - 1 + epochs_left * self.num_batches
-        print(
-            f"epoch [{self.epoch + 1}/{self.max_epoch}]",
-            f"batch [{self.batch_idx + 1}/{self.num_batches}]",
-            f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
-            f"data {data_time.val:.3f} ({data_time.avg:.3f})",
-            f"{losses}",
-            f"lr {self.get_current_lr():.4e}",
-            f"eta {datetime.timedelta(seconds=int(batch_time.avg * batches_left))}",
-        )
+        return datetime.timedelta(seconds=int(batch_time.avg * batches_left))
 
     def parse_batch_train(self, batch: dict[str, Any]) -> Any:
         return tuple(batch[key].to(self.device) for key in ("img", "label", "domain"))

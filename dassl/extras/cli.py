@@ -11,7 +11,8 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -68,6 +69,22 @@ class Environment:
     @classmethod
     def read(cls) -> Environment:
         return cls(**{field.name: os.environ[field.name] for field in fields(cls) if os.environ.get(field.name)})
+
+
+@contextmanager
+def set_variables(**values: object) -> Iterator[None]:
+    """A scope in which the process has these environment variables; None leaves a variable as it is."""
+    given = {name: str(value) for name, value in values.items() if value is not None}
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class Parser(argparse.ArgumentParser):

@@ -12,7 +12,7 @@ from .checkpoints import (
     save_checkpoint,
     save_interrupted,
 )
-from .logger import Logger, setup_logger
+from .logger import Logger, Silence, print_to_console, print_to_file, setup_logger
 from .meters import AverageMeter, MetricMeter
 from .registry import Registry, check_availability
 from .tools import (
@@ -53,6 +53,7 @@ __all__ = [
     "Logger",
     "MetricMeter",
     "Registry",
+    "Silence",
     "UserError",
     "as_rgb",
     "cache_folder",
@@ -65,6 +66,8 @@ __all__ = [
     "load_pretrained_weights",
     "load_weights",
     "mkdir_if_missing",
+    "print_to_console",
+    "print_to_file",
     "random_state",
     "read_image",
     "read_json",

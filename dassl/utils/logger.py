@@ -1,10 +1,20 @@
 """What a run prints, also in its log file; a resumed run appends."""
 
+import io
 import os.path as osp
 import sys
 from typing import Any
 
 from .tools import mkdir_if_missing
+
+
+class Silence(io.TextIOBase):
+    """A standard output that shows nothing; progress bars are not shown either."""
+
+    quiet = True
+
+    def write(self, msg: str) -> int:
+        return len(msg)
 
 
 class Logger:
@@ -40,6 +50,17 @@ class Logger:
 
     def __getattr__(self, name: str) -> Any:  # isatty, encoding, fileno, ...
         return getattr(self.__dict__["console"], name)
+
+
+def print_to_file(text: str) -> None:
+    """To the log file alone or, without one, to standard output."""
+    print(text, file=sys.stdout.file if isinstance(sys.stdout, Logger) else None)
+
+
+def print_to_console(text: str) -> None:
+    """To the console alone. Without a log file it is not printed: there `print_to_file` is seen."""
+    if isinstance(sys.stdout, Logger):
+        print(text, file=sys.stdout.console, flush=True)
 
 
 def setup_logger(output: str | None = None) -> Logger | None:

@@ -148,13 +148,16 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return rgb
 
 
-def with_progress(items: Iterable[Any]) -> Iterable[Any]:
-    """A bar on stderr, if that is a terminal."""
-    if not sys.stderr.isatty():
-        return items
+def with_progress(items: Iterable[Any] | None = None, **options: Any) -> Any:
+    """A bar of tqdm's on stderr: disabled if that is no terminal, if standard output is a `Silence`, and in all but the
+    first process of a run.
+    """
     from tqdm import tqdm
 
-    return tqdm(items)
+    from dassl.extras.distributed import is_main
+
+    shown = is_main() and sys.stderr.isatty() and not getattr(sys.stdout, "quiet", False)
+    return tqdm(items, disable=not shown, **options)
 
 
 def set_random_seed(seed: int) -> None:

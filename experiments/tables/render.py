@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,16 @@ class Table:
             commands = "\n".join(self.missing)
             parts.append(f"Blank cells, and the commands that fill them:\n\n```bash\n{commands}\n```")
         return "\n\n".join(parts) + "\n"
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        parts = [f"<h4>{escape(self.title)}</h4>"]
+        for section in self.sections:
+            parts += [f"<p>{escape(section.caption)}</p>"] if section.caption else []
+            parts.append(section.render("html"))
+        commands = "\n".join(self.missing)
+        parts += [f"<p>{escape(text)}</p>" for text in self.remarks()]
+        return "\n".join([*parts, *([f"<pre>{escape(commands)}</pre>"] if commands else [])])
 
     def csv(self) -> str:
         keys = list(dict.fromkeys(key for record in self.records for key in record))

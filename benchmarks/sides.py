@@ -32,6 +32,12 @@ METHODS: dict[str, Any] = {
 }
 N_CTX, N = 16, 4  # context tokens; PLOT's and PLOT++'s prompts a class
 PLOTPP_N_CTX, M, N_CTX_V = 4, 4, 2  # PLOT++'s context tokens, its visual prompts and their tokens
+# CLIP's arguments: image side, and width, heads and layers of the text side.
+BACKBONES: dict[str, tuple[tuple[Any, ...], tuple[int, int, int]]] = {
+    "RN50": ((1024, 224, (3, 4, 6, 3), 64, None), (512, 8, 12)),
+    "ViT-B/16": ((512, 224, 12, 768, 16), (512, 8, 12)),
+    "ViT-L/14": ((768, 224, 24, 1024, 14), (768, 12, 12)),
+}
 Logits = Callable[[Tensor], Tensor]  # image [batch, 3, h, w] -> [batch, n_cls]
 
 
@@ -50,6 +56,8 @@ class Setting:
     clock: str = "wall"
     no_graphs: bool = False
     stage: int = 2  # of PLOT++: 1 learns the visual prompts alone
+    fused: bool = False  # TRAINER.FUSED_HEAD
+    backbone: str = ""  # one of BACKBONES; "": RN50, and for PLOT++ ViT-B/16
 
     @classmethod
     def of(cls, options: argparse.Namespace, method: str, **more: Any) -> Setting:
@@ -67,10 +75,14 @@ class Setting:
         return torch.autocast(self.device, self.dtype, enabled=self.prec in ("amp", "bf16"))
 
     @property
+    def backbone_name(self) -> str:
+        return self.backbone or ("ViT-B/16" if self.method == "PLOTPP" else "RN50")
+
+    @property
     def about(self) -> str:
         """For a table's heading."""
         place = torch.cuda.get_device_name() if self.device == "cuda" else f"{self.threads} threads"
-        model = "a toy CLIP" if self.tiny else "ViT-B/16" if self.method == "PLOTPP" else "RN50"
+        model = "a toy CLIP" if self.tiny else self.backbone_name
         return f"{model}, {self.prec}, {place}, {self.clock} clock, torch {torch.__version__}"
 
     @property
@@ -82,14 +94,12 @@ class Setting:
         return list(ResNet50_Weights.DEFAULT.meta["categories"][: self.classes])
 
 
-def make_clip(tiny: bool, vit: bool = False) -> CLIP:
-    """A frozen RN50 or ViT-B/16 CLIP with random weights, or a toy with as many text tokens."""
+def make_clip(tiny: bool, backbone: str = "RN50") -> CLIP:
+    """A frozen CLIP with random weights, or a toy with as many text tokens."""
     torch.manual_seed(0)
-    text = (64, 1, 2) if tiny else (512, 8, 12)
-    if vit:
-        vision: tuple[Any, ...] = (64, 64, 2, 64, 16) if tiny else (512, 224, 12, 768, 16)
-    else:
-        vision = (64, 64, (1,) * 4, 8, None) if tiny else (1024, 224, (3, 4, 6, 3), 64, None)
+    vision, text = BACKBONES[backbone]
+    if tiny:
+        text, vision = (64, 1, 2), (64, 64, *(((1,) * 4, 8, None) if backbone.startswith("RN") else (2, 64, 16)))
     return CLIP(*vision, 77, 49408, *text).eval().requires_grad_(False)
 
 
@@ -139,7 +149,7 @@ def our_model(setting: Setting, clip_model: CLIP) -> Any:
     cfg, method = defaults(), setting.method
     size = clip_model.visual.input_resolution
     cfg.INPUT.SIZE = (size, size)
-    cfg.TRAINER.NAME = METHODS[method].__name__
+    cfg.TRAINER.NAME, cfg.TRAINER.FUSED_HEAD = METHODS[method].__name__, setting.fused
     cfg.TRAINER[method].update({"N_CTX": N_CTX, "PREC": "fp32"})
     if method == "PLOT":
         cfg.TRAINER.PLOT.update({"N": N, "GLOBAL_LOGITS": setting.global_logits})

@@ -78,7 +78,7 @@ def our_step(model: Any, encode: Callable[..., Any], optimizer: torch.optim.Opti
 
 def make_step(side: str, setting: Setting, clock: Clock) -> Callable[[], dict[str, float]]:
     """A side's step in this process."""
-    clip_model = make_clip(setting.tiny, vit=setting.method == "PLOTPP")
+    clip_model = make_clip(setting.tiny, setting.backbone_name)
     if setting.prec == "fp16":
         convert_weights(clip_model)
     size = clip_model.visual.input_resolution

@@ -93,6 +93,7 @@ KEYS = {
     "DATALOADER": {
         "NUM_WORKERS": Key(4, at_least(0)),
         "CACHED_VIEWS": Key(0, at_least(0), ours=True),  # augmented views of each training image to cache; 0: off
+        "DECODED_GB": Key(1.0, at_least(0), ours=True),  # training images of up to so many GB are decoded once a run
         "K_TRANSFORMS": left_out(1),
         "RETURN_IMG0": left_out(False),
         "TRAIN_X": _TRAIN_LOADER,

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -156,6 +156,29 @@ def endings() -> frozenset[str]:
 def is_picture(name: str) -> bool:
     """By its ending. Hidden files, such as macOS's "._0.jpg", are none."""
     return os.path.splitext(name)[1].lower() in endings() and not name.startswith(".")
+
+
+def is_hidden(name: Path) -> bool:
+    """Whether a file is hidden, or was made by an operating system."""
+    return name.name in SYSTEM_FILES or any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All that is in and below a folder but folders, sorted, by paths relative to it. Links to folders are followed."""
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link to a folder around it
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place, name).relative_to(folder) for name in files]
+    return sorted(found)
+
+
+def unused_line(folder: Path, unused: Mapping[str, list[str]]) -> str:
+    """What the user is told of the files that are not used, by their kind."""
+    kinds = (f"{len(names)} {kind} ({names[0]!r} the first)" for kind, names in unused.items())
+    return f"Not used of '{folder}': {', '.join(kinds)}"
 
 
 def missing_files(images: Path, files: Iterable[str]) -> list[str]:

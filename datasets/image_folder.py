@@ -16,7 +16,7 @@ from pathlib import Path
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .base import FewShotDataset
-from .files import SYSTEM_FILES, UserError, is_picture, kept, list_classes, read_json
+from .files import UserError, files_below, is_hidden, is_picture, kept, list_classes, read_json, unused_line
 from .locate import subfolders
 from .splits import Item, Split, split_classes
 
@@ -36,13 +36,13 @@ class ImageFolder(FewShotDataset):
         folders = [root / name for name in found.values()] or [root]
         classes = {path for folder in folders for path in folder.glob("[!.]*") if path.is_dir()}
         unused: dict[str, list[str]] = {}
-        for path in sorted(path for path in root.rglob("*") if path.is_file()):
-            name = path.relative_to(root)
-            if (path.parent in classes and is_picture(path.name)) or is_ours(name):
+        for name in files_below(root) if root.is_dir() else ():
+            path, picture = root / name, is_picture(name.name) and (root / name).is_file()
+            if (path.parent in classes and picture) or is_ours(name):
                 continue
             if is_hidden(name):
                 kind = "hidden files"
-            elif not is_picture(path.name):
+            elif not picture:
                 kind = "other files"
             elif classes & {*path.parents}:
                 kind = "pictures below a class folder"
@@ -52,8 +52,7 @@ class ImageFolder(FewShotDataset):
                 kind = f"pictures in no part ({', '.join(found.values())})"
             unused.setdefault(kind, []).append(str(name))
         if unused:
-            said = ", ".join(f"{len(names)} {kind} ({names[0]!r} the first)" for kind, names in unused.items())
-            print(f"Not used of '{root}': {said}")
+            print(unused_line(root, unused))
 
     def read(self, folder: Path, seed: int) -> tuple[Split, str]:
         """As the base's; also raises UserError if pictures were added since the split file was made."""
@@ -102,11 +101,6 @@ def parts(folder: Path) -> dict[str, str]:
 def is_ours(name: Path) -> bool:
     """Whether a file is read or was written by this program."""
     return name.parts[0] == "split_fewshot" or str(name) in (SPLIT_FILE, "classnames.json")
-
-
-def is_hidden(name: Path) -> bool:
-    """Whether a file is hidden, or was made by an operating system."""
-    return name.name in SYSTEM_FILES or any(part.startswith(".") or part == "__MACOSX" for part in name.parts)
 
 
 def class_names(folder: Path, classes: Iterable[str]) -> dict[str, str]:

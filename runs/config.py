@@ -23,6 +23,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import UserError
 from datasets.base import SUBSAMPLES
+from trainers.clip.weights import pictures
 
 from .directory import brief, defaults, method_options, own_keys
 
@@ -60,7 +61,7 @@ def setup_cfg(args: argparse.Namespace, needs_dataset: bool = True) -> tuple[Any
         faults.append(f"--recipe '{args.recipe}' cannot be read: {error}")
     if args.model_dir and (trained := Path(args.model_dir) / "config.yaml").is_file():
         # The head is a property of the trained run and goes with it, as do the backbone and the seed.
-        backbone = ("MODEL.BACKBONE.NAME", "MODEL.BACKBONE.ACTIVATION")
+        backbone = [f"MODEL.BACKBONE.{key}" for key in ("NAME", "ACTIVATION", "ARCH", "PLAIN_TEXT")]
         merge_file(trained, (f"TRAINER.{method_options(cfg)[0]}.", *backbone, "SEED"))
     base = cfg.clone()
     flags = {
@@ -74,8 +75,10 @@ def setup_cfg(args: argparse.Namespace, needs_dataset: bool = True) -> tuple[Any
         "MODEL.BACKBONE.CLIP_ROOT": args.clip_root,
         "MODEL.HEAD.NAME": args.head,
     }
-    faults += _merge(cfg, ((k, v) for k, v in flags.items() if v not in (None, "")), "the command line")
+    flags = {key: value for key, value in flags.items() if value not in (None, "")}
+    faults += _merge(cfg, flags.items(), "the command line")
     faults += _merge_words(cfg, args.opts, "the command line")
+    faults += _follow_backbone(cfg, base, {*flags, *args.opts[::2]})
     _report([*faults, *find_faults(cfg), *([] if unread else _check(cfg, needs_dataset))])
     return cfg, base
 
@@ -128,6 +131,15 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"'{path}': {BASE} takes a path, not {brief(base)}")
     below = read_yaml(path.parent / base, (*above, path)) if base else {}
     return {**below, **dict(flatten(loaded, like=defaults()))}
+
+
+def _follow_backbone(cfg: Any, base: Any, asked: set[str]) -> list[str]:
+    """Sets INPUT to the pictures that the backbone was trained with, except what is asked for. Returns faults."""
+    try:
+        own = {key: value for key, value in pictures(cfg).items() if key not in asked}
+    except UserError as error:
+        return [str(error)]
+    return [fault for node in (cfg, base) for fault in _merge(node, own.items(), cfg.MODEL.BACKBONE.NAME)]
 
 
 def _report(faults: list[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import shlex
 import sys
 import time
@@ -94,10 +93,7 @@ def run_checked(args: argparse.Namespace, cfg: Any, base: Any, directory: Path) 
         return
     if trains:
         trainer.check_training()
-    sources = [args.model_dir, cfg.RESUME]
-    if cfg.MODEL.INIT_WEIGHTS:  # <run>/prompt_learner/<checkpoint>
-        sources.append(os.path.dirname(os.path.dirname(cfg.MODEL.INIT_WEIGHTS)))
-    for source in filter(None, sources):
+    for source in filter(None, (args.model_dir, cfg.RESUME, cfg.MODEL.INIT_WEIGHTS)):
         check_classes(Path(source), cfg, trainer.dm.dataset.classnames)
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)

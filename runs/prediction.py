@@ -13,6 +13,7 @@ import contextlib
 import csv
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from dassl.extras.cli import Parser, complain, guarded
 from dassl.utils import UserError, write_atomically
-from datasets.files import endings, is_picture
+from datasets.files import endings, files_below, is_hidden, is_picture, unused_line
 
 from .loaded import LoadedRun, add_arguments, load, load_asked
 
@@ -61,7 +62,7 @@ class Features:
 
 
 def pictures(paths: Iterable[str | Path]) -> list[str]:
-    """Files as they are, folders as all pictures in and below them, sorted.
+    """Files as they are, folders as all pictures in and below them, sorted; a line on stderr says what is not used.
 
     Raises:
         UserError: a folder holds no picture, or a name is empty.
@@ -72,9 +73,18 @@ def pictures(paths: Iterable[str | Path]) -> list[str]:
     found: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if is_picture(p.name) and p.is_file())
+            inside, unused = [], defaultdict[str, list[str]](list)
+            for name in files_below(path):
+                if is_hidden(name):
+                    unused["hidden files"].append(str(name))
+                elif not is_picture(name.name) or not (path / name).is_file():
+                    unused["other files"].append(str(name))
+                else:
+                    inside.append(str(path / name))
             if not inside:
                 raise UserError(f"no pictures in '{path}': looked for {', '.join(sorted(endings()))}")
+            if unused:
+                print(unused_line(path, unused), file=sys.stderr)
             found += inside
         else:
             found.append(str(path))
@@ -102,6 +112,8 @@ def predict(
     """
     if top < 1 or batch_size < 1:
         raise ValueError(f"top is {top} and batch_size {batch_size}; each must be 1 or more")
+    if isinstance(run, LoadedRun) and classes is not None:
+        raise ValueError("classes are for a run's directory; a loaded run has its own, and load(RUN, classes) others")
     loaded = run if isinstance(run, LoadedRun) else load(run, classes)
     paths = pictures([images] if isinstance(images, (str, Path)) else images)
     for start in range(0, len(paths), batch_size):

@@ -21,7 +21,7 @@ import torch
 
 from dassl.config import flatten
 from dassl.extras.distributed import world_size
-from dassl.utils import UserError
+from dassl.utils import UserError, load_checkpoint
 
 from .directory import REPOSITORY, brief, method_options, snake_case
 
@@ -41,20 +41,35 @@ def finished_result(directory: Path) -> dict[str, Any] | None:
     return load_result(path) if path.exists() else None
 
 
-def check_classes(directory: Path, cfg: Any, classnames: Sequence[str]) -> None:
+def check_classes(source: Path, cfg: Any, classnames: Sequence[str]) -> None:
     """Compares the classes of class-specific contexts with those of a run that learned them, by name and order.
 
+    Args:
+        source: the run's directory, or one of its checkpoints.
     Raises:
         UserError: they differ.
     """
-    theirs = (read_result(directory) or {}).get("classnames")
-    if not method_options(cfg)[1].get("CSC") or not theirs or list(theirs) == list(classnames):
+    if not method_options(cfg)[1].get("CSC"):
+        return
+    theirs = _learned_classes(source.absolute())
+    if not theirs:
+        print(f"Class-specific contexts from '{source}': it does not name its classes, which are compared by number")
+    if not theirs or list(theirs) == list(classnames):
         return
     first = next(((a, b) for a, b in zip(theirs, classnames, strict=False) if a != b), (len(theirs), len(classnames)))
     raise UserError(
-        f"'{directory}' has class-specific contexts (CSC True) for its own classes alone: {brief(first[0])} there, "
+        f"'{source}' has class-specific contexts (CSC True) for its own classes alone: {brief(first[0])} there, "
         f"{brief(first[1])} here"
     )
+
+
+def _learned_classes(source: Path) -> Sequence[str]:
+    """By the result, or without one by a checkpoint; empty if neither names them."""
+    directory, files = (source.parents[1], [source]) if source.is_file() else (source, [])
+    names = (read_result(directory) or {}).get("classnames")
+    for path in files or sorted(directory.glob("prompt_learner/*.pth.tar*"))[:1]:
+        names = names or load_checkpoint(str(path)).get("classnames")
+    return names or ()
 
 
 def hash_of_checkpoints(directory: Path) -> str:
@@ -188,6 +203,12 @@ def describe(trainer: Any, seconds: float, config: str, overrides: dict[str, Any
         "batch_size": cfg.DATALOADER.TRAIN_X.BATCH_SIZE,
         "parameters": parameters,
         "backbone": {"name": cfg.MODEL.BACKBONE.NAME, "sha256": getattr(trainer, "weights_sha256", None)},
+        "preprocessing": {  # of the test
+            "size": list(cfg.INPUT.SIZE),
+            "interpolation": cfg.INPUT.INTERPOLATION,
+            "mean": list(cfg.INPUT.PIXEL_MEAN) if "normalize" in cfg.INPUT.TRANSFORMS else None,
+            "std": list(cfg.INPUT.PIXEL_STD) if "normalize" in cfg.INPUT.TRANSFORMS else None,
+        },
         "epochs": cfg.OPTIM.MAX_EPOCH if parameters else 0,
         "seconds": {"total": round(seconds, 3), **trainer.timing},
         "peak_memory_bytes": peak_memory(),

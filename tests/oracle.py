@@ -79,7 +79,7 @@ def plain_layernorms(model: nn.Module) -> None:
 
 
 def make_cfg(trainer: str, size: int = 64, **overrides: Any) -> CfgNode:
-    """The merged config of the method with the node trainer ('PLOT'); overrides are keys of that node."""
+    """The config of the method with the node trainer ('PLOT'); overrides are keys of that node, and FUSED_HEAD."""
     import trainers
     from dassl.config import get_cfg_default
     from trainers.method import methods
@@ -89,6 +89,7 @@ def make_cfg(trainer: str, size: int = 64, **overrides: Any) -> CfgNode:
     cfg.INPUT.SIZE = (size, size)
     cfg.TRAINER.NAME = next(name for name, kind in methods().items() if kind.node == trainer)
     cfg.TRAINER[trainer].PREC = "fp32"
+    cfg.TRAINER.FUSED_HEAD = overrides.pop("FUSED_HEAD", False)
     for key, value in overrides.items():
         assert key in cfg.TRAINER[trainer], f"TRAINER.{trainer}.{key} is no config key"
         cfg.TRAINER[trainer][key] = value

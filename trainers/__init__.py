@@ -18,6 +18,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     add_options(cfg)
     cfg.TRAINER.SPLIT_CLASSES = False  # under torchrun: each process encodes its share of the classes' prompts
     cfg.TRAINER.CUDA_GRAPHS = True  # on a GPU: training's passes through the towers from CUDA graphs
+    cfg.TRAINER.FUSED_HEAD = False  # on a GPU with Triton: the training head of PLOT and PLOT++ in one kernel
     cfg.DATASET.FEW_SHOT_LIST = (
         ""  # a .jsonl of the training images, in place of CoOp's draw; {shots}, {seed} are filled in
     )
@@ -26,7 +27,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.DATASET.TEMPLATE = ""  # zero-shot CLIP's prompt, in place of the dataset's own
     cfg.MODEL.BACKBONE.CLIP_ROOT = ""  # where OpenAI's weights are kept; empty: ~/.cache/clip
     cfg.MODEL.BACKBONE.ALLOW_TORCHSCRIPT = False  # load a TorchScript archive that is not OpenAI's
-    cfg.MODEL.BACKBONE.ACTIVATION = (
-        ""  # quickgelu or gelu, which a weights file does not say; empty: OpenAI's quickgelu
-    )
+    cfg.MODEL.BACKBONE.ACTIVATION = ""  # quickgelu or gelu, over what config, name or ARCH say
+    cfg.MODEL.BACKBONE.ARCH = ""  # open_clip's name of the architecture, where neither config nor name tell it
+    cfg.MODEL.BACKBONE.PLAIN_TEXT = False  # compute all 77 tokens of each prompt, for a text tower that is not causal
     cfg.MODEL.BACKBONE.SHA256 = ""  # of the weights file, which is refused if it differs; a run stores its own

@@ -21,8 +21,9 @@ from yacs.config import CfgNode
 from dassl.engine import TrainerX
 
 from .clip import encoders, frozen, towers
+from .clip.architecture import ACTIVATIONS, named
 from .clip.prompts import UserError
-from .clip.weights import ACTIVATIONS, weights_path
+from .clip.weights import weights_path
 from .method import Method
 
 # Of the code that was imported: a child process runs that, whatever its files hold by the time of its test.
@@ -51,12 +52,13 @@ class CLIPTrainer(Method, TrainerX):
     @classmethod
     def find_faults(cls, cfg: CfgNode) -> list[str]:
         """Values of the config that do not suit the method, or keep it from its pictures or from CLIP."""
-        faults = super().find_faults(cfg)
-        try:
-            weights_path(cfg)
-        except UserError as error:
-            faults.append(str(error))
-        if (activation := cfg.MODEL.BACKBONE.get("ACTIVATION", "")) not in ACTIVATIONS:
+        faults, arch = super().find_faults(cfg), cfg.MODEL.BACKBONE.get("ARCH", "")
+        for check in (lambda: weights_path(cfg), lambda: arch and named(arch)):
+            try:
+                check()
+            except UserError as error:
+                faults.append(str(error))
+        if (activation := cfg.MODEL.BACKBONE.get("ACTIVATION", "")) not in ("", *ACTIVATIONS):
             faults.append(f"MODEL.BACKBONE.ACTIVATION is '{activation}'; it must be quickgelu, gelu or empty")
         return faults
 

@@ -22,7 +22,7 @@ from dassl.utils import load_checkpoint
 
 from .clip.encoders import ImageEncoder, TextEncoder
 from .clip.prompts import PromptBuilder, UserError
-from .clip.weights import load_clip
+from .clip.weights import in_half, load_clip
 from .clip_trainer import CLIPTrainer, Features, check_input
 from .method import Option
 from .prompt_trainer import find_checkpoint, unit
@@ -106,6 +106,8 @@ class FeatureTrainer(CLIPTrainer):
         self.weights_sha256 = clip_model.weights_sha256
         if self.device.type == "cpu":  # float16, as published, is for GPUs
             clip_model.float()
+        else:
+            in_half(clip_model)
         check_input(cfg, clip_model)
         self.model = clip_model.to(self.device).eval().requires_grad_(False)
         self.dtype = torch.promote_types(clip_model.dtype, torch.float32)  # of the heads

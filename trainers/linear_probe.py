@@ -21,6 +21,7 @@ from .clip.prompts import UserError
 from .feature_trainer import FeatureTrainer
 from .method import Option
 
+SMALL = 1e8  # n d K: products of a few milliseconds, for which threads wait longer than they work
 COARSE = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)
 
 
@@ -85,11 +86,12 @@ class LinearProbe(FeatureTrainer):
 
 
 def fit_regression(x: Any, y: Any, c: float, max_iter: int) -> Any:
-    """scikit-learn's logistic regression on x [n, d], y [n], on as many threads as torch has."""
+    """scikit-learn's logistic regression on x [n, d], y [n], on as many threads as torch has; a small one on one."""
     from sklearn.linear_model import LogisticRegression  # here: its import takes a second, of every program's start
     from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
+    threads = 1 if x.size * len(set(y)) < SMALL else torch.get_num_threads()
+    with warnings.catch_warnings(), threadpool_limits(threads):
         warnings.simplefilter("ignore")  # one image a class; and no convergence, which ``fit`` says of the chosen C
         return LogisticRegression(C=c, solver="lbfgs", max_iter=max_iter).fit(x, y)
 

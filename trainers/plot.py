@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +22,7 @@ from dassl.engine import TRAINER_REGISTRY
 
 from .clip.prompts import PromptBuilder, initial_contexts
 from .clip_trainer import Batch
-from .diagnostics import HeadMeter, effective_rank
+from .diagnostics import HeadMeter, IterationMeter, effective_rank, say_unconverged
 from .method import Option, Recipe, epochs_by_shots, method_cfg
 from .prompt_trainer import PROMPT_OPTIONS, PromptedCLIP, PromptTrainer, cosine, unit
 from .sinkhorn import counted_sinkhorn
@@ -60,6 +62,7 @@ class CustomCLIP(PromptedCLIP):
         learner = self.prompt_learner_class(cfg, classnames, clip_model)
         super().__init__(cfg, learner, clip_model, options.MATCH not in POOLED)
         self.options, self.global_logits = options, options.GLOBAL_LOGITS
+        self.fused = fused_head(cfg, options)
         self.meter: HeadMeter | None = None  # while one is here, it is shown what the head computes
         self.variance: Tensor | None = None
 
@@ -76,12 +79,23 @@ class CustomCLIP(PromptedCLIP):
             elif local is None:
                 raise ValueError(f"MATCH {self.options.MATCH} needs local features")
             else:
-                score = match(unit(local), unit(text), self._score)
+                score = self._match(unit(local), unit(text))
             if self.global_logits:
                 score = score + pooled_score
             if self.meter is not None:
                 self.meter.see_scores(score, text, self.logit_scale.exp())
             return self.logit_scale.exp() * score
+
+    def _match(self, local: Tensor, text: Tensor) -> Tensor:
+        """By the fused head, unless a meter is to see the plans; after a failure, and a warning, never again."""
+        if self.fused is not None and self.meter is None:
+            options = self.options
+            try:
+                return self.fused(local, text, options.EPS, options.MAX_ITER, options.THRESH)[0]
+            except Exception as error:  # sizes, no room for a block, no C compiler, which Triton needs
+                self.fused = None
+                warnings.warn(f"computed without the fused head: {str(error).partition(chr(10))[0]}", stacklevel=2)
+        return match(local, text, self._score)
 
     def _score(self, similarity: Tensor) -> Tensor:
         """similarity [batch, n_cls, M, N] -> [batch, n_cls]."""
@@ -90,6 +104,23 @@ class CustomCLIP(PromptedCLIP):
         if self.options.MATCH == "max":
             return similarity.amax(dim=2).mean(dim=2)
         return transported(similarity, self.options, self.meter)
+
+
+def fused_head(cfg: CfgNode, options: Any) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """PLOT's head as one kernel, if TRAINER.FUSED_HEAD asks for it; None, and a line, where it cannot run."""
+    if not cfg.TRAINER.get("FUSED_HEAD", False):
+        return None
+    lacks = "" if find_spec("triton") else "Triton"
+    if not (torch.cuda.is_available() and cfg.USE_CUDA):
+        lacks = "a GPU"
+    if options.MATCH != "ot" or options.get("COST", "raw") != "raw":
+        lacks = "MATCH ot and COST raw"
+    if lacks:
+        print(f"TRAINER.FUSED_HEAD needs {lacks}: the head is computed without it")
+        return None
+    from .clip.fused_head import fused_head
+
+    return fused_head
 
 
 def match(local: Tensor, text: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
@@ -104,7 +135,7 @@ def match(local: Tensor, text: Tensor, score: Callable[[Tensor], Tensor]) -> Ten
     return torch.cat([score(torch.einsum("bmd,nkd->bkmn", f, text)) for f in chunks])
 
 
-def transported(similarity: Tensor, options: Any, meter: HeadMeter | None = None) -> Tensor:
+def transported(similarity: Tensor, options: Any, meter: IterationMeter | None = None) -> Tensor:
     """similarity [batch, n_cls, M, N] -> sum over m and n of T_mn similarity_mn [batch, n_cls]; T is PLOT's plan.
 
     Args:
@@ -212,12 +243,7 @@ class PLOT(PromptTrainer):
     def after_test(self, split: str) -> None:
         """Says so if plans are not converged."""
         self.diagnostics = self._take_diagnostics()
-        if share := self.diagnostics.get("unconverged"):
-            options, where = self.method_cfg, f"TRAINER.{self.node}"
-            print(
-                f"Not converged: {share:.2g}% of the plans took {where}.MAX_ITER {options.MAX_ITER} iterations, with "
-                f"{where}.EPS {options.EPS} and THRESH {options.THRESH}"
-            )
+        say_unconverged(self.diagnostics["unconverged"], self.node, self.method_cfg)
 
     def _meter(self) -> HeadMeter:
         return HeadMeter(self.method_cfg.MAX_ITER)

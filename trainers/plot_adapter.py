@@ -24,6 +24,7 @@ from dassl.engine import TRAINER_REGISTRY
 from .clip.encoders import TextEncoder
 from .clip.prompts import UserError
 from .clip_trainer import Features
+from .diagnostics import CountsIterations
 from .feature_trainer import templates_option
 from .method import Option, Recipe
 from .plot import FINITE, PLOT, PromptLearner, match, transported
@@ -52,7 +53,7 @@ EPOCHS = {"eurosat": 100, "oxford_flowers": 80, "food101": 5}
 
 
 @TRAINER_REGISTRY.register()
-class PLOTAdapter(TipAdapterF):
+class PLOTAdapter(CountsIterations, TipAdapterF):
     """Logits s f_0·t_k + alpha s sum_mj T_mj R_mjk + s/4 (sum_mn T_mn f_m·g_nk + f_0·g_k), s = exp(logit_scale).
 
     R_mjk = sum_i A_mji [label_i = k] for local feature m and set of keys j. A_mj is exp(-beta (1 - f_m·key_ji)),
@@ -107,7 +108,7 @@ class PLOTAdapter(TipAdapterF):
     def cached(self, cosines: Tensor, beta: float | Tensor) -> Tensor:
         affinity = F.normalize((-beta * (1 - cosines)).exp(), dim=-1)
         by_class = (affinity @ self.one_hot()).permute(0, 3, 1, 2)  # [batch, n_cls, M, 2]
-        return self.model.logit_scale.exp() * transported(by_class, self.method_cfg)
+        return self.model.logit_scale.exp() * transported(by_class, self.method_cfg, self.meter)
 
     def fill_cache(self) -> None:
         """Two sets of keys: the pooled features, and the means over the local ones, which are not of unit length."""

@@ -25,7 +25,7 @@ from .class_split import Head
 from .clip.encoders import NOTHING, Extra, ImageEncoder, TextEncoder
 from .clip.graphs import replay
 from .clip.prompts import CONTEXT_LENGTH, POSITIONS, UserError, tokenize_texts
-from .clip.weights import load_clip
+from .clip.weights import in_half, load_clip
 from .clip_trainer import AMP_DTYPES, Batch, CLIPTrainer, Features, check_input, precision
 from .method import Option
 
@@ -161,7 +161,9 @@ class PromptTrainer(CLIPTrainer):
         clip_model = load_clip(cfg)
         self.weights_sha256 = clip_model.weights_sha256
         prec = precision(self.method_cfg.PREC, self.device)
-        if prec != "fp16":
+        if prec == "fp16":
+            in_half(clip_model)
+        else:
             clip_model.float()
         self.amp = prec in ("amp", "bf16")
         self.amp_dtype = AMP_DTYPES[self.device.type] if prec == "amp" else torch.bfloat16

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dassl.engine import TRAINER_REGISTRY
 
+from .diagnostics import CountsIterations
 from .feature_trainer import templates_option
 from .method import Recipe
 from .plot import PLOT, match, transported
@@ -19,7 +20,7 @@ from .zsclip import ZeroshotCLIP
 
 
 @TRAINER_REGISTRY.register()
-class ZeroshotPLOT(ZeroshotCLIP):
+class ZeroshotPLOT(CountsIterations, ZeroshotCLIP):
     """Logits exp(logit_scale) sum_mn T_mn f_m·g_nk over the N hand-written prompts of ``TEMPLATES``."""
 
     node = "ZSPLOT"
@@ -43,5 +44,5 @@ class ZeroshotPLOT(ZeroshotCLIP):
 
     def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
         assert local is not None
-        score = match(unit(local), self.text, partial(transported, options=self.method_cfg))
+        score = match(unit(local), self.text, partial(transported, options=self.method_cfg, meter=self.meter))
         return self.model.logit_scale.exp() * score

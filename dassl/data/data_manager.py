@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
@@ -19,6 +20,7 @@ from dassl.extras.interrupts import follow_parent, kept_from_children
 from dassl.utils import UserError, check_availability, read_image, seeded
 
 from .datasets import build_dataset
+from .decoded import Decoded, decoded
 from .samplers import SAMPLERS
 from .transforms import build_transform
 from .workers import FOLDER, by_pipe, collate_function, collated, free_bytes
@@ -39,6 +41,8 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.check_open()
+        if isinstance(self.dataset, DatasetWrapper):
+            self.dataset.keep_decoded(self.num_workers > 0)
         iterator = None
         try:
             with kept_from_children():
@@ -60,6 +64,8 @@ class Loader(DataLoader):
         if self._iterator is not None:
             _end_workers(self._iterator)
             self._iterator = None
+        if isinstance(self.dataset, DatasetWrapper):
+            self.dataset.decoded = None
 
 
 def _end_workers(iterator: Any) -> None:
@@ -165,13 +171,25 @@ class DataManager:
 
 
 class DatasetWrapper(Dataset[dict[str, Any]]):
-    """Reads and transforms images."""
+    """Reads and transforms images. Those of training are decoded once, up to DATALOADER.DECODED_GB."""
+
+    decoded: Decoded | None = None
+    most_decoded = 0.0  # bytes
 
     def __init__(self, cfg: CfgNode, data_source: Sequence[Any], transform: Any = None, is_train: bool = False) -> None:
         self.data_source = data_source
         self.transform = transform
         self.max_pixels = cfg.INPUT.MAX_PIXELS
         self.seed = base_seed(cfg)
+        if is_train and cfg.OPTIM.MAX_EPOCH > 1:
+            self.most_decoded = 1e9 * cfg.DATALOADER.DECODED_GB
+
+    def keep_decoded(self, shared: bool) -> None:
+        """Called before the first epoch; `shared` if worker processes will read the images."""
+        if self.most_decoded:
+            self.decoded, line = decoded(self.data_source, self.most_decoded, shared)
+            self.most_decoded = 0.0
+            print(line, end="\n" * bool(line))
 
     def __len__(self) -> int:
         return len(self.data_source)
@@ -179,7 +197,11 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
     def __getitem__(self, idx: int) -> dict[str, Any]:
         """Returns the image and its description. UserError: the image is missing or cannot be decoded."""
         item = self.data_source[idx]
-        image = read_image(item.impath, self.max_pixels)
+
+        def read() -> Image.Image:
+            return read_image(item.impath, self.max_pixels)
+
+        image = read() if self.decoded is None else self.decoded.get(int(idx), read)
         with seeded(self.seed, getattr(idx, "epoch", 0), int(idx)):
             img = image if self.transform is None else self.transform(image)
         return {"label": item.label, "domain": item.domain, "impath": item.impath, "index": int(idx), "img": img}

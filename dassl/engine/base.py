@@ -101,7 +101,9 @@ class TrainerBase:
     def _state(self, name: str, epochs: int) -> dict[str, Any]:
         """What goes on with `epochs` finished."""
         optim, sched = self._optims[name], self._scheds[name]
+        dataset = getattr(getattr(self, "dm", None), "dataset", None)
         return {
+            "classnames": list(getattr(dataset, "classnames", ())),
             "state_dict": self._models[name].state_dict(),
             "epoch": epochs,
             "optimizer": None if optim is None else optim.state_dict(),

@@ -57,9 +57,9 @@ def check(name: str, root: Path, decode: bool = False) -> Status:
                 return Status("incomplete", f"no {', '.join(missing)} in '{folder}': {how}")
             parts = load(registered(name), root)
     except UserError as error:
-        if source and source.missing(root) == source.needs:
-            return Status("absent", how)
-        return Status("absent" if isinstance(error, Absent) else "incomplete", str(error))
+        if isinstance(error, Absent):
+            return Status("absent", how if source and source.missing(root) == source.needs else str(error))
+        return Status("incomplete", str(error))
     notes = tuple(dict.fromkeys(said.getvalue().splitlines()))
     n_cls = len({label for _, label in parts["train"]})
     if source and (wrong := miscounts(source, n_cls, parts)):

@@ -16,6 +16,7 @@ from .execute import Engine, execute
 from .local import LocalEngine
 from .plan import Plan, plan_of
 from .progress import Progress
+from .room import jobs_with_room
 from .spec import spec_of
 from .times import Times
 
@@ -33,7 +34,7 @@ def build_parser(description: str | None) -> Parser:
     add("--dry-run", action="store_true", help="print the plan only")
     add("--print", action="store_true", help="print only the command of each run to do, a line each")
     add("--engine", choices=("local", "ray"), default="local", help="this machine (default), or a Ray cluster")
-    add("--jobs", type=int, default=1, help="local: so many runs at once (default: 1)")
+    add("--jobs", type=jobs, default=1, help="local: so many runs at once (default: 1); auto: by the free memory")
     add("--address", default="", help="ray: the cluster's (default: $RAY_ADDRESS, else the one here, else a new one)")
     add("--cpus", type=float, default=1, help="ray: cores of a run (default: 1)")
     add("--memory", type=float, default=0, help="ray: GB of memory of a run (default: not counted)")
@@ -42,9 +43,13 @@ def build_parser(description: str | None) -> Parser:
     return parser
 
 
+def jobs(word: str) -> int | str:
+    return word if word == "auto" else int(word)
+
+
 def check(args: argparse.Namespace) -> None:
     """Raises UserError: an impossible number, or Ray is asked for and not installed."""
-    if args.jobs < 1:
+    if args.jobs != "auto" and args.jobs < 1:
         raise UserError(f"--jobs is {args.jobs}; it must be 1 or more")
     for name, least in (("cpus", LEAST), ("memory", 0), ("gpus", 0)):
         if (value := getattr(args, name)) is not None and not least <= value < math.inf:
@@ -76,6 +81,9 @@ def run(args: argparse.Namespace, command: str) -> int:
         return 0
     times = Times(plan.spec.out)
     print(f"{plan.spec.name}: {len(plan.runs)} runs under {plan.spec.out}\n\n{plan.describe(times)}\n", flush=True)
+    if args.jobs == "auto":
+        args.jobs, reason = jobs_with_room(plan.todo, times, os.environ)
+        print(reason, flush=True)
     if args.dry_run:
         return 0
     progress, code = Progress(len(plan.runs), times), 0

@@ -1,4 +1,4 @@
-"""Estimates of a run's seconds from finished runs of the same method on the same backbone.
+"""Estimates of a run's seconds and memory from finished runs of the same method on the same backbone.
 
 Those on the same dataset come first. A time by other datasets is marked as such. Other backbones say nothing.
 """
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 from runs.result import read_result
 
 from .task import Run
+
+PEAKS = ("peak_memory_bytes", "peak_gpu_memory_bytes")
 
 
 class Time(NamedTuple):
@@ -35,6 +37,7 @@ class Times:
     def __init__(self, out: Path) -> None:
         self.fixed: dict[tuple[Any, ...], list[float]] = defaultdict(list)
         self.rate: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+        self.peaks: dict[tuple[Any, ...], tuple[float, float]] = {}  # bytes: of the process, of its GPU
         for path in out.glob("*/*/*/*/seed*/result.json"):
             self.add(read_result(path.parent))
 
@@ -53,6 +56,9 @@ class Times:
             return
         for key in keys:
             self.fixed[key].append(fixed)
+            peaks = [float(result.get(name) or 0) for name in PEAKS]  # type: ignore[union-attr]
+            before = self.peaks.get(key, (0.0, 0.0))
+            self.peaks[key] = max(before[0], peaks[0]), max(before[1], peaks[1])
             if not result.get("tested"):  # type: ignore[union-attr]
                 self.rate[key, every].append(training / work if work else 0.0)  # what has no epochs only fits
 
@@ -63,6 +69,13 @@ class Times:
             if key in self.fixed and (not work or rate):
                 return Time(fmean(self.fixed[key]) + (work * fmean(rate) if rate and work else 0.0), key[-1] == "")
         return Time(None)
+
+    def memory(self, run: Run) -> tuple[float | None, float | None]:
+        """The largest peaks of such runs in bytes, of the process and of its GPU; None if there are none."""
+        return next(
+            (self.peaks[key] for key in _keys(run.trainer, run.backbone, run.dataset) if key in self.peaks),
+            (None, None),
+        )
 
     def of(self, planned: Iterable[Run], slots: int = 1) -> Time:
         """Of the runs: the sum by slots, and at least the longest; unknown if one is."""

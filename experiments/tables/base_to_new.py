@@ -16,6 +16,7 @@ from .suite import BASE_TO_NEW
 
 def build(request: Request) -> Table:
     table = request.table("base_to_new", "Base to new: accuracy in percent")
+    request.classes = "base"
     asked = {*request.methods, *BASE_TO_NEW}
     names = [name for name, kind in methods().items() if name in asked and kind.other_classes]
     rows = []

@@ -65,6 +65,7 @@ class Request:
         overrides: runs with options of their own have rows of their own.
         notes: on what was left out before.
         marked: whether a figure has the number of its runs.
+        classes: DATASET.SUBSAMPLE_CLASSES of the runs that learn.
     """
 
     out: Path
@@ -80,6 +81,7 @@ class Request:
     methods: Sequence[str] = field(default_factory=compared_methods)
     cells: list[Filled] = field(default_factory=list)
     marked: bool = False
+    classes: str = "all"
 
     @property
     def places(self) -> list[tuple[str, int]]:
@@ -114,7 +116,8 @@ class Request:
             run
             for run in self.found
             if run.shots in shots.get(run.trainer, ()) and run.dataset in self.datasets
-            if run.whole and run.path not in used
+            if run.trained is None and run.path not in used
+            if run.result.get("subsample_classes", "all") == self.classes
         ]
 
     def overridden(self, trainer: str, dataset: str) -> dict[str, dict[int, Cell]]:

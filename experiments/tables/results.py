@@ -60,11 +60,6 @@ class FinishedRun:
         return prescribed_epochs(self.trainer, self.source.dataset, self.shots, config)
 
     @property
-    def whole(self) -> bool:
-        """Trained and tested on all classes, and no test of another run."""
-        return self.trained is None and self.result.get("subsample_classes", "all") == "all"
-
-    @property
     def peculiarity(self) -> str:
         """How the run differs from the recipe's."""
         words = [f"{k.rpartition('.')[2]} {v}" for k, v in self.overrides.items() if k not in ALLOWED]

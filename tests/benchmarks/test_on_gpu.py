@@ -15,7 +15,7 @@ from runs.directory import REPOSITORY
 @pytest.mark.parametrize("gpu", [True, False])
 def test_on_gpu(gpu: bool, tmp_path: Path) -> None:
     python, folder = tmp_path / "python", tmp_path / "folder"
-    python.write_text('#!/bin/sh\necho "$@"\ncase "$*" in *pytest*) exit 1;; esac\n')
+    python.write_text('#!/bin/sh\necho "$@"\ncase "$*" in *"-m pytest"*) exit 1;; esac\n')
     (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho GPU\nexit {0 if gpu else 9}\n")
     for path in tmp_path.iterdir():
         path.chmod(0o755)
@@ -34,7 +34,9 @@ def test_on_gpu(gpu: bool, tmp_path: Path) -> None:
     if gpu:
         last = done.stdout.splitlines()[-1]
         assert done.returncode == 1 and last.startswith("passed: versions step_fp16 ")
-        assert last.endswith(" step_bf16; failed: cuda_tests (1)")
+        assert last.endswith(" several_runs grid; failed: cuda_tests (1)")
+        assert "--fused" in (folder / "step_fp16.txt").read_text()
+        assert f"{folder}/step_fp16_batch_8.json" in (folder / "grid.txt").read_text()
         assert "PLOT symbols 16" in (folder / "symbols.txt").read_text()
         assert len(list(folder.iterdir())) == 9
     else:

@@ -15,9 +15,10 @@ import torch
 
 import benchmarks.busy
 import benchmarks.turns
-from benchmarks.grid import Rate, makespan, run_seconds
+from benchmarks.grid import Rate, makespan, rates, run_seconds
 from benchmarks.sides import Setting
 from benchmarks.turns import CLOCKS, PARTS, make_step, take_turns
+from runs.directory import REPOSITORY
 from runs.result import peak_memory
 
 pytestmark = pytest.mark.medium
@@ -105,6 +106,7 @@ def test_a_step_of_plotpp(stage: int, run: Run) -> None:
     [
         ("--device cuda", "PyTorch sees no GPU here"),
         ("--prec fp16", "--prec fp16 needs --device cuda"),
+        ("--fused", "--fused needs --device cuda"),
         ("--cocoop-batch 0", "--cocoop-batch is 0; it must be 1 or more"),
     ],
 )
@@ -125,7 +127,7 @@ def test_testing(run: Run) -> None:
 
 def test_image_loading(run: Run) -> None:
     (row,) = run("image_loading --images 8 --batch 4 --workers 0")["rows"]
-    assert row["workers"] == 0 and row["images a second"] > 0
+    assert row["workers"] == 0 and min(row["images a second"], row["decoded once, images a second"]) > 0
 
 
 def test_busy(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,18 +145,60 @@ def test_busy(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_run_of_the_grid_by_hand() -> None:
     """Caltech's 100 classes at 2 shots: PLOT in 100 epochs of one batch of 128, CoCoOp in 10 epochs of 200 images."""
-    rate = Rate(image=0.1, train_text=0.01, test_text=0.005)
+    rate = Rate(image=0.1, text=((50, 0.5), (200, 2.0)), forward=0.5)
     assert run_seconds("PLOT", "caltech101", 2, rate) == pytest.approx(0.5 + 100 * (128 * 0.1 + 1))
+    assert run_seconds("PLOT", "caltech101", 2, rate, loaded=4) == pytest.approx(0.5 + 100 * 128 / 4)
     assert run_seconds("CoCoOp", "caltech101", 2, rate) == pytest.approx(0.5 * 2465 + 10 * 200 * (0.1 + 1))
     assert run_seconds("ZeroshotCLIP", "caltech101", 1, rate) == pytest.approx(0.5)
+    assert [rate.rest(n) for n in (10, 100, 400)] == pytest.approx([0.1, 1, 4])
+    assert Rate(0.1, ((50, 0.5),), 0.5, waits=True).rest(10) == 0.5
+
+
+def step_file(path: Path, **more: float) -> Path:
+    row = {"batch": 8, "classes": 100, **dict.fromkeys(PARTS, 0.1)}
+    trainers = ("PLOT", "COOP", "COCOOP")
+    rows = [
+        {"trainer": trainer, "batch": 8, "ours s": 0.7, **(more if trainer == "PLOT" else {})} for trainer in trainers
+    ]
+    path.write_text(json.dumps({"parts": [{"trainer": trainer, **row} for trainer in trainers], "rows": rows}))
+    return path
 
 
 def test_grid(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    row = {"batch": 8, "classes": 100, **dict.fromkeys(PARTS, 0.1)}
-    parts = [{"trainer": trainer, **row} for trainer in ("PLOT", "COOP", "COCOOP")]
-    (tmp_path / "step.json").write_text(json.dumps({"parts": parts}))
-    one, *_ = run(f"grid {tmp_path / 'step.json'}")["rows"]
+    one, *_ = run(f"grid {step_file(tmp_path / 'step.json')}")["rows"]
     assert one["hours"] == pytest.approx(one["ideal"])
-    assert "506 runs" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "before: 506 runs" in out and "after" not in out
     # Each run goes to the device that is free first, the longest run first.
     assert [makespan([1, 2, 3, 4, 5, 5], 2), makespan([1, 2, 3, 4, 5, 5], 1), makespan([9, 1, 1], 3)] == [10, 20, 9]
+
+
+def test_the_grid_before_and_after(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After, where steps with the fused head are in the files; both are held up by the loader."""
+    steps, loading = step_file(tmp_path / "step.json", **{"fused s": 0.35}), tmp_path / "loading.json"
+    found = run(f"grid {steps}")
+    assert found["after"][0]["hours"] < found["rows"][0]["hours"]
+    rates = {"images a second": 0.1, "decoded once, images a second": 0.2}
+    loading.write_text(json.dumps({"rows": [{"workers": 4, **dict.fromkeys(rates, 9)}, {"workers": 8, **rates}]}))
+    slow = run(f"grid {steps} {loading}")
+    assert "after: 506 runs" in capsys.readouterr().out
+    assert found["rows"][0]["hours"] < slow["after"][0]["hours"] < slow["rows"][0]["hours"]
+
+
+def test_the_grid_by_the_figures_of_the_documentation(run: Run) -> None:
+    """An H200's steps, of two batch sizes or two numbers of classes, without parts."""
+    measured = rates([json.loads((REPOSITORY / "benchmarks/h200.json").read_text())])
+    plot = measured["PLOT"]
+    assert plot.image == pytest.approx((9.04e-3 - 7.1e-3) / 24) and plot.waits
+    assert 32 * plot.image + plot.rest(100) == pytest.approx(9.04e-3)
+    assert 32 * plot.image + plot.rest(1000) == pytest.approx(25.2e-3)
+    assert measured["COCOOP"].image == max(plot.image, measured["COOP"].image)
+    assert run(f"grid {REPOSITORY / 'benchmarks/h200.json'}")["after"] is None
+
+
+def test_the_grid_needs_all_trainers(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "plot.json"
+    path.write_text(json.dumps({"rows": [{"trainer": "PLOT", "batch": 8, "ours s": 1.0}]}))
+    with pytest.raises(SystemExit, match="2"):
+        run(f"grid {path}")
+    assert "no step of COCOOP, COOP in these files" in capsys.readouterr().err

@@ -78,7 +78,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 def run_command(*arguments: str, before: Callable[[], None] | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "datasets.prepare", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, preexec_fn=before, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, preexec_fn=before, timeout=300)
 
 
 def whatever_is_there(folder: Path) -> list[str]:

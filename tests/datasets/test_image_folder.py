@@ -198,6 +198,20 @@ def test_every_file_is_used_or_named(root: Path, capsys: pytest.CaptureFixture[s
     ) in capsys.readouterr().out
 
 
+def test_links_are_followed_and_named(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(tmp_path / "elsewhere/Train/a", 4)
+    (tmp_path / "elsewhere/Train/a/raw.cr2").touch()
+    fill(tmp_path / "elsewhere/Train", 1)
+    fill(root / "test/a", 2)
+    (root / "train").symlink_to(tmp_path / "elsewhere/Train")
+    (root / "test/a/broken.png").symlink_to(tmp_path / "nothing.png")
+    (root / "test/a/round").symlink_to(root / "test")
+    os.mkfifo(root / "test/a/pipe.png")
+    assert len(build(root, "image_folder").train_x) == 4
+    said = capsys.readouterr().out
+    assert "3 other files ('test/a/broken.png' the first), 1 pictures in no class folder ('train/" in said
+
+
 @pytest.mark.slow
 def test_every_case_at_once_by_the_command(root: Path) -> None:
     """Parts in capitals and by another name, endings of every kind, 16 bits, nested, hidden and text files."""

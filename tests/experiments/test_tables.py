@@ -197,6 +197,16 @@ def test_a_quick_try_is_counted_or_has_a_row(
             assert ("50.00 (1)" in text) == (table == "few-shot") and "Left out" not in text
 
 
+def test_base_to_new_counts_the_runs_of_the_base_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run on all classes is no candidate for the table; one on the base classes with other options is."""
+    write_run(tmp_path, accuracy=80.0)
+    tried = write_run(tmp_path, subsample_classes="base", overrides={"OPTIM.LR": 0.1}, epochs=3, accuracy=50.0)
+    text = show(capsys, "base-to-new", "--dataset", "caltech101", "--shots", "16", "--out", str(tmp_path))
+    assert f"Left out: 1 finished run with other options than this table's, such as '{tried}'" in text.replace(
+        "\n", " "
+    )
+
+
 def test_a_run_without_a_seed_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Earlier versions wrote -1; a zero-shot run is whole without one."""
     write_run(tmp_path, seed=1, accuracy=80.0)

@@ -168,6 +168,17 @@ def test_a_linear_probe_is_scikit_learns(run_args: list[str], tmp_path: Path) ->
     assert (result["parameters"], result["epochs"]) == (5 * 64 + 5, 2)
 
 
+@pytest.mark.parametrize("trainer", ["ZeroshotPLOT", "PLOTAdapter"])
+def test_plans_that_are_not_converged_are_said(
+    trainer: str, run_args: list[str], tmp_path: Path, plot_run: Path
+) -> None:
+    node, plot = {"ZeroshotPLOT": ("ZSPLOT", None), "PLOTAdapter": ("PLOT_ADAPTER", plot_run)}[trainer]
+    result = run_of(trainer, run_args, tmp_path / "run", f"TRAINER.{node}.MAX_ITER", "1", plot=plot)
+    assert result["diagnostics"]["unconverged"] == 100
+    line = f"Not converged: 100% of the plans took TRAINER.{node}.MAX_ITER 1 iterations"
+    assert line in (tmp_path / "run/log.txt").read_text()
+
+
 def test_the_nearest_class_mean(run_args: list[str], tmp_path: Path) -> None:
     """Of the class means of unit features the one with the largest cosine."""
     result = run_of("NearestClassMean", run_args, tmp_path / "run")

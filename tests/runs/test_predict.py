@@ -141,9 +141,30 @@ def test_the_function_takes_one_picture_and_refuses_what_it_would_misread(
     assert list(predict(opened, picture)) == list(predict(opened, [picture]))
     with pytest.raises(TypeError, match="classes is 'cat,dog'"):
         next(predict(run_of["PLOT"], [picture], classes="cat,dog"))
+    with pytest.raises(ValueError, match="a loaded run has its own"):
+        next(predict(opened, [picture], classes=["cat", "dog"]))
     for wrong in ({"top": 0}, {"batch_size": 0}, {"batch_size": -1}):
         with pytest.raises(ValueError, match="1 or more"):
             next(predict(opened, [picture], **wrong))
+
+
+def test_of_a_folder_everything_is_used_or_named(
+    run_of: dict[str, Path], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Links are followed; hidden and other files are counted on stderr."""
+    picture = next(images.glob("face/*.jpg"))
+    for name in ("a.jpg", "below/b.jpg", ".hidden/c.jpg", "notes.txt", "raw.heic2", "Thumbs.db"):
+        (tmp_path / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(picture, tmp_path / "mine" / name)
+    (tmp_path / "mine/linked").symlink_to(images / "face")
+    (tmp_path / "mine/broken.png").symlink_to("nothing")
+    assert predict_main(["--run", str(run_of["PLOT"]), "--format", "csv", "--top", "1", str(tmp_path / "mine")]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 1 + 2 + len([*(images / "face").glob("*.jpg")])
+    assert said.err == (
+        f"Not used of '{tmp_path / 'mine'}': 2 hidden files ('.hidden/c.jpg' the first), "
+        "3 other files ('broken.png' the first)\n"
+    )
 
 
 def test_a_loaded_run_takes_paths_pictures_and_arrays(run_of: dict[str, Path], images: Path, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_test_has_the_runs_seed(run_args: list[str], tmp_path: Path) -> None:
 
 
 def test_class_specific_contexts_belong_to_classes(
-    run_args: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run_args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two of four classes learn; the other two, as many, are neither tested, nor resumed, nor started from them."""
     for i, name in enumerate(("ant", "bee", "cat", "dog")):
@@ -181,15 +181,19 @@ def test_class_specific_contexts_belong_to_classes(
     assert train.main(["--eval-only", "--model-dir", str(run), *argv, "base"]) == 0
     others = ["--output-dir", str(tmp_path / "other"), *argv, "new"]
     checkpoint = str(run / "prompt_learner/model.pth.tar-2")
-    for flags, more in (
-        (["--eval-only", "--model-dir", str(run)], []),
-        (["--resume", str(run)], []),
-        ([], ["MODEL.INIT_WEIGHTS", checkpoint]),
-    ):
-        capsys.readouterr()
-        assert train.main([*flags, *others, *more]) == 2
-        assert "for its own classes alone: 'ant' there, 'cat' here" in capsys.readouterr().err
-    assert not (tmp_path / "other").exists()
+    monkeypatch.chdir(run)
+    for _ in ("by the result", "by the checkpoint, as after an interruption or without a test"):
+        for flags, more in (
+            (["--eval-only", "--model-dir", str(run)], []),
+            (["--resume", str(run)], []),
+            ([], ["MODEL.INIT_WEIGHTS", checkpoint]),
+            ([], ["MODEL.INIT_WEIGHTS", "prompt_learner/model.pth.tar-2"]),
+        ):
+            capsys.readouterr()
+            assert train.main([*flags, *others, *more]) == 2
+            assert "for its own classes alone: 'ant' there, 'cat' here" in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()
+        (run / "result.json").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(("eps", "max_iter", "said"), [("0.1", "100", False), ("0.001", "3", True), ("0.1", "1", True)])
@@ -199,7 +203,8 @@ def test_a_plan_that_is_not_converged_is_said(
     argv = [*command(run_args, "PLOT"), *SHORT, "TRAINER.PLOT.EPS", eps, "TRAINER.PLOT.MAX_ITER", max_iter]
     assert train.main(["--output-dir", str(tmp_path / "run"), *argv]) == 0
     assert bool(one_result(tmp_path, "run")[1]["diagnostics"]["unconverged"]) == said
-    assert (f"MAX_ITER {max_iter} iterations" in (tmp_path / "run/log.txt").read_text()) == said
+    log = (tmp_path / "run/log.txt").read_text()
+    assert (f"MAX_ITER {max_iter} iterations" in log) == said and "e+" not in log.partition("Not converged")[2]
 
 
 def test_another_config_is_neither_kept_nor_resumed(

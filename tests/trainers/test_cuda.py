@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import train
 from tests.oracle import KINDS, make_cfg, tiny_clip
 from tests.runs.test_train import SHORT, command, one_result
 from tests.trainers.custom_clip import LABEL, MODULES, NAMES, build, error, get_oracle, gradients
+from tests.trainers.fused_problems import problems
 from tests.trainers.test_exactness import run_oracle
 from trainers.clip.graphs import Replayed, replay
 
@@ -95,6 +97,36 @@ def test_half_precision(trainer: str, options: dict[str, Any], of_oracle: dict[s
         for name, grad in grads.items():
             assert error(our_grads[name].cpu(), grad) < 4 * bound, name
     assert error(replayed[0], plain[0]) < 1e-3
+
+
+def test_the_fused_head_equals_float64() -> None:
+    """Of 200 problems; tests/trainers/test_fused_head.py does the same by Triton's interpreter."""
+    from trainers.clip.fused_head import fused_head
+
+    for p in problems(200):
+        local, text = p.local.cuda().requires_grad_(), p.text.cuda().requires_grad_()
+        score, taken = fused_head(local, text, p.eps, p.max_iter, p.thresh)
+        (p.weight.cuda() * score).sum().backward()
+        for ours, theirs in zip((score, local.grad, text.grad), p.solution(), strict=True):
+            assert ours is not None
+            torch.testing.assert_close(ours.cpu().double(), theirs, rtol=0, atol=p.bound)
+        assert not p.determined or torch.equal(taken.cpu(), p.iterations())
+
+
+@pytest.mark.parametrize(("kind", "N"), [("RN", 4), ("ViT", 4), ("RN", 1), ("RN", 32)])
+def test_a_model_with_the_fused_head(kind: str, N: int) -> None:
+    """Logits and gradients of the whole model, its towers from graphs; no warning that the head was given up."""
+    model: Any = build("PLOT", kind, torch.float32, N=N, FUSED_HEAD=True).cuda()
+    logits, grads = reference("PLOT", kind, model, {})
+    encode, image = replay(model), get_oracle(kind).image.float().cuda()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            ours, our_grads = step(model, encode, image)
+    assert model.fused is not None
+    assert error(ours.cpu(), logits) < 1e-4
+    for name, grad in grads.items():
+        assert error(our_grads[name].cpu(), grad) < 1e-4, name
 
 
 def test_other_shapes_are_captured_anew() -> None:

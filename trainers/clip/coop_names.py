@@ -5,12 +5,18 @@ from __future__ import annotations
 import torch
 from clip.model import CLIP
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 from . import encoders
 from .prompts import Layout
-from .weights import load_clip
+from .weights import in_half, load_clip
 
-load_clip_to_cpu = load_clip
+
+def load_clip_to_cpu(cfg: CfgNode) -> CLIP:
+    """``load_clip``, in CLIP's half precision."""
+    model = load_clip(cfg)
+    in_half(model)
+    return model
 
 
 class TextEncoder(nn.Module):

@@ -21,7 +21,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from .frozen import Autocast, Block, convolution, fold_batch_norms
-from .prompts import Layout, UserError
+from .prompts import CONTEXT_LENGTH, Layout, UserError
 from .towers import Tower, positions, register, tower_of
 
 # Suffix tokens of which all is kept for the backward pass. Of more, the MLPs' hidden layers, a good third of the
@@ -129,6 +129,9 @@ class _ResNet(nn.Module):
         self.trunk = fold_batch_norms(visual)
         self.attnpool, self.trunk.attnpool = self.trunk.attnpool, nn.Identity()
 
+    def extra_repr(self) -> str:
+        return f"heads={self.attnpool.num_heads}"
+
     def forward(self, x: Tensor, local: bool, tokens: None = None, deep: object = None) -> tuple[Tensor, Tensor]:
         x = positions(functools.partial(_trunk, self.trunk), x)
         pool = self.attnpool
@@ -201,12 +204,17 @@ VIT = register(Tower("a ViT", VisionTransformer, _ViT, takes_tokens=True))
 class TextEncoder(nn.Module):
     """CLIP's text tower on prompts given as a shared prefix and packed suffixes.
 
-    Equal, up to rounding, to running CLIP's transformer on each prompt padded to 77 tokens and reading it at EOT.
+    Equal, up to rounding, to running CLIP's transformer on each prompt padded to 77 tokens and reading it at EOT. That
+    is what it does if ``clip_model.plain_text``, for a tower that is not causal.
     """
+
+    padding: Tensor  # [d], the embedding of what follows EOT
 
     def __init__(self, clip_model: CLIP) -> None:
         super().__init__()
         self.tower = _TextTower(clip_model)
+        self.plain = getattr(clip_model, "plain_text", False)
+        self.register_buffer("padding", clip_model.token_embedding.weight[0].detach(), persistent=False)
         self.positional_embedding = clip_model.positional_embedding
         self.cast = Autocast(self.tower)
 
@@ -226,6 +234,8 @@ class TextEncoder(nn.Module):
         if extra.tokens is not None:
             raise UserError("the text tower takes deep tokens; others belong into the prompt learner's context")
         _check_deep(extra.deep, len(self.tower.blocks), P - 1)
+        if self.plain:
+            return self._whole_prompts(prefix, suffix, layout, extra)
         place = self.positional_embedding.to(prefix.dtype)
         suffix = suffix + place[layout.position]
         at_once = G * R * W <= MAX_AT_ONCE * MAX_TOKENS
@@ -249,16 +259,45 @@ class TextEncoder(nn.Module):
             groups.append(torch.cat(rows, dim=1))
         return torch.cat(groups)[:, layout.slot]
 
+    def _whole_prompts(self, prefix: Tensor, suffix: Tensor, layout: Layout, extra: Extra) -> Tensor:
+        """As ``forward``, computing all 77 tokens of each prompt."""
+        if extra.deep:
+            raise UserError("deep text prompts need the shared prefix: MODEL.BACKBONE.PLAIN_TEXT must be False")
+        G, P, d = prefix.shape
+        n_cls, place = len(layout.slot), layout.position.flatten()[layout.token]
+        owner = (place == P).cumsum(0) - 1  # the class of each suffix token
+        eot = place.new_zeros(n_cls).scatter_reduce(0, owner, place, "amax").repeat(G)
+        x = self.padding.to(prefix.dtype).expand(G, n_cls, CONTEXT_LENGTH, d).clone()
+        x[:, :, :P] = prefix[:, None]
+        x[:, owner, place] = suffix.expand(G, -1, -1, -1).flatten(1, 2)[:, layout.token]
+        x = (x + self.positional_embedding.to(x.dtype)).flatten(0, 1)
+        run = _caller(self.tower if extra.deltas else self.cast(prefix.device), extra.deltas)
+        step = MAX_AT_ONCE * MAX_TOKENS // CONTEXT_LENGTH
+        parts = [("plain_features", *part) for part in zip(x.split(step), eot.split(step), strict=True)]
+        if torch.is_grad_enabled() and len(parts) > 1:
+            found = [checkpoint(run, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        else:
+            found = [run(*part) for part in parts]
+        return torch.cat(found).unflatten(0, (G, n_cls))
+
 
 class _TextTower(nn.Module):
     def __init__(self, clip_model: CLIP) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(block) for block in clip_model.transformer.resblocks)
         self.ln_final, self.text_projection = clip_model.ln_final, clip_model.text_projection
+        self.causal = clip_model.transformer.resblocks[0].attn_mask is not None
 
     def forward(self, part: str, *args: object) -> Any:
-        """``part`` names one of the two methods below, so that both can be called with other weights."""
+        """``part`` names one of the methods below, so that they can be called with other weights."""
         return getattr(self, part)(*args)
+
+    def plain_features(self, x: Tensor, eot: Tensor) -> Tensor:
+        """x [prompts, 77, d], eot [prompts] -> features at EOT [prompts, d_out]."""
+        for block in self.blocks:
+            x = block(x, is_causal=self.causal)
+        x = self.ln_final(x[torch.arange(len(x), device=x.device), eot])
+        return x.to(self.text_projection.dtype) @ self.text_projection
 
     def prefix_keys(self, x: Tensor, deep: Mapping[int, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """The prefix's keys and values in each layer, [G, heads, P, d_head] each; the last layer needs no more."""

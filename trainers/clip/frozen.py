@@ -98,6 +98,10 @@ class Block(nn.Module):
         hidden = FrozenLinear(fc.weight * self.factor, fc.bias * self.factor)
         self.mlp = nn.Sequential(hidden, activation, FrozenLinear(proj.weight / self.factor, proj.bias))
 
+    def extra_repr(self) -> str:
+        """Kept features are told apart by it, where weights and layers are the same."""
+        return f"heads={self.n_head}"
+
     def project(self, h: Tensor, query: Tensor | None = None) -> list[Tensor]:
         """Queries of ``query`` [..., L, d] or h, keys and values of h [..., W, d], each [..., n_head, L, d_head].
 

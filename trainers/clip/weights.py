@@ -1,40 +1,43 @@
-"""CLIP's weights: OpenAI's by name, downloaded on first use and checked by SHA-256, or a file of the user's.
+"""CLIP's weights: OpenAI's by name, downloaded on first use and checked by SHA-256; open_clip's and Hugging Face's by
+name; or a file or folder of the user's, of any of their formats.
 
-State dicts are read with ``weights_only``. A TorchScript archive can run code, so it needs a hash of OpenAI's or the
-user's permission. A state dict does not say the activation of its MLPs: MODEL.BACKBONE.ACTIVATION does.
+A TorchScript archive can run code, so it needs a hash of OpenAI's or the user's permission.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-import hashlib
 import urllib.error
-import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from clip.clip import _MODELS as OPENAI_URLS
-from clip.model import CLIP, ResidualAttentionBlock, build_model
+from clip.model import CLIP, convert_weights
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from . import hub
+from .architecture import WIDEST, Architecture, build, by_openais_rule, check_names, named
 from .efficientnet import EFFICIENTNET
 from .encoders import RESNET, VIT
+from .files import one_line, read
+from .files import sha256 as sha256_of_file
+from .formats import HUGGING_FACE, OPENAI, Format, State, converted
 from .prompts import CONTEXT_LENGTH, EOT, UserError
-from .towers import Tower, tower_in
+from .towers import Tower, tower_in, tower_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OURS = {"photo": ("assets/photo_clip.pt", EFFICIENTNET)}  # names of models in this repository: file, image tower
-ACTIVATIONS = ("", "quickgelu", "gelu")  # "": OpenAI's, which is QuickGELU
+OPENAI_SIZES = {"RN50x4": 288, "RN50x16": 384, "RN50x64": 448, "ViT-L/14@336px": 336}  # of pictures; others: 224
 
 
 def weights_path(cfg: CfgNode) -> Path:
-    """The file of MODEL.BACKBONE.NAME, which may not be there yet for one of OpenAI's names.
+    """The file of MODEL.BACKBONE.NAME, or the index of several; one that is downloaded may not be there yet.
 
     Raises:
-        UserError: the name is neither one of OpenAI's or ours nor a file, or its image tower is not installed.
+        UserError: the name is neither known nor a file or folder of weights, or what it needs is not installed.
     """
     name = cfg.MODEL.BACKBONE.NAME
     if not name:
@@ -42,6 +45,8 @@ def weights_path(cfg: CfgNode) -> Path:
     if name in OPENAI_URLS:
         root = cfg.MODEL.BACKBONE.get("CLIP_ROOT", "") or "~/.cache/clip"
         return Path(root).expanduser() / Path(OPENAI_URLS[name]).name
+    if name.startswith(hub.NAMED):
+        return hub.find(name, download=False) or Path(name)
     if path := _find(name):
         if name in OURS:
             OURS[name][1].check()
@@ -50,13 +55,17 @@ def weights_path(cfg: CfgNode) -> Path:
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0)[0]
     raise UserError(
         f"unknown backbone '{name}': neither a weights file (looked for {Path(name).expanduser().absolute()}) nor one "
-        f"of {', '.join(names)}; the nearest is '{nearest}'. --backbone FILE says where a file has moved to"
+        f"of {', '.join(names)}; the nearest is '{nearest}'. --backbone FILE says where a file has moved to; others' "
+        "weights are open_clip:ARCH/TAG and hf:OWNER/NAME"
     )
 
 
 def _find(name: str) -> Path | None:
+    """A weights file, or that in a folder. UserError: the folder has none."""
     name = OURS[name][0] if name in OURS else name
-    return next((path for path in (Path(name).expanduser(), REPOSITORY / name) if path.is_file()), None)
+    places = (Path(name).expanduser(), REPOSITORY / name)
+    found = next((path for path in places if path.exists()), None) if name else None
+    return hub.weights_in(found) if found and found.is_dir() else found
 
 
 def tower_named(name: str) -> Tower | None:
@@ -67,63 +76,148 @@ def tower_named(name: str) -> Tower | None:
 
 
 def sha256_of(name: str) -> str:
-    """SHA-256 of a backbone, by its name or its file; "" if there is no such file."""
+    """SHA-256 of a backbone, by its name or its file; "" if it is not there."""
     if name in OPENAI_URLS:
         return OPENAI_URLS[name].split("/")[-2]
-    path = _find(name)
-    return _sha256(path) if path else ""
+    try:
+        path = hub.find(name, download=False) if name.startswith(hub.NAMED) else _find(name)
+        return sha256_of_file(path) if path else ""
+    except UserError:
+        return ""
+
+
+def pictures(cfg: CfgNode) -> dict[str, object]:
+    """The pictures that the backbone was trained with, by the key of INPUT, as far as its name or config says.
+
+    Raises:
+        UserError: what it says is not computed here.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    if name in OPENAI_URLS:
+        return {"INPUT.SIZE": (OPENAI_SIZES[name],) * 2} if name in OPENAI_SIZES else {}
+    known = hub.stated(name, None if name.startswith(hub.NAMED) else _find(name))
+    return dict(known.input) if known else {}
 
 
 def load_clip(cfg: CfgNode) -> CLIP:
-    """The CLIP model of MODEL.BACKBONE.NAME, on the CPU, in eval mode, in CLIP's float16.
+    """The CLIP model of MODEL.BACKBONE.NAME, on the CPU, in eval mode, in the weights' precision: half, or float32.
 
     Returns:
-        clip.model.CLIP, with the file's hash as ``weights_sha256``; with a tower of ours as ``visual`` in float32.
+        clip.model.CLIP, with the file's hash as ``weights_sha256``, and ``plain_text``: MODEL.BACKBONE.PLAIN_TEXT. With
+        a tower of ours as ``visual`` it is in float32.
     Raises:
         UserError: the weights cannot be downloaded or read, are not CLIP's, or not those of MODEL.BACKBONE.SHA256.
     """
-    path = weights_path(cfg)
-    url = OPENAI_URLS.get(cfg.MODEL.BACKBONE.NAME)
+    backbone, path = cfg.MODEL.BACKBONE, weights_path(cfg)
+    url = OPENAI_URLS.get(backbone.NAME)
     if url is not None:
         _download(url, path)
-    sha256, expected = _sha256(path), cfg.MODEL.BACKBONE.get("SHA256", "") or ""
+    if backbone.NAME.startswith(hub.NAMED):
+        path = hub.find(backbone.NAME, download=True) or path
+    sha256, expected = sha256_of_file(path), backbone.get("SHA256", "") or ""
     if expected not in ("", sha256):
         raise UserError(
             f"the weights '{path}' are not those that the run was trained with (SHA-256 {sha256[:12]}, "
             f"{expected[:12]} then); --backbone FILE names another file"
         )
-    state_dict = _state_dict(path, sha256, cfg.MODEL.BACKBONE.get("ALLOW_TORCHSCRIPT", False))
-    for name, value in state_dict.items():
+    state, bare = read(path, backbone.get("ALLOW_TORCHSCRIPT", False) or _is_openais(sha256))
+    for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(f"'{path}' is damaged: its '{name}' holds numbers that are not finite")
     try:
-        model = _build(_with_all_tokens(state_dict))
-        if model.positional_embedding.shape[0] != CONTEXT_LENGTH:
-            raise ValueError(f"its texts have {model.positional_embedding.shape[0]} tokens, not {CONTEXT_LENGTH}")
+        whole = _with_all_tokens(state)
+        tower = tower_in(whole)
+        model = _with_our_tower(whole, tower) if tower else _of_any_format(backbone, path, sha256, whole, bare)
     except UserError:
         raise
-    except Exception as error:  # build_model fails in many ways on wrong shapes
-        raise UserError(f"'{path}' holds no CLIP model of OpenAI's architecture: {_line(error)}") from error
-    activation = cfg.MODEL.BACKBONE.get("ACTIVATION", "")
-    if activation == "gelu":
-        for module in model.modules():
-            if isinstance(module, ResidualAttentionBlock):
-                module.mlp.gelu = nn.GELU()
-    elif not activation and not _is_openais(sha256) and cfg.MODEL.BACKBONE.NAME not in OURS:
-        print(f"'{path}' does not say its activation: QuickGELU is assumed; MODEL.BACKBONE.ACTIVATION gelu sets GELU")
+    except Exception as error:  # wrong shapes fail in many ways
+        raise UserError(f"'{path}' holds no CLIP model that is known here: {one_line(error)}") from error
+    model.plain_text = backbone.get("PLAIN_TEXT", False)
     model.weights_sha256 = sha256
     return model
 
 
-def _build(state: dict[str, Tensor]) -> CLIP:
-    """OpenAI's model in float16, or one with a tower of ours in float32."""
-    tower = tower_in(state)
-    if tower is None or tower.build is None:
-        return build_model(state)
+def _of_any_format(backbone: CfgNode, path: Path, sha256: str, state: State, bare: bool) -> CLIP:
+    """The CLIP of a state dict of OpenAI's, open_clip's or Hugging Face's.
+
+    Args:
+        bare: a state dict as OpenAI's code saves it.
+    Raises:
+        UserError: it is none, or nothing says what weights do not tell.
+    """
+    form: Format | None = None
+    try:
+        form, prefix, ours = converted(state)
+        check_names(ours)
+        architecture = _architecture(backbone, path, sha256, form, bare and not prefix, ours)
+        model = build(ours, architecture)
+    except Exception as error:  # wrong shapes fail in many ways
+        seen = f"a CLIP in {form.what}" if form else "no format"
+        if isinstance(error, Unstated):
+            raise UserError(f"'{path}', {seen}, {error}") from None
+        said = str(error) if isinstance(error, UserError) else one_line(error)
+        raise UserError(f"'{path}' holds no CLIP model that is known here (recognised: {seen}): {said}") from error
+    if outside := sum(not name.startswith(prefix) for name in state):
+        print(f"'{path}': {outside} tensors are left out, whose names do not begin with '{prefix}'")
+    if not architecture.causal and not backbone.get("PLAIN_TEXT", False):
+        raise UserError(
+            f"the text tower of '{backbone.NAME}' is not causal ({architecture.source}): what all prompts share in "
+            "front cannot be computed once; MODEL.BACKBONE.PLAIN_TEXT True computes all 77 tokens of each prompt"
+        )
+    return model
+
+
+class Unstated(Exception):
+    """Nothing says what weights do not tell."""
+
+
+def _architecture(backbone: CfgNode, path: Path, sha256: str, form: Format, bare: bool, state: State) -> Architecture:
+    """What weights do not tell, from the config beside them, their name, MODEL.BACKBONE.ARCH, or OpenAI's rule.
+
+    Args:
+        bare: a state dict as OpenAI's code saves it.
+    Raises:
+        UserError: nothing says it, or two say different things.
+    """
+    openais, activation = _is_openais(sha256), backbone.get("ACTIVATION", "")
+    known = None if openais else hub.stated(backbone.NAME, path, form)
+    if backbone.get("ARCH", ""):
+        asked = named(backbone.ARCH)
+        if known and known.numbers != asked.numbers:
+            raise Unstated(f"is {known.numbers} by {known.source}, and {asked.numbers} by {asked.source}")
+        known = known or asked
+    if known:
+        return dataclasses.replace(known, activation=activation or known.activation)
+    assumed = "quickgelu" if openais or (bare and form is OPENAI) else ""
+    rule = by_openais_rule(state, activation or assumed)
+    if rule is None or not rule.activation:
+        missing = [] if rule else [f"its heads, which above a width of {WIDEST} are not 64 wide in all models"]
+        missing += [] if activation or assumed else ["its activation"]
+        beside = hub.CONFIG if form is HUGGING_FACE else hub.OPEN_CLIP_CONFIG
+        raise Unstated(
+            f"does not say {' and '.join(missing)}, and there is no {beside} beside it: set MODEL.BACKBONE.ARCH to "
+            "open_clip's name of the architecture, such as ViT-B-16, or ViT-B-16-quickgelu if it has QuickGELU"
+        )
+    if not activation and not openais:
+        print(f"'{path}' does not say its activation: QuickGELU is assumed; MODEL.BACKBONE.ACTIVATION gelu sets GELU")
+    return rule
+
+
+def in_half(model: CLIP) -> None:
+    """Converts a CLIP to its half precision; one with a tower of ours stays in float32."""
+    if tower_of(model.visual).build is None:
+        convert_weights(model)
+
+
+def _with_our_tower(state: State, tower: Tower) -> CLIP:
+    """CLIP's text tower in float32, and an image tower of ours."""
+    assert tower.build is not None
     visual = {name.removeprefix("visual."): x for name, x in state.items() if name.startswith("visual.")}
     text = {name: x for name, x in state.items() if not name.startswith("visual.")}
     length, width = text["positional_embedding"].shape
     layers = len({name.split(".")[2] for name in text if name.startswith("transformer.resblocks.")})
+    if length != CONTEXT_LENGTH:
+        raise ValueError(f"its texts have {length} tokens, not {CONTEXT_LENGTH}")
     vocabulary, d = len(text["token_embedding.weight"]), text["text_projection"].shape[1]
     model = CLIP(d, 32, 0, 64, 32, length, vocabulary, width, width // 64, layers)  # its own ViT is replaced
     model.visual = nn.Identity()
@@ -156,49 +250,17 @@ def _with_all_tokens(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _download(url: str, path: Path) -> None:
     expected = url.split("/")[-2]
-    if path.is_file() and _sha256(path) == expected:
+    if path.is_file() and sha256_of_file(path) == expected:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=expected)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise UserError(
-            f"cannot download CLIP's weights from {url} ({_line(error)}); get that file, SHA-256 {expected}, "
+            f"cannot download CLIP's weights from {url} ({one_line(error)}); get that file, SHA-256 {expected}, "
             f"by other means and put it at '{path}', or name its folder with --clip-root"
         ) from error
 
 
 def _is_openais(sha256: str) -> bool:
     return any(sha256 == url.split("/")[-2] for url in OPENAI_URLS.values())
-
-
-def _state_dict(path: Path, sha256: str, allow_torchscript: bool) -> dict[str, Tensor]:
-    try:
-        torchscript = zipfile.is_zipfile(path) and any("/code/" in n for n in zipfile.ZipFile(path).namelist())
-        if torchscript and (allow_torchscript or _is_openais(sha256)):
-            with warnings.catch_warnings():  # PyTorch deprecates TorchScript, OpenAI's format
-                warnings.simplefilter("ignore")
-                return torch.jit.load(str(path), map_location="cpu").state_dict()
-        loaded = {} if torchscript else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds on damaged files
-        raise UserError(f"'{path}' cannot be read as weights, it may be truncated: {_line(error)}") from error
-    if torchscript:
-        raise UserError(
-            f"'{path}' is a TorchScript archive, not one of OpenAI's by its SHA-256, and loading it can run code; "
-            "if you trust it, set MODEL.BACKBONE.ALLOW_TORCHSCRIPT True"
-        )
-    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
-    items = loaded.items() if isinstance(loaded, dict) else ()
-    return {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -158,6 +158,15 @@ def test_the_table_of_all(
     assert sorted(os.listdir(root)) == ["dtd", "imagenet-adversarial", "oxford_pets"]
 
 
+def test_two_folders_that_would_do_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = LAYOUTS["eurosat"](root)
+    shutil.copytree(folder / "2750", folder / "EuroSAT_RGB")
+    (folder / "2750").rename(folder / "EuroSAT RGB")
+    assert prepare.main(["eurosat", "--check", "--root", str(root)]) == 1
+    out = capsys.readouterr().out
+    assert "\neurosat    incomplete" in out and out.count("ln -s") == 2
+
+
 def test_pictures_that_are_missing_or_bad_are_named(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,7 +119,7 @@ def test_rows_that_are_not_stored_are_the_files_own_row(photo: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"visual.projection": None}, "holds no CLIP model of OpenAI's architecture: 'projection'"),
+        ({"visual.projection": None}, "holds no CLIP model that is known here: 'projection'"),
         ({"visual.projection": torch.zeros(1280, 32)}, "its texts have 64 dimensions, its pictures 32"),
         ({"visual.mean": torch.zeros(7)}, r"its visual\.mean has the shape \(7,\), not \(1280,\)"),
         ({"visual.mean": torch.full((1280,), torch.nan)}, "is damaged: its 'visual.mean' holds numbers that are not"),

@@ -18,6 +18,7 @@ from datasets.glyphs import THEMES
 from runs.directory import REPOSITORY
 from tests.dassl.test_checkpoints import Bomb
 from tests.datasets.loopback import Server, serve
+from tests.oracle import tiny_clip
 from trainers.clip.encoders import ImageEncoder
 from trainers.clip.weights import OPENAI_URLS, load_clip, sha256_of
 from trainers.clip_trainer import CLIPTrainer
@@ -149,6 +150,20 @@ def test_the_activation_is_the_configs(vit: Path, capsys: pytest.CaptureFixture[
     assert torch.equal(found["gelu"][0], theirs.encode_image(image))
     assert torch.equal(found["gelu"][1], theirs.encode_text(text))
     assert not any(torch.equal(*pair) for pair in zip(found["gelu"], found[""], strict=True))
+
+
+def test_kept_features_are_of_their_number_of_heads() -> None:
+    """The same weights with other heads give other features."""
+    keys = set()
+    for heads in (1, 2):
+        for kind, parts in (("ViT", "transformer.resblocks"), ("RN", "attnpool")):
+            model = tiny_clip(kind, torch.float32)
+            part = model.visual.get_submodule(parts)
+            for module in [part] if kind == "RN" else [block.attn for block in part]:
+                module.num_heads = heads
+            trainer = SimpleNamespace(image_encoder=ImageEncoder(model.visual))
+            keys.add(CLIPTrainer._tower_sha256.func(trainer))  # type: ignore[attr-defined]
+    assert len(keys) == 4
 
 
 def test_a_hash_that_is_asked_for_is_checked(weights: Path) -> None:

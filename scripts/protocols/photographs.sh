@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The runs behind docs/photographs.md: bash scripts/protocols/photographs.sh [--dry-run]
+# CFG=photo on Caltech-101 and EuroSAT. DATA, OUT, SEEDS and JOBS (2) from the environment. Finished runs are kept.
+set -euo pipefail
+case ${1:-} in
+  "" | --dry-run) ;;
+  -h | --help) sed -n '2,3s/^# //p' "$0"; exit ;;
+  *) echo "error: '$1' is no option; bash scripts/protocols/photographs.sh [--dry-run]" >&2; exit 2 ;;
+esac
+export CFG=photo OUT=${OUT:-output} DATA=${DATA:-data} PLOT_COMMAND=
+[[ $OUT = /* ]] || OUT=$PWD/$OUT
+[[ $DATA = /* ]] || DATA=$PWD/$DATA
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+dry=(${1:+"$1"})
+
+# sweep DATASETS SHOTS TRAINERS [KEY VALUE]...
+sweep() {
+  printf '\n# %s\n' "$*"
+  bash scripts/python.sh sweep.py --jobs "${JOBS:-2}" --datasets "$1" --shots "$2" --trainers "$3" "${dry[@]}" "${@:4}"
+}
+# At 16 shots, and on EuroSAT at 1.
+both() {
+  sweep caltech101,eurosat 16 "$@"
+  sweep eurosat 1 "$@"
+}
+
+sweep caltech101,eurosat 1,2,4,8,16 ZeroshotCLIP,NearestClassMean,LinearProbe,TipAdapter,TipAdapterF,CoOp,PLOT
+sweep caltech101,eurosat 1,2,4,8,16 PLOT TRAINER.PLOT.MATCH uniform
+both ZeroshotCLIP2,ZeroshotPLOT,PLOT,PLOTAdapter
+sweep eurosat 1,16 CoCoOp,PLOTCoCoOp
+for match in mean max global; do both PLOT TRAINER.PLOT.MATCH $match; done
+for n in 1 2 8; do
+  both PLOT TRAINER.PLOT.N $n
+  both PLOT TRAINER.PLOT.N $n TRAINER.PLOT.MATCH uniform
+done
+for eps in 0.005 0.02 0.3 1.0; do both PLOT TRAINER.PLOT.EPS $eps; done
+for eps in 0.3 1.0 3.0; do both PLOT TRAINER.PLOT.COST standardized TRAINER.PLOT.EPS $eps; done

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +184,7 @@ def load(
             raise UserError(f"--classes is '{','.join(classes)}'; it must be different names, separated by commas")
         classes = names
     directory = Path(run)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()) as said:
         published = not (directory / "config.yaml").is_file() and any(directory.glob("*/model*.pth.tar*"))
         read = _read_published if published else _read_run
         cfg, classnames = read(directory, classes, backbone, flags)
@@ -199,7 +200,12 @@ def load(
         trainer.before_test("test")
         if hasattr(trainer.model, "meter"):
             trainer.model.meter = None  # what a test also measures, nobody asks for here
-        return LoadedRun(trainer, list(classnames), build_transform(cfg, is_train=False))
+        loaded = LoadedRun(trainer, list(classnames), build_transform(cfg, is_train=False))
+    if published:  # a run of ours has said it in its training
+        for line in said.getvalue().splitlines():
+            if "is assumed" in line:
+                print(line, file=sys.stderr)
+    return loaded
 
 
 def _read_run(directory: Path, classes: Sequence[str] | None, backbone: str, _: object) -> tuple[Any, Sequence[str]]:

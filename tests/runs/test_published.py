@@ -92,7 +92,9 @@ def test_a_published_checkpoint_is_used_like_our_own(
     argv = ["--run", str(theirs), *flags]
     assert predict_main([*argv, *dataset, "--format", "jsonl", "--top", "1", *files]) == 0
     names = (read_result(tmp_path / "tested") or {})["classnames"]
-    found = [json.loads(line)["top"][0]["class"] for line in capsys.readouterr().out.splitlines()]
+    said = capsys.readouterr()
+    assert "does not say its activation: QuickGELU is assumed" in said.err
+    found = [json.loads(line)["top"][0]["class"] for line in said.out.splitlines()]
     assert found == [names[k] for k in kept["prediction"]]
     assert predict_main([*argv, "--classes", "cat,dog", files[0]]) == 0
     assert {line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:]} == {"cat", "dog"}

@@ -29,13 +29,11 @@ class ImageNetFolders(FewShotDataset):
     def read_names(self, folder: Path) -> dict[str, str]:
         """Names by class folder, sorted by folder.
 
-        CLIP's names have no comma, no quotation mark, and no number in front or behind. ImageNet's own lists have one
-        of these ("tench, Tinca tinca"). They are refused: CoOp's results are of CLIP's names.
+        CLIP's names have no comma, no quotation mark and no number in front. ImageNet's own lists have one of these
+        ("tench, Tinca tinca"). They are refused: CoOp's results are of CLIP's names.
         """
         path = folder / self.annotation
-        rows = read_rows(
-            path, r"(n\d{8})\s+(?!\d+\W*\s)(?!.*\s\d+$)([^,\"]+)", "n01440764 tench", lambda wnid, name: (wnid, name)
-        )
+        rows = read_rows(path, r"(n\d{8})\s+(?!\d+\W*\s)([^,\"]+)", "n01440764 tench", lambda wnid, name: (wnid, name))
         names = dict(sorted(rows))
         if len(names) < len(rows):
             (twice, _), *_ = Counter(wnid for wnid, _ in rows).most_common(1)

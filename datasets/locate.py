@@ -21,6 +21,9 @@ DEPTH = 3  # levels below the dataset's folder that are searched
 WIDE = 20  # subfolders beyond which a folder is taken for an image folder, and not searched
 
 
+FOUND = "found near by, this puts it right"
+
+
 class Absent(UserError):  # type: ignore[misc, valid-type]
     """No folder of the dataset was found."""
 
@@ -140,7 +143,7 @@ def _link(found: Path, folder: Path, images: Path) -> str:
 def _error(what: str, name: str, path: Path, commands: list[str], near: Path | None = None) -> str:
     looked = f"no {what} for {name}: looked for '{path}'"
     if commands:
-        return f"{looked}; found near by, this puts it right: {' or '.join(dict.fromkeys(commands))}"
+        return f"{looked}; {FOUND}: {' or '.join(dict.fromkeys(commands))}"
     advice = "DATASETS.md says how it is laid out"
     if what != "image folder":
         advice = "name the folder that holds the datasets with --root, or DATA for the scripts" + _how_to_fetch(name)

@@ -87,10 +87,12 @@ def all_methods(dataset: str, shots: int, opts: Sequence[str], environment: Envi
     for trainer in methods():
         if all(trainer != job.trainer for jobs in groups for job in jobs):
             config = PurePath(recipe(trainer, dataset, shots)[0]).name
-            if environment.CFG or environment.BACKBONE:
-                print(f"{trainer} is left out: it has no config for this backbone; its own is {config}")
+            chosen = environment.CFG or environment.BACKBONE
+            own = [] if chosen else on(replace(environment, CFG=config))
+            if any(trainer == job.trainer for job in own):
+                groups.append(own)
             else:
-                groups.append(on(replace(environment, CFG=config)))
+                print(f"{trainer} is left out: it has no config for this backbone; its own is {config}")
     return groups
 
 

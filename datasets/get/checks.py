@@ -17,7 +17,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import read_image
 from datasets.base import FewShotDataset
 from datasets.files import UserError
-from datasets.locate import Absent
+from datasets.locate import FOUND, Absent
 from datasets.splits import PARTS
 
 from .layout import Source
@@ -57,9 +57,9 @@ def check(name: str, root: Path, decode: bool = False) -> Status:
                 return Status("incomplete", f"no {', '.join(missing)} in '{folder}': {how}")
             parts = load(registered(name), root)
     except UserError as error:
-        if isinstance(error, Absent):
-            return Status("absent", how if source and source.missing(root) == source.needs else str(error))
-        return Status("incomplete", str(error))
+        if source and source.missing(root) == source.needs and FOUND not in str(error):
+            return Status("absent", how)
+        return Status("absent" if isinstance(error, Absent) else "incomplete", str(error))
     notes = tuple(dict.fromkeys(said.getvalue().splitlines()))
     n_cls = len({label for _, label in parts["train"]})
     if source and (wrong := miscounts(source, n_cls, parts)):

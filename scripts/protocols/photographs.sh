@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # The runs behind docs/photographs.md: bash scripts/protocols/photographs.sh [--dry-run]
 # CFG=photo on Caltech-101 and EuroSAT. DATA, OUT, SEEDS and JOBS (2) from the environment. Finished runs are kept.
+export PLOT_COMMAND=${PLOT_COMMAND:-$(printf '%q ' bash "$0" "$@")}
 set -euo pipefail
 case ${1:-} in
   "" | --dry-run) ;;
   -h | --help) sed -n '2,3s/^# //p' "$0"; exit ;;
   *) echo "error: '$1' is no option; bash scripts/protocols/photographs.sh [--dry-run]" >&2; exit 2 ;;
 esac
-export CFG=photo OUT=${OUT:-output} DATA=${DATA:-data} PLOT_COMMAND=
+export CFG=photo OUT=${OUT:-output} DATA=${DATA:-data}
 [[ $OUT = /* ]] || OUT=$PWD/$OUT
 [[ $DATA = /* ]] || DATA=$PWD/$DATA
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."

@@ -220,7 +220,6 @@ ANOTHER_FORM = [
     ("imagenet_r", "classnames.txt", "n01440764 tench, Tinca tinca", "n01440764 tench"),  # LOC_synset_mapping.txt
     ("imagenetv2", "classnames.txt", "tench", "n01440764 tench"),
     ("imagenet", "classnames.txt", "n01440764 0: tench", "n01440764 tench"),
-    ("imagenet", "classnames.txt", "n01440764 tench 449", "n01440764 tench"),
     ("imagenet", "classnames.txt", 'n01440764 "tench"', "n01440764 tench"),
     ("fgvc_aircraft", "images_variant_val.txt", "1025794,707-320", "1025794 707-320"),
     ("fgvc_aircraft", "images_variant_val.txt", "1025794 A380", "'A380' is not listed"),

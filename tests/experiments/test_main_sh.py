@@ -83,7 +83,8 @@ def test_photographs_have_rates_and_epochs_of_their_own() -> None:
 
 def test_every_method_but_those_of_a_vit_has_a_config_for_photographs() -> None:
     files = {name: config_file(name, recipe(name, "caltech101", 16, cfg="photo")[0]) for name in methods()}
-    assert [name for name, file in files.items() if not file.is_file()] == ["PLOTPP"]
+    without = [name for name, file in files.items() if not file.is_file() and not name.startswith("Toy")]
+    assert without == ["PLOTPP"]
 
 
 @pytest.mark.parametrize(

@@ -191,15 +191,14 @@ def _input(size: Any, pictures: Mapping[str, Any], mean: str, std: str, mode: st
 
 
 def by_openais_rule(state: State, activation: str) -> Architecture | None:
-    """Heads of 64, as in all published models up to a width of 1,024; None if the weights are of a wider one."""
+    """A head for each 64 of the width, as in all published models up to 1,024; None for wider ones."""
     width, text = state["visual.conv1.weight"].shape[0], state["ln_final.weight"].shape[0]
     resnet = "visual.proj" not in state
     width *= 2 if resnet else 1  # the stem's first layer has half of the width
-    if max(width, text) > WIDEST or (width * 32 if resnet else width) % HEAD or text % HEAD:
+    image_heads, text_heads = width * (32 if resnet else 1) // HEAD, text // HEAD
+    if max(width, text) > WIDEST or not image_heads or not text_heads or width % image_heads or text % text_heads:
         return None
-    return Architecture(
-        "OpenAI's rule", activation, (width, width * (32 if resnet else 1) // HEAD), (text, text // HEAD)
-    )
+    return Architecture("OpenAI's rule", activation, (width, image_heads), (text, text_heads))
 
 
 NEEDED = {

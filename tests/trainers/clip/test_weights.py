@@ -36,6 +36,16 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.parametrize(("file", "heads"), [("symbols_clip.pt", (8, 1)), ("symbols_vit_clip.pt", (2, 1))])
+def test_the_embedded_models_load_by_openais_rule(file: str, heads: tuple[int, int]) -> None:
+    """Their texts are 96 wide: one head, as ``clip.build_model`` counts."""
+    model = load_clip(config(str(REPOSITORY / "assets" / file)))
+    visual = model.visual
+    image = visual.attnpool.num_heads if hasattr(visual, "attnpool") else visual.transformer.resblocks[0].attn.num_heads
+    assert (image, model.transformer.resblocks[0].attn.num_heads) == heads
+    assert model.encode_text(tokenize(["chess pieces"])).isfinite().all()
+
+
 def test_openai_weights_are_downloaded_once_and_checked(
     server: Server, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,8 @@ from PIL import Image
 
 from tests import children
 
+for name in ("DATA", "OUT", "SEEDS", "TRAINERS", "TARGETS", "CFG", "BACKBONE", "N", "PLOT_CACHE", "PLOT_COMMAND"):
+    os.environ.pop(name, None)  # of the user's shell
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))  # a child waits for ever for its parent's threads
 
 CLASSES = ("face", "sea_horse", "leopard", "motorbike", "accordion")

@@ -208,15 +208,20 @@ def test_a_run_its_store_its_predictions_and_its_pictures(
 @pytest.mark.parametrize(
     ("trainer", "folder"),
     [
-        ("ZeroshotCLIP", ""),
-        ("ZeroshotCLIP2", "ZeroshotCLIP"),
-        ("ZeroshotPLOT", "ZeroshotCLIP"),
         ("LinearProbe", ""),
-        ("TipAdapter", ""),
-        ("TipAdapterF", "TipAdapter"),
         ("CoOp", ""),
-        ("CoCoOp", ""),
-        ("PLOTCoCoOp", ""),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("ZeroshotCLIP", ""),
+                ("ZeroshotCLIP2", "ZeroshotCLIP"),
+                ("ZeroshotPLOT", "ZeroshotCLIP"),
+                ("TipAdapter", ""),
+                ("TipAdapterF", "TipAdapter"),
+                ("CoCoOp", ""),
+                ("PLOTCoCoOp", ""),
+            )
+        ),
     ],
 )
 def test_every_method_that_needs_no_vit_runs(

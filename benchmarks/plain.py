@@ -102,9 +102,13 @@ def _resnet_tokens(visual: Any, image: Tensor) -> Tensor:
     x = visual.avgpool(x)
     for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
         x = layer(x)
+    return attended(visual.attnpool, x)
+
+
+def attended(pool: Any, x: Tensor) -> Tensor:
+    """What attention pooling gives for x [batch, c, h, w], queried by the mean and at each place: [batch, 1 + M, d]."""
     x = x.flatten(2).permute(2, 0, 1)
     x = torch.cat([x.mean(dim=0, keepdim=True), x])
-    pool = visual.attnpool
     x = x + pool.positional_embedding[:, None].to(x.dtype)
     x, _ = F.multi_head_attention_forward(
         x, x, x, x.shape[-1], pool.num_heads, None,

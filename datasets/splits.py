@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -76,12 +77,15 @@ def items_of(rows: Iterable[tuple[str, int, str]]) -> list[Item]:
 
 
 def normalized(split: Split, images: Path) -> Split:
-    """Paths with slashes, relative to the image folder. Those of a file may be Windows' or absolute."""
+    """Paths with slashes, relative to the image folder. Those of a file may be Windows', or absolute.
+
+    An absolute one may be of another machine, where the folder has the same name.
+    """
     absolute = [f"{folder.as_posix()}/" for folder in (images, images.resolve())]
 
     def inside(file: str) -> str:
-        file = file.replace("\\", "/").removeprefix("./")
-        return file.removeprefix(absolute[0]).removeprefix(absolute[1])
+        file = file.replace("\\", "/").removeprefix("./").removeprefix(absolute[0]).removeprefix(absolute[1])
+        return file.rpartition(f"/{images.name}/")[2] if re.match("/|[A-Za-z]:/", file) else file
 
     return Split(*([item._replace(file=inside(item.file)) for item in part] for part in split))
 

@@ -25,18 +25,7 @@ if __name__ == "__main__":
 from dassl.extras.cli import RUNNING, Environment, Parser, guarded, set_variables, typed
 from dassl.utils import UserError
 from experiments.jobs import Job, Series, one_of_shots, spelled
-from experiments.recipes import (
-    BACKBONES,
-    COMMON,
-    check_backbone,
-    config_file,
-    label,
-    method_of,
-    named_methods,
-    own_options,
-    prefix_of,
-    recipe,
-)
+from experiments.recipes import COMMON, check_backbone, label, named_methods, own_options
 from experiments.sweep.task import Run
 from experiments.tables import significance
 from experiments.tables.by_shots import no_seeds
@@ -45,6 +34,7 @@ from experiments.tables.render import DASH, Section, Table, interval, name_of, n
 from experiments.tables.results import Cell, check_unmixed, finished
 from experiments.tables.suite import BASELINE
 from experiments.tables.variants import NOTE, compare_cells
+from runs.recipes import BACKBONES, config_file, method_of, prefix_of, recipe
 from trainers.method import methods
 
 ONE_SEED = "fewer than two seeds: no deviation, no interval"

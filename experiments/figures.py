@@ -23,13 +23,14 @@ from matplotlib.figure import Figure
 
 from dassl.extras.cli import guarded
 from dassl.utils import UserError
-from experiments.recipes import ALL, label, method_of
+from experiments.recipes import label
 from experiments.tables import significance
 from experiments.tables.by_shots import Cells, cells_of, mean_of_figures
 from experiments.tables.published import published
 from experiments.tables.render import Table, write_files
 from experiments.tables.request import Request, parser, request_of
 from experiments.tables.suite import DATASETS, SHOTS
+from runs.recipes import ALL, method_of
 
 COLUMNS = 3
 

@@ -32,21 +32,13 @@ from tabulate import tabulate
 from dassl.extras.cli import RUNNING, Environment, Parser, guarded, typed
 from dassl.extras.interrupts import Interrupted, uninterrupted
 from dassl.utils import UserError
-from experiments.recipes import (
-    ALL,
-    check_backbone,
-    method_of,
-    named_methods,
-    own_options,
-    recipe,
-    script_of,
-)
+from experiments.recipes import check_backbone, named_methods, own_options, script_of
 from experiments.sweep.progress import Progress
 from experiments.sweep.task import Outcome, Run, Task
 from experiments.sweep.times import Times
 from runs import process
 from runs.python import resolve
-from runs.recipes import run_arguments
+from runs.recipes import ALL, method_of, recipe, run_arguments
 from runs.result import load_result
 
 # Keys that tell apart the runs of one command, with what says them.

@@ -28,7 +28,7 @@ from dassl.extras.cli import guarded, typed
 from dassl.utils import UserError
 from experiments.compare import jobs_of, parser, train_all
 from experiments.jobs import Job, Series, resolve, shots_of, spelled
-from experiments.recipes import label, method_of, named_methods, pairs_of
+from experiments.recipes import label, named_methods, pairs_of
 from experiments.sweep.task import Run
 from experiments.tables import significance
 from experiments.tables.by_shots import one_run
@@ -38,6 +38,7 @@ from experiments.tables.results import LIST, Cell, finished
 from experiments.tables.suite import DATASETS, SHIFTED, has_same_classes
 from runs.directory import REPOSITORY
 from runs.execution import is_finished
+from runs.recipes import method_of
 
 SUBSAMPLE = "DATASET.SUBSAMPLE_CLASSES"
 

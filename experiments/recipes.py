@@ -13,16 +13,7 @@ from dassl.extras.cli import IMPORTED, Environment
 from dassl.utils import UserError
 from runs.config import read_yaml
 from runs.directory import REPOSITORY, defaults
-from runs.recipes import (  # noqa: F401 -- tables, sweeps and pictures find here all that is about recipes
-    ALL,
-    BACKBONES,
-    config_file,
-    imported,
-    method_of,
-    own_config,
-    prefix_of,
-    recipe,
-)
+from runs.recipes import config_file, imported, method_of, own_config, recipe
 from trainers.clip.weights import OURS
 from trainers.method import methods
 

@@ -39,7 +39,7 @@ from dassl.utils import UserError, write_atomically
 from experiments import compare, figures
 from experiments.jobs import spelled
 from experiments.pictures import tested, visualize, words
-from experiments.recipes import ALL, compared_methods, label, method_of
+from experiments.recipes import compared_methods, label
 from experiments.tables import by_class, by_shots, cost, variants
 from experiments.tables.__main__ import TABLES
 from experiments.tables.render import Section, Table
@@ -47,6 +47,7 @@ from experiments.tables.request import NAMED, Request, parser, request_of
 from experiments.tables.results import of_recipe, read_runs
 from experiments.tables.suite import SHIFTED, SHOTS, SUBJECT
 from runs.loaded import load
+from runs.recipes import ALL, method_of
 from trainers.method import methods
 
 SIDE = 144  # pixels of a picture on the page

@@ -65,9 +65,8 @@ def decoded(items: Sequence[Any], most: float, shared: bool) -> tuple[Decoded | 
             return None, f"Training images are decoded in each epoch: they are more than {most / 1e9:.2g} GB ({key})"
     if not total:
         return None, ""
+    line = f"Training images are decoded once and kept: {total / 1e6:,.0f} MB (DATALOADER.DECODED_GB)"
     try:
-        return Decoded(
-            sizes, shared
-        ), f"Training images are decoded once and kept: {total / 1e6:,.0f} MB (DATALOADER.DECODED_GB)"
+        return Decoded(sizes, shared), line
     except (RuntimeError, OSError) as error:
         return None, f"Training images are decoded in each epoch: {str(error).partition(chr(10))[0]}"

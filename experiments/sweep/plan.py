@@ -13,11 +13,11 @@ from tabulate import tabulate
 from dassl.utils import UserError
 from experiments.compare import jobs_of
 from experiments.jobs import Job
-from experiments.recipes import method_of
 from experiments.tables import by_shots
 from experiments.tables.render import Table
 from experiments.tables.request import Request
 from experiments.tables.results import Cell, check_unmixed, finished
+from runs.recipes import method_of
 
 from .spec import Spec
 from .task import Run

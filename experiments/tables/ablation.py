@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.jobs import spelled
-from experiments.recipes import label, method_of
+from experiments.recipes import label
+from runs.recipes import method_of
 
 from .by_shots import record
 from .render import DASH, Section, Table

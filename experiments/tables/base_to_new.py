@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 
 from experiments.jobs import spelled
-from experiments.recipes import imported, label, short_name
+from experiments.recipes import label, short_name
+from runs.recipes import imported
 from trainers.method import methods
 
 from .render import Section, Table, number

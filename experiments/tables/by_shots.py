@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.jobs import spelled
-from experiments.recipes import label, method_of
+from experiments.recipes import label
+from runs.recipes import method_of
 
 from . import significance
 from .published import Figure, note_on, published

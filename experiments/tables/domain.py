@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.jobs import spelled
-from experiments.recipes import imported, label, method_of, pairs_of, short_name
+from experiments.recipes import label, pairs_of, short_name
+from runs.recipes import imported, method_of
 
 from . import significance
 from .by_shots import mean_of_figures, record

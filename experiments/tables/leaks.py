@@ -7,7 +7,8 @@ stands beside itself alone, on a backbone of its own.
 from __future__ import annotations
 
 from experiments.jobs import spelled
-from experiments.recipes import label, method_of
+from experiments.recipes import label
+from runs.recipes import method_of
 from trainers.method import methods
 
 from .by_shots import record

@@ -7,8 +7,9 @@ import functools
 import statistics
 from dataclasses import dataclass
 
-from experiments.recipes import label, method_of
+from experiments.recipes import label
 from runs.directory import REPOSITORY
+from runs.recipes import method_of
 
 from .render import Section, Table, number
 from .suite import DATASETS, SHOTS

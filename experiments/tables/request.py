@@ -12,19 +12,9 @@ from typing import Any, NamedTuple
 from dassl.extras.cli import Parser
 from dassl.utils import UserError
 from experiments.jobs import positive_integers, shots_of, spelled
-from experiments.recipes import (
-    BACKBONES,
-    COMMON,
-    compared_methods,
-    label,
-    method_of,
-    own_options,
-    pairs_of,
-    prefix_of,
-    recipe,
-    script_of,
-)
+from experiments.recipes import COMMON, compared_methods, label, own_options, pairs_of, script_of
 from runs.directory import REPOSITORY, shorten, spell
+from runs.recipes import BACKBONES, method_of, prefix_of, recipe
 from trainers.clip.weights import OPENAI_URLS, OURS
 from trainers.method import methods
 

@@ -12,7 +12,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from dassl.utils import UserError
-from experiments.recipes import BACKBONES, method_of, prefix_of, prescribed_epochs, recipe
+from experiments.recipes import prescribed_epochs
+from runs.recipes import BACKBONES, method_of, prefix_of, recipe
 from runs.result import hash_of_checkpoints, load_result
 
 from . import significance

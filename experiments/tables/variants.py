@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from dassl.utils import UserError
 from experiments.jobs import spelled
-from experiments.recipes import label, method_of
+from experiments.recipes import label
+from runs.recipes import method_of
 from trainers.method import Option, methods
 
 from . import significance

@@ -10,7 +10,7 @@ import pytest
 
 from dassl.utils import UserError, cache_folder
 
-from .trees import build, dtd, oxford_flowers, picture
+from .trees import build, dtd, oxford_flowers, picture, publish_split, rows
 
 SPLIT = "split_zhou_DescribableTextures.json"
 GOOD = ["banded/banded_0000.jpg", 0, "banded"]
@@ -77,3 +77,21 @@ def test_pictures_in_no_class_folder_are_named_once(tmp_path: Path, capsys: pyte
         assert out.count("Not used") == 1
         assert f"Not used of '{root}': 1 hidden files ('._loose.JPG' the first), " in out
         assert "1 pictures in no class folder ('loose.JPG' the first)\n" in out
+
+
+@pytest.mark.parametrize("images", ["", "./", "{images}/", "/home/someone/DATA/dtd/images/", "D:/data/dtd/images/"])
+@pytest.mark.parametrize("slash", ["/", "\\"])
+def test_paths_of_windows_and_absolute_ones(images: str, slash: str, folder: Path) -> None:
+    """Those of another machine too, where the image folder has the same name."""
+    first = build(folder.parent, "dtd")
+    publish_split(folder)
+    split = json.loads((folder / SPLIT).read_text())
+    prefix = images.format(images=folder / "images")
+    for listed in split.values():
+        for row in listed:
+            row[0] = (prefix + row[0]).replace("/", slash)
+    (folder / SPLIT).write_text(json.dumps(split))
+    again = build(folder.parent, "dtd")
+    for part in ("train_x", "val", "test"):
+        here, before = (rows(getattr(data, part), folder / "images") for data in (again, first))
+        assert here == before

@@ -9,11 +9,12 @@ import pytest
 
 from dassl.extras.cli import Environment
 from experiments import compare, figures, jobs, protocols
-from experiments.recipes import compared_methods, config_file, prescribed_epochs, recipe, script_of
+from experiments.recipes import compared_methods, prescribed_epochs, script_of
 from experiments.sweep import command
 from experiments.tables.request import Request
 from experiments.tables.results import read_runs
 from runs.directory import REPOSITORY
+from runs.recipes import config_file, recipe
 from tests.experiments.test_figures import lines
 from tests.experiments.test_tables import commands, grid, show
 

@@ -12,8 +12,9 @@ from scipy import stats
 
 from dassl.extras.cli import Environment
 from experiments import compare
-from experiments.recipes import own_options, recipe
+from experiments.recipes import own_options
 from experiments.tables import significance
+from runs.recipes import recipe
 from tests.experiments.test_tables import grid
 from trainers.method import methods
 

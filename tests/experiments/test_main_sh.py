@@ -16,12 +16,13 @@ import yaml
 
 import train
 from experiments import compare, jobs, protocols
-from experiments.recipes import config_file, prescribed_epochs, recipe
+from experiments.recipes import prescribed_epochs
 from experiments.sweep import command as sweep
 from experiments.tables import __main__ as tables
 from runs import process
 from runs.directory import REPOSITORY
 from runs.prediction import main as predict_main
+from runs.recipes import config_file, recipe
 from runs.result import read_result
 from trainers.method import methods
 

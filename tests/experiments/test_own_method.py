@@ -13,13 +13,13 @@ from dassl.engine import TRAINER_REGISTRY
 from dassl.extras.cli import import_method
 from experiments import compare, figures, jobs, protocols
 from experiments.pictures import words
-from experiments.recipes import config_file, recipe
 from experiments.sweep import command
 from experiments.tables import __main__ as tables
 from experiments.tables.request import Request
 from experiments.tables.results import read_runs
 from runs.directory import REPOSITORY
 from runs.prediction import main as predict_main
+from runs.recipes import config_file, recipe
 from tests.experiments.test_figures import lines
 from tests.experiments.test_main_sh import bash
 from tests.experiments.test_tables import commands, grid, show

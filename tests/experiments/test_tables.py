@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from experiments.recipes import compared_methods, method_of
+from experiments.recipes import compared_methods
 from experiments.tables import __main__ as tables
 from experiments.tables.published import published
 from experiments.tables.render import WIDTH, Section, Table
 from experiments.tables.suite import DATASETS, SHIFTED, SHOTS
+from runs.recipes import method_of
 from runs.result import hash_of_checkpoints
 from tests.experiments.trees import write_run, write_table
 

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.recipes import compared_methods, method_of, prescribed_epochs, recipe
+from experiments.recipes import compared_methods, prescribed_epochs
+from runs.recipes import method_of, recipe
 
 OPTIONS = {"N": 4, "MATCH": "ot", "GLOBAL_LOGITS": False}
 DIAGNOSTICS = {

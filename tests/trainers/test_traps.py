@@ -15,9 +15,9 @@ import train
 import trainers.prompt_trainer
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.extras.distributed import local_device
-from experiments.recipes import config_file, recipe
 from runs.command_line import build_parser
 from runs.config import setup_cfg
+from runs.recipes import config_file, recipe
 from tests.oracle import make_cfg, plain_layernorms, random_images, tiny_clip
 from tests.runs.test_train import SMALL
 from tests.trainers.custom_clip import LABEL, NAMES, error

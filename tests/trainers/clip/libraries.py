@@ -13,7 +13,6 @@ from typing import Any
 import clip
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
@@ -163,7 +162,7 @@ class Reference:
         handle = inner.register_forward_hook(lambda module, args, output: seen.extend((args[0], output)))
         pooled = self.model.encode_image(image)
         handle.remove()
-        return pooled, attended(inner, seen[0]) if resnet else visual.ln_post(seen[1][:, 1:]) @ visual.proj
+        return pooled, plain.attended(inner, seen[0])[:, 1:] if resnet else visual.ln_post(seen[1][:, 1:]) @ visual.proj
 
     @torch.no_grad()
     def texts(self, tokens: Tensor) -> Tensor:
@@ -187,19 +186,6 @@ def each(cost: Tensor) -> Tensor:
 
 def _tensor(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output
-
-
-def attended(pool: Any, x: Tensor) -> Tensor:
-    """What attention pooling gives at each place of x [batch, c, h, w]: [batch, M, d]."""
-    x = x.flatten(2).permute(2, 0, 1)
-    x = torch.cat([x.mean(dim=0, keepdim=True), x]) + pool.positional_embedding[:, None]
-    x, _ = F.multi_head_attention_forward(
-        x, x, x, x.shape[-1], pool.num_heads, None,
-        torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]), None, None, False, 0.0,
-        pool.c_proj.weight, pool.c_proj.bias, need_weights=False, use_separate_proj_weight=True,
-        q_proj_weight=pool.q_proj.weight, k_proj_weight=pool.k_proj.weight, v_proj_weight=pool.v_proj.weight,
-    )  # fmt: skip
-    return x[1:].transpose(0, 1)
 
 
 def check(path: object, model: nn.Module, size: int, exact: float = 1e-10, **backbone: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +54,7 @@ class Request:
         words: what else was asked for, for the names of files.
         overrides: runs with options of their own have rows of their own.
         notes: on what was left out before.
+        without_row: the same of methods whose runs are on another backbone, by method.
         marked: whether a figure has the number of its runs.
         classes: DATASET.SUBSAMPLE_CLASSES of the runs that learn.
     """
@@ -68,6 +69,7 @@ class Request:
     words: Sequence[str] = ()
     overrides: bool = False
     notes: Sequence[str] = ()
+    without_row: Mapping[str, str] = field(default_factory=dict)
     methods: Sequence[str] = field(default_factory=compared_methods)
     cells: list[Filled] = field(default_factory=list)
     marked: bool = False
@@ -171,6 +173,8 @@ class Request:
                 f"{_left_out(others)} with other options than this table's, such as '{others[0].path.parent}'; "
                 "few-shot and cost have rows for them with --overrides."
             )
+        with_runs = {filled.trainer for filled in self.cells if filled.cell.runs}
+        table.notes += [note for method, note in self.without_row.items() if method not in with_runs]
         table.notes += self.notes
         settings = {compared: shared_settings([*runs.values()]) for compared, runs in used.items()}
         for filled in self.cells:
@@ -247,7 +251,7 @@ def request_of(args: argparse.Namespace, datasets: tuple[str, ...], shots: tuple
     usual = {run.backbone for run in ours if run.trainer in compared_methods() and of_recipe(run)}
     beside = [run for run in ours if args.mixed or not usual or run.backbone in usual]
     with_rows = {*compared_methods(), *(run.trainer for run in beside)}
-    elsewhere = {label(run.trainer): run for run in ours if run.trainer not in with_rows}
+    elsewhere = {run.trainer: run for run in ours if run.trainer not in with_rows}
     request = Request(
         out=out,
         found=found,
@@ -260,13 +264,13 @@ def request_of(args: argparse.Namespace, datasets: tuple[str, ...], shots: tuple
         methods=[name for name in methods() if name in with_rows],
     )
     request.words = _words(args, request)
-    request.notes = [
-        f"No row for {name}: its runs are on another backbone, such as '{run.path.parent}'; "
+    request.without_row = {
+        method: f"No row for {label(method)}: its runs are on another backbone, such as '{run.path.parent}'; "
         f"--backbone {run.backbone_name if run.backbone_name in NAMED else run.backbone[:8]} shows them."
-        for name, run in elsewhere.items()
-    ]
+        for method, run in elsewhere.items()
+    }
     if unseeded:
-        request.notes = [*request.notes, f"{_left_out(unseeded)} without a seed, such as '{unseeded[0].path.parent}'."]
+        request.notes = [f"{_left_out(unseeded)} without a seed, such as '{unseeded[0].path.parent}'."]
     return request
 
 

@@ -184,9 +184,12 @@ def test_leaks_of_methods_on_different_backbones(tmp_path: Path, capsys: pytest.
     """PLOT++ needs a ViT. One method on two backbones is refused still."""
     vit = {"name": "ViT-B/16", "sha256": "5806e77cd80f"}
     write_run(tmp_path, "TipAdapter", "dtd")
+    write_run(tmp_path, "PLOT", "dtd")
     write_run(tmp_path, "PLOTPP", "dtd", backbone=vit)
     argv = ["--dataset", "dtd", "--out", str(tmp_path)]
+    assert "No row for PLOT++" in show(capsys, "few-shot", *argv)
     text = show(capsys, "leaks", *argv)
+    assert "No row" not in text
     rows = {row[2]: row[3] for row in grid(text)[1:]}
     assert rows["PLOT++"] and rows["Tip-Adapter"] and not rows["Tip-Adapter-F"]
     (line,) = (line for line in commands(text) if "plotpp" in line and "AS_PUBLISHED" in line)

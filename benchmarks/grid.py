@@ -7,9 +7,9 @@ A run's time is its steps times the time of one: the image encoder's by the imag
 numbers of classes that were measured the rest is interpolated, beyond it is in proportion, and on a GPU fewer take no
 less. With a file of `benchmarks.image_loading` no step is faster than 8 workers load its images. Where steps as one
 graph, else with the fused head, are in the files (`benchmarks.step --whole`, `--fused`), the hours with them and with
-images decoded once follow. A test reads cached image features. Exceptions are a dataset's first test, and PLOT's where the features are more than
-TEST.FEATURE_CACHE_GB. CoCoOp makes text features for every image. The longest run goes first, each to the device that
-is free first.
+images decoded once follow. A test reads cached image features. Exceptions are a dataset's first test, and PLOT's where
+the features are more than TEST.FEATURE_CACHE_GB. CoCoOp makes text features for every image. The longest run goes
+first, each to the device that is free first.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def measure(root: Path, items: list[Datum], batch: int, workers: int) -> dict[st
     found: dict[str, Any] = {}
     for gigabytes, on_device in ((0.0, False), (8.0, False), (8.0, True)):
         cfg = make_cfg("PLOT", root, workers=workers)
-        cfg.DATALOADER.DECODED_GB, cfg.DATALOADER.ON_DEVICE = gigabytes, on_device
+        cfg.DATALOADER.DECODED_GB, cfg.DATALOADER.ON_DEVICE, cfg.USE_CUDA = gigabytes, on_device, on_device
         with contextlib.redirect_stdout(io.StringIO()):
             loader = build_data_loader(cfg, "RandomSampler", items, batch, tfm=build_transform(cfg), is_train=True)
             for _ in range(2 if gigabytes else 1):

@@ -67,9 +67,12 @@ def collate(samples: list[Batch]) -> Batch:
 def on_device(batches: Iterable[Batch], device: torch.device, finish: OnDevice | None = None) -> Iterator[Batch]:
     """Batches with `img` and `label` on the device; a GPU copies and finishes each during the step before."""
 
+    def moving(batch: Batch) -> list[str]:
+        return [key for key in ("img", "label") if isinstance(batch.get(key), torch.Tensor)]
+
     def moved(batch: Batch) -> Batch:
         batch = batch if finish is None else finish(batch)
-        return batch | {key: batch[key].to(device, non_blocking=True) for key in ("img", "label") if key in batch}
+        return {**batch, **{key: batch[key].to(device, non_blocking=True) for key in moving(batch)}}
 
     if device.type != "cuda":
         yield from map(moved, batches)
@@ -79,7 +82,7 @@ def on_device(batches: Iterable[Batch], device: torch.device, finish: OnDevice |
     def ready(batch: Batch, copied: torch.cuda.Event) -> Batch:
         step = torch.cuda.current_stream(device)
         step.wait_event(copied)  # not for the stream, which has the next batch to copy
-        for key in ("img", "label"):
+        for key in moving(batch):
             batch[key].record_stream(step)  # its memory is not another batch's before the step is over
         return batch
 

@@ -19,6 +19,7 @@ import benchmarks.busy
 import benchmarks.turns
 from benchmarks.grid import Rate, makespan, rates, run_seconds
 from benchmarks.sides import Setting
+from benchmarks.testing import make_data
 from benchmarks.turns import CLOCKS, PARTS, make_step, take_turns
 from runs.directory import REPOSITORY
 from runs.result import peak_memory
@@ -132,6 +133,14 @@ def test_impossible_options(
     with pytest.raises(SystemExit, match="2"):
         run(f"step {options}")
     assert message in capsys.readouterr().err
+
+
+def test_photographs(run: Run, tmp_path: Path) -> None:
+    make_data(tmp_path, 1)
+    options = "--shots 1 --epochs 2 --batch 50"
+    each, once, on_device = run(f"photographs {tmp_path} {options}")["rows"]
+    assert each["SHA-256"] == once["SHA-256"] != on_device["SHA-256"]
+    assert min(row["s"] for row in (each, once, on_device)) > 0
 
 
 def test_testing(run: Run) -> None:

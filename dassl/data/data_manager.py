@@ -36,8 +36,8 @@ def base_seed(cfg: CfgNode) -> int:
 class Loader(DataLoader):
     """A DataLoader that raises a worker's UserError without the worker's traceback.
 
-    The workers of training live from the first epoch until `close()`, and its batches are on ``device``. A ``sealed``
-    loader gives nothing.
+    The workers of training live from the first epoch until `close()`, and with DATALOADER.ON_DEVICE its batches are on
+    ``device``. A ``sealed`` loader gives nothing.
     """
 
     sealed = ""  # why
@@ -119,8 +119,9 @@ def build_data_loader(
         check_shares(len(data_source), "images to test")
         data_source = data_source[share(len(data_source)).start : share(len(data_source)).stop]
     dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
-    device, finish = local_device(cfg.USE_CUDA and is_train), None
+    device, finish = torch.device("cpu"), None
     if is_train and cfg.DATALOADER.ON_DEVICE:
+        device = local_device(cfg.USE_CUDA)
         if not isinstance(dataset, DatasetWrapper):
             raise UserError("DATALOADER.ON_DEVICE is True; it needs the engine's own reading of images")
         finish = dataset.on_device = OnDevice(tfm, device)

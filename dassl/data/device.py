@@ -1,6 +1,6 @@
-"""Training batches on the model's device: copies that overlap the step, and DATALOADER.ON_DEVICE.
+"""DATALOADER.ON_DEVICE: training batches are finished on the model's device, and copied there during a step.
 
-ON_DEVICE leaves to the workers what needs the image alone: they decode, draw and crop, and send bytes. The device
+It leaves to the workers what needs the image alone: they decode, draw and crop, and send bytes. The device
 resizes, flips and normalizes. Crops and flips are those of the plain transform; resizing rounds otherwise.
 """
 

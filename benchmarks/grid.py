@@ -5,11 +5,11 @@
 
 A run's time is its steps times the time of one: the image encoder's by the image, the rest by the class. Between the
 numbers of classes that were measured the rest is interpolated, beyond it is in proportion, and on a GPU fewer take no
-less. With a file of `benchmarks.image_loading` no step is faster than 8 workers load its images. Where steps with the
-fused head are in the files (`benchmarks.step --fused`), the hours with it, and with images decoded once, follow. A test
-reads cached image features. Exceptions are a dataset's first test, and PLOT's where the features are more than
-TEST.FEATURE_CACHE_GB. CoCoOp makes text features for every image. The longest run goes first, each to the device that
-is free first.
+less. With a file of `benchmarks.image_loading` no step is faster than 8 workers load its images. Where steps as one
+graph, else with the fused head, are in the files (`benchmarks.step --whole`, `--fused`), the hours with them and with
+images decoded once follow. A test reads cached image features. Exceptions are a dataset's first test, and PLOT's where
+the features are more than TEST.FEATURE_CACHE_GB. CoCoOp makes text features for every image. The longest run goes
+first, each to the device that is free first.
 """
 
 from __future__ import annotations
@@ -164,9 +164,10 @@ def main() -> None:
     if missing := {kind.node for kind in METHODS.values() if kind.learns} - set(measured):
         parser.error(f"no step of {', '.join(sorted(missing))} in these files; see benchmarks.step --trainers")
     found = {"before": grid(measured, options.start, *(row["images a second"] for row in loading[:1]))}
-    if any("fused s" in row for file in steps for row in file["rows"]):
+    sides = [side for side in ("whole s", "fused s") if any(side in row for file in steps for row in file["rows"])]
+    if sides:
         after = (row.get("decoded once, images a second", row["images a second"]) for row in loading[:1])
-        found["after"] = grid(rates(steps, "fused s"), options.start, *after)
+        found["after"] = grid(rates(steps, sides[0]), options.start, *after)
     rows = {when: report(when, seconds, options.devices) for when, seconds in found.items()}
     save(options, rows=rows["before"], after=rows.get("after"))
 

@@ -4,8 +4,8 @@
 
 JPEG pictures of 300 x 240 pixels of noise, with CoOp's transforms for training at 224 x 224 (random resized crop,
 flip, normalization). The first batch of an epoch, for which workers have to start, is timed apart. "Decoded once" is
-the second epoch with DATALOADER.DECODED_GB, whose images are in memory. A loader delays the
-step where it gives fewer images a second than `benchmarks.step` takes.
+the second epoch with DATALOADER.DECODED_GB, whose images are in memory, and "on device" the same with
+DATALOADER.ON_DEVICE. A loader delays the step where it gives fewer images a second than `benchmarks.step` takes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.report import parser_of, save, show
 from benchmarks.testing import make_cfg, make_data
 from dassl.data import build_data_loader
@@ -26,11 +28,11 @@ from dassl.data.transforms import build_transform
 
 
 def measure(root: Path, items: list[Datum], batch: int, workers: int) -> dict[str, Any]:
-    """Seconds to the first batch, and images a second after it: decoded in each epoch, and decoded once, in epoch 2."""
+    """Seconds to the first batch, and images a second after it: decoded in each epoch, or once, and on the device."""
     found: dict[str, Any] = {}
-    for gigabytes in (0.0, 8.0):
+    for gigabytes, on_device in ((0.0, False), (8.0, False), (8.0, True)):
         cfg = make_cfg("PLOT", root, workers=workers)
-        cfg.DATALOADER.DECODED_GB = gigabytes
+        cfg.DATALOADER.DECODED_GB, cfg.DATALOADER.ON_DEVICE, cfg.USE_CUDA = gigabytes, on_device, on_device
         with contextlib.redirect_stdout(io.StringIO()):
             loader = build_data_loader(cfg, "RandomSampler", items, batch, tfm=build_transform(cfg), is_train=True)
             for _ in range(2 if gigabytes else 1):
@@ -39,9 +41,11 @@ def measure(root: Path, items: list[Datum], batch: int, workers: int) -> dict[st
                 next(batches)
                 first = time.perf_counter()
                 images = sum(len(one["label"]) for one in batches)
+                if loader.device.type == "cuda":
+                    torch.cuda.synchronize()
                 rate = images / (time.perf_counter() - first)
         if gigabytes:
-            found["decoded once, images a second"] = rate
+            found["on device, images a second" if on_device else "decoded once, images a second"] = rate
         else:
             found |= {"workers": loader.num_workers, "first batch s": first - start, "images a second": rate}
         loader.close()

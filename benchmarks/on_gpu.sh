@@ -41,12 +41,12 @@ if [ -z "$dry" ]; then
 fi
 part versions 15 bash scripts/python.sh -c \
     'import platform, torch; print(torch.cuda.get_device_name(), platform.python_version(), torch.__version__, torch.version.cuda)'
-step step_fp16 85 --prec fp16 --batch 32 --cocoop-batch 8 --parts --fused
-step imagenet_fp16 40 --prec fp16 --batch 32 --trainers PLOT COOP --classes 1000 --no-plain --fused
+step step_fp16 95 --prec fp16 --batch 32 --cocoop-batch 8 --parts --fused --whole
+step imagenet_fp16 40 --prec fp16 --batch 32 --trainers PLOT COOP --classes 1000 --no-plain --fused --whole
 part cuda_tests 70 bash scripts/python.sh -m pytest -m gpu tests/trainers/test_cuda.py
 part symbols 55 bash scripts/plot/main.sh symbols 16
 measure image_loading 30 image_loading --workers 0 4 8 16
-step step_fp16_batch_8 40 --prec fp16 --trainers PLOT COOP --fused
+step step_fp16_batch_8 40 --prec fp16 --trainers PLOT COOP --fused --whole
 measure several_runs 75 engines --at-once 1 2 4 8 --runs 8 --shots 1 OPTIM.MAX_EPOCH 2
 part grid 10 bash scripts/python.sh -m benchmarks.grid \
     "$folder"/{step_fp16,imagenet_fp16,step_fp16_batch_8,image_loading}.json

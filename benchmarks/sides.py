@@ -57,6 +57,7 @@ class Setting:
     no_graphs: bool = False
     stage: int = 2  # of PLOT++: 1 learns the visual prompts alone
     fused: bool = False  # TRAINER.FUSED_HEAD
+    whole: bool = False  # TRAINER.WHOLE_STEP_GRAPH
     backbone: str = ""  # one of BACKBONES; "": RN50, and for PLOT++ ViT-B/16
 
     @classmethod

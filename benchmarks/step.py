@@ -1,8 +1,8 @@
 """Time and peak memory of a training step, ours against the plain computation.
 
     python -m benchmarks.step [--trainers PLOT COOP COCOOP] [--batch 8] [--cocoop-batch 1] [--repeats 2] [--threads 2]
-        [--parts] [--no-plain] [--classes 1000] [--stage 1] [--device cuda --prec fp16 --fused] [--json FILE]
-        [--backbone ViT-L/14]
+        [--parts] [--no-plain] [--classes 1000] [--stage 1] [--device cuda --prec fp16 --fused --whole]
+        [--json FILE] [--backbone ViT-L/14]
 
 RN50 or --backbone with random weights, N = 4, 16 context tokens (PLOTPP: ViT-B/16, 4, and M = 4 visual prompts), the
 100 class names of Caltech-101 or, with --classes, the first of ImageNet's and the global logits. The batch is in
@@ -36,20 +36,26 @@ OURS_PER_PLAIN = 6  # ours are many times shorter
 def measure(method: str, options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Side]]:
     """A row of the table, and the sides behind it."""
     batch = options.cocoop_batch if method == "COCOOP" else options.batch
-    setting = Setting.of(options, method, batch=batch, global_logits=options.classes is not None, fused=False)
+    setting = Setting.of(
+        options, method, batch=batch, global_logits=options.classes is not None, fused=False, whole=False
+    )
     plain = dataclasses.replace(setting, batch=1) if method == "COCOOP" else setting
     settings = {"ours": setting, "floor": setting} if options.no_plain else {
         "plain": plain, "ours": setting, "floor": setting}  # fmt: skip
-    if options.fused and issubclass(METHODS[method].custom_clip, plot.CustomCLIP):
+    has_head = issubclass(METHODS[method].custom_clip, plot.CustomCLIP)
+    if options.fused and has_head:
         settings["fused"] = dataclasses.replace(setting, fused=True)
+    if options.whole:
+        settings["whole"] = dataclasses.replace(setting, fused=has_head, whole=True)
     sides = take_turns(settings, options.repeats, 1 if options.no_plain else OURS_PER_PLAIN)
     ours, floor = sides["ours"], sides["floor"]
     row = {
         "trainer": method, "batch": batch, "ours s": ours.median(), "floor s": floor.median(),
         "ours/floor": ours.median() / floor.median(), "ours GB": ours.peak / 1e9,
     }  # fmt: skip
-    if "fused" in sides:
-        row |= {"fused s": sides["fused"].median(), "fused GB": sides["fused"].peak / 1e9}
+    for name in ("fused", "whole"):
+        if name in sides:
+            row |= {f"{name} s": sides[name].median(), f"{name} GB": sides[name].peak / 1e9}
     if "plain" in sides:
         seconds, peak = sides["plain"].median() * batch / plain.batch, sides["plain"].peak
         row |= {"plain s": seconds, "times faster": seconds / ours.median(), "plain GB": peak / 1e9,
@@ -68,6 +74,7 @@ def parse() -> argparse.Namespace:
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--prec", choices=("fp32", "fp16", "amp", "bf16"), default="fp32", help="as TRAINER.PLOT.PREC; fp16 on a GPU")
     add("--fused", action="store_true", help="also ours with TRAINER.FUSED_HEAD, where the method has it")
+    add("--whole", action="store_true", help="also ours with TRAINER.WHOLE_STEP_GRAPH, and FUSED_HEAD likewise")
     add("--no-graphs", action="store_true", help="TRAINER.CUDA_GRAPHS False")
     add("--tiny", action="store_true", help="a toy CLIP: tries the program, measures nothing")
     add("--trainers", nargs="+", choices=METHODS, default=[node for node, kind in METHODS.items() if kind.colour])
@@ -83,8 +90,10 @@ def parse() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch sees no GPU here")
-    if options.device == "cpu" and options.fused:
-        parser.error("--fused needs --device cuda: elsewhere the head is computed without its kernel")
+    if options.device == "cpu" and (options.fused or options.whole):
+        parser.error(
+            f"--{'fused' if options.fused else 'whole'} needs --device cuda: elsewhere the step is the plain one"
+        )
     if options.device == "cpu" and options.prec == "fp16":
         parser.error("--prec fp16 needs --device cuda: on a CPU training computes in fp32 instead")
     return options

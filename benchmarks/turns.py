@@ -25,7 +25,7 @@ from benchmarks.sides import Setting, floor, make_clip, our_model, plain_logits
 from dassl import startup
 from dassl.extras.distributed import use_exact_convolutions
 from runs.result import peak_memory
-from trainers.clip.graphs import replay
+from trainers.clip.graphs import WholeStep, replay
 
 STEPS_AT_ONCE = 10
 PARTS = ("image", "text", "ot", "head", "head_back", "text_back", "optimizer")
@@ -103,6 +103,8 @@ def make_step(side: str, setting: Setting, clock: Clock) -> Callable[[], dict[st
 
         return timed(plain, times, clock)
     model = our_model(setting, clip_model)
+    if setting.whole:
+        return timed(whole_step(model, setting, image, label), times, clock)
     encode = model.image_encoder if setting.no_graphs else replay(model)
     optimizer = sgd(model.prompt_learner.parameters())
 
@@ -113,6 +115,27 @@ def make_step(side: str, setting: Setting, clock: Clock) -> Callable[[], dict[st
         return lambda: ours(clock)
     whole = timed(lambda: ours(lambda: 0.0), times, clock)
     return lambda: {**ours(clock), **whole()}
+
+
+def whole_step(model: Any, setting: Setting, image: Tensor, label: Tensor) -> Callable[[], object]:
+    """Our step as one graph, captured. RuntimeError: it cannot be."""
+    optimizer = sgd(model.prompt_learner.parameters())
+
+    def step(image: Tensor, label: Tensor) -> tuple[Tensor]:
+        with setting.autocast():
+            logits = model(image)
+        loss = F.cross_entropy(logits.float(), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return (loss.detach(),)
+
+    whole = WholeStep(step, optimizer)
+    for _ in range(3):  # the third is captured
+        whole(image=image, label=label)
+    if whole.fails:
+        raise RuntimeError("the step could not be captured")
+    return lambda: whole(image=image, label=label)
 
 
 def sgd(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:

@@ -95,6 +95,7 @@ KEYS = {
         "NUM_WORKERS": Key(4, at_least(0)),
         "CACHED_VIEWS": Key(0, at_least(0), ours=True),  # augmented views of each training image to cache; 0: off
         "DECODED_GB": Key(1.0, at_least(0), ours=True),  # training images of up to so many GB are decoded once a run
+        "ON_DEVICE": Key(False, ours=True),  # training images are resized and normalized on the model's device
         "K_TRANSFORMS": left_out(1),
         "RETURN_IMG0": left_out(False),
         "TRAIN_X": _TRAIN_LOADER,
@@ -210,4 +211,8 @@ def find_faults(cfg: CfgNode) -> list[str]:
     c = cfg.OPTIM
     if c.NAME == "sgd" and c.SGD_NESTEROV and (c.MOMENTUM == 0 or c.SGD_DAMPNING != 0):
         faults.append("OPTIM.SGD_NESTEROV is True; that needs an OPTIM.MOMENTUM, and OPTIM.SGD_DAMPNING 0")
+    if cfg.DATALOADER.get("ON_DEVICE") and cfg.DATALOADER.CACHED_VIEWS:
+        faults.append(
+            "DATALOADER.ON_DEVICE is True; that needs DATALOADER.CACHED_VIEWS 0, whose features keep no pixels"
+        )
     return faults

@@ -33,7 +33,8 @@ LOCK = ".lock"  # in the directory of a run, while a process writes there
 # Keys that say where a run happens, not what comes out of it.
 ELSEWHERE = {
     *("OUTPUT_DIR", "RESUME", "VERBOSE", "USE_CUDA", "DATASET.ROOT", "DATALOADER.NUM_WORKERS"),
-    *("TRAINER.SPLIT_CLASSES", "TRAINER.CUDA_GRAPHS", "TRAINER.FUSED_HEAD", "DATALOADER.DECODED_GB"),
+    *("TRAINER.SPLIT_CLASSES", "TRAINER.CUDA_GRAPHS", "TRAINER.WHOLE_STEP_GRAPH", "TRAINER.FUSED_HEAD"),
+    "DATALOADER.DECODED_GB",
     *("MODEL.BACKBONE.CLIP_ROOT", "TRAIN.PRINT_FREQ", "TRAIN.LOGGERS"),
     "MODEL.BACKBONE.SHA256",  # compared where the weights are loaded
     "INPUT.MAX_PIXELS",  # a run that is finished had no larger picture

@@ -18,6 +18,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     add_options(cfg)
     cfg.TRAINER.SPLIT_CLASSES = False  # under torchrun: each process encodes its share of the classes' prompts
     cfg.TRAINER.CUDA_GRAPHS = True  # on a GPU: training's passes through the towers from CUDA graphs
+    cfg.TRAINER.WHOLE_STEP_GRAPH = False  # on a GPU: training's step as one CUDA graph, for methods that learn prompts
     cfg.TRAINER.FUSED_HEAD = False  # on a GPU with Triton: the training head of PLOT and PLOT++ in one kernel
     cfg.DATASET.FEW_SHOT_LIST = (
         ""  # a .jsonl of the training images, in place of CoOp's draw; {shots}, {seed} are filled in

@@ -113,6 +113,8 @@ class FeatureTrainer(CLIPTrainer):
         self.dtype = torch.promote_types(clip_model.dtype, torch.float32)  # of the heads
         self.image_encoder = ImageEncoder(self.model.visual, self.reads_local)
         self.build_head()
+        if cfg.TRAINER.WHOLE_STEP_GRAPH:
+            print("TRAINER.WHOLE_STEP_GRAPH needs a method that learns prompts: here it changes nothing")
 
     def build_head(self) -> None:
         """Makes what ``logits`` needs, before anything is fitted."""

@@ -86,6 +86,10 @@ class CustomCLIP(PromptedCLIP):
                 self.meter.see_scores(score, text, self.logit_scale.exp())
             return self.logit_scale.exp() * score
 
+    def asks_the_device(self) -> str:
+        stops = self.options.MATCH == "ot" and self.fused is None
+        return "TRAINER.FUSED_HEAD, without which Sinkhorn asks when to stop" if stops else ""
+
     def _match(self, local: Tensor, text: Tensor) -> Tensor:
         """By the fused head, unless a meter is to see the plans; after a failure, and a warning, never again."""
         if self.fused is not None and self.meter is None:
@@ -223,9 +227,10 @@ class PLOT(PromptTrainer):
         loss = super().loss(output, label)
         if self.model.variance is not None:
             loss = loss - self.method_cfg.VARIANCE * self.model.variance
+            self.model.variance = self.model.variance.detach()  # the step's graph ends with the step
         return loss
 
-    def forward_backward(self, batch: Batch) -> dict[str, float]:
+    def forward_backward(self, batch: Batch) -> dict[str, Any]:
         """At the last batch of an epoch, the plans and the prompts also go to TensorBoard."""
         split = self.model.prompt_learner.prompts.share is not None  # then the head sees a share of the classes
         last = self.batch_idx + 1 == self.num_batches and not split

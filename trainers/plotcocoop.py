@@ -54,6 +54,9 @@ class CustomCLIP(PromptedCLIP):
         self.meter: HeadMeter | None = None
         self.variance: Tensor | None = None
 
+    def asks_the_device(self) -> str:
+        return "another method: Sinkhorn asks when to stop"
+
     def logits(self, pooled: Tensor, local: Tensor | None = None) -> Tensor:
         assert local is not None
         layout = self.prompt_learner.prompts.layout

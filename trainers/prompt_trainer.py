@@ -23,7 +23,7 @@ from dassl.utils import load_checkpoint, load_pretrained_weights
 
 from .class_split import Head
 from .clip.encoders import NOTHING, Extra, ImageEncoder, TextEncoder
-from .clip.graphs import replay
+from .clip.graphs import WholeStep, replay
 from .clip.prompts import CONTEXT_LENGTH, POSITIONS, UserError, tokenize_texts
 from .clip.weights import in_half, load_clip
 from .clip_trainer import AMP_DTYPES, Batch, CLIPTrainer, Features, check_input, precision
@@ -101,6 +101,10 @@ class PromptedCLIP(nn.Module):
         tensors = itertools.chain(self.named_parameters(), self.named_buffers())
         return (x for name, x in tensors if not name.startswith(("image_encoder.", "text_encoder.")))
 
+    def asks_the_device(self) -> str:
+        """What the config lacks for a training step that waits for no number from the device; "" for nothing."""
+        return ""
+
     def encode_text(self) -> Tensor:
         """Text features [G, n_cls, d], not normalized."""
         learner = self.prompt_learner
@@ -173,23 +177,39 @@ class PromptTrainer(CLIPTrainer):
             load_pretrained_weights(self.model.prompt_learner, cfg.MODEL.INIT_WEIGHTS)
         self.model.to(self.device)
         self.image_encoder = self.model.image_encoder
-        replays = self.device.type == "cuda" and cfg.TRAINER.CUDA_GRAPHS and not dist.is_initialized()
-        self.replayed = replay(self.model) if replays else None
         # Our engine's hooks, for a run of several processes, whose gradients are averaged.
         if cfg.TRAINER.SPLIT_CLASSES and hasattr(self, "check_shares"):
             self.check_shares(len(self.dm.dataset.classnames), "classes")
-        self.wrap()
         self.optim = build_optimizer(self.model.prompt_learner, cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model("prompt_learner", self.model.prompt_learner, self.optim, self.sched)
         # bfloat16 has float32's range, so that only float16 needs its loss scaled
         scaled = self.amp and self.amp_dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
+        self.whole = cfg.TRAINER.WHOLE_STEP_GRAPH and self.can_be_whole()
+        replays = self.device.type == "cuda" and cfg.TRAINER.CUDA_GRAPHS and not dist.is_initialized()
+        self.replayed = replay(self.model) if replays and not self.whole else None
+        self.wrap()
+
+    def can_be_whole(self) -> bool:
+        """Whether the step can be one CUDA graph; a line says what it lacks."""
+        lacks = [
+            ("a GPU", self.device.type != "cuda"),
+            ("one process", dist.is_initialized()),
+            ("OPTIM.NAME sgd", self.cfg.OPTIM.NAME != "sgd"),
+            ("another PREC than amp, whose scaler asks for the gradients", self.scaler is not None),
+            (asked := self.model.asks_the_device(), bool(asked)),
+        ]
+        first = next((what for what, lacking in lacks if lacking), "")
+        if first:
+            print(f"TRAINER.WHOLE_STEP_GRAPH needs {first}: the step is computed without it")
+        return not first
 
     def wrap(self) -> None:
         """Makes the module to compute with in training; again where other parameters are to be learned than before."""
         parallel = getattr(self, "parallel", lambda module: module)
         self.head = parallel(Head(self.model, self.replayed, split=self.cfg.TRAINER.SPLIT_CLASSES))
+        self.graphed_step = WholeStep(self.whole_step, self.optim) if self.whole else None
 
     def encode_images(self, image: Tensor) -> Features:
         return self.model.encode(image)
@@ -203,11 +223,29 @@ class PromptTrainer(CLIPTrainer):
         """output [batch, n_cls], label [batch] -> the mean loss over the batch."""
         return F.cross_entropy(output, label)
 
-    def forward_backward(self, batch: Batch) -> dict[str, float]:
-        input, label = self.parse_batch_train(batch)
+    def outputs(self, input: Tensor | Features, label: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits [batch, n_cls] and their loss."""
         with torch.autocast(self.device.type, dtype=self.amp_dtype, enabled=self.amp):
             output = self.head(input)
-        loss = self.loss(output.float() if self.amp else output, label)
+        return output, self.loss(output.float() if self.amp else output, label)
+
+    def whole_step(self, label: Tensor, image: Tensor | None = None, **features: Tensor) -> tuple[Tensor, Tensor]:
+        """A step that asks the device for nothing. Returns loss and accuracy."""
+        output, loss = self.outputs(features if image is None else image, label)
+        self.optim.zero_grad()
+        loss.backward()
+        self.optim.step()
+        return loss.detach(), compute_accuracy(output, label)[0]
+
+    def forward_backward(self, batch: Batch) -> dict[str, Any]:
+        input, label = self.parse_batch_train(batch)
+        last = self.batch_idx + 1 == self.num_batches
+        if self.graphed_step is not None and getattr(self.model, "meter", None) is None:  # a meter asks for numbers
+            loss, accuracy = self.graphed_step(label=label, **(input if isinstance(input, dict) else {"image": input}))
+            if last:
+                self.update_lr()
+            return {"loss": loss, "acc": accuracy}  # on the device: our engine and upstream's take tensors
+        output, loss = self.outputs(input, label)
         weighted = loss * getattr(self, "loss_weight", 1.0)  # our engine's: a process's share of the batch
         if self.scaler is None:
             self.model_backward_and_update(weighted)
@@ -216,7 +254,7 @@ class PromptTrainer(CLIPTrainer):
             self.scaler.scale(weighted).backward()
             self.scaler.step(self.optim)
             self.scaler.update()
-        if self.batch_idx + 1 == self.num_batches:
+        if last:
             self.update_lr()
         return {"loss": loss.item(), "acc": compute_accuracy(output, label)[0].item()}
 

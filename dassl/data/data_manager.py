@@ -4,6 +4,7 @@ A training image's augmentation is a function of (seed, epoch, index), so it is 
 workers, in any order of access, and after an interruption.
 """
 
+import functools
 import multiprocessing
 import os
 import random
@@ -12,15 +13,16 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from yacs.config import CfgNode
 
-from dassl.extras.distributed import BatchShare, broadcast, check_shares, launched, share
+from dassl.extras.distributed import BatchShare, broadcast, check_shares, launched, local_device, share
 from dassl.extras.interrupts import follow_parent, kept_from_children
 from dassl.utils import UserError, check_availability, read_image, seeded
 
 from .datasets import build_dataset
 from .decoded import Decoded, decoded
+from .device import OnDevice, collate, on_device
 from .samplers import SAMPLERS
 from .transforms import build_transform
 from .workers import FOLDER, by_pipe, collate_function, collated, free_bytes
@@ -34,10 +36,13 @@ def base_seed(cfg: CfgNode) -> int:
 class Loader(DataLoader):
     """A DataLoader that raises a worker's UserError without the worker's traceback.
 
-    The workers of training live from the first epoch until `close()`. A ``sealed`` loader gives nothing.
+    The workers of training live from the first epoch until `close()`, and with DATALOADER.ON_DEVICE its batches are on
+    ``device``. A ``sealed`` loader gives nothing.
     """
 
     sealed = ""  # why
+    device = torch.device("cpu")
+    finish: OnDevice | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         self.check_open()
@@ -47,7 +52,8 @@ class Loader(DataLoader):
         try:
             with kept_from_children():
                 iterator = super().__iter__()
-            yield from map(collated, iterator)
+            gather = functools.partial(collated, collate=collate if self.finish else default_collate)
+            yield from on_device(map(gather, iterator), self.device, self.finish)
         except UserError as e:  # torch puts the worker's traceback in front of the message
             self.close()
             raise type(e)(str(e).rstrip().rpartition(f"{type(e).__name__}: ")[2]) from None
@@ -113,22 +119,31 @@ def build_data_loader(
         check_shares(len(data_source), "images to test")
         data_source = data_source[share(len(data_source)).start : share(len(data_source)).stop]
     dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
+    device, finish = torch.device("cpu"), None
+    if is_train and cfg.DATALOADER.ON_DEVICE:
+        device = local_device(cfg.USE_CUDA)
+        if not isinstance(dataset, DatasetWrapper):
+            raise UserError("DATALOADER.ON_DEVICE is True; it needs the engine's own reading of images")
+        finish = dataset.on_device = OnDevice(tfm, device)
     sampler = SAMPLERS[sampler_type](data_source, base_seed(cfg))
     drop_last = is_train and len(data_source) >= batch_size
     order: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler, "drop_last": drop_last}
     if is_train and launched():
         check_shares(min(batch_size, len(data_source)), "images in a batch")
         order = {"batch_sampler": BatchShare(sampler, batch_size, drop_last)}
-    return Loader(
+    by_worker = collate_function(min(batch_size, len(data_source)), cfg.INPUT.SIZE, workers)
+    loader = Loader(
         dataset,
         **order,
         num_workers=workers,
-        collate_fn=collate_function(min(batch_size, len(data_source)), cfg.INPUT.SIZE, workers),
+        collate_fn=by_worker or (collate if finish else None),
         worker_init_fn=follow_parent,
         persistent_workers=is_train and workers > 0,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         generator=torch.Generator(),  # its draws must not shift the global one
     )
+    loader.device, loader.finish = device, finish
+    return loader
 
 
 class DataManager:
@@ -174,6 +189,7 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
     """Reads and transforms images. Those of training are decoded once, up to DATALOADER.DECODED_GB."""
 
     decoded: Decoded | None = None
+    on_device: OnDevice | None = None
     most_decoded = 0.0  # bytes
 
     def __init__(self, cfg: CfgNode, data_source: Sequence[Any], transform: Any = None, is_train: bool = False) -> None:
@@ -203,5 +219,8 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
 
         image = read() if self.decoded is None else self.decoded.get(int(idx), read)
         with seeded(self.seed, getattr(idx, "epoch", 0), int(idx)):
-            img = image if self.transform is None else self.transform(image)
-        return {"label": item.label, "domain": item.domain, "impath": item.impath, "index": int(idx), "img": img}
+            if self.on_device is not None:
+                given = self.on_device.crop(image)
+            else:
+                given = {"img": image if self.transform is None else self.transform(image)}
+        return {"label": item.label, "domain": item.domain, "impath": item.impath, "index": int(idx), **given}

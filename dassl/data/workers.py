@@ -54,9 +54,9 @@ def by_pipe(samples: list[Any]) -> bytes:
     return pickled.getvalue()
 
 
-def collated(batch: Any) -> Any:
-    """A batch as `default_collate` makes it, from what a loader gives."""
-    return default_collate(pickle.loads(batch)) if isinstance(batch, bytes) else batch
+def collated(batch: Any, collate: Callable[[Any], Any] = default_collate) -> Any:
+    """A batch as `collate` makes it, from what a loader gives."""
+    return collate(pickle.loads(batch)) if isinstance(batch, bytes) else batch
 
 
 def fault(error: Exception) -> str:

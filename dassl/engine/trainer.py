@@ -64,6 +64,7 @@ class SimpleTrainer(ParallelTrainer):
         self.best_result = -float("inf")
         self.start_batch = 0  # the first epoch's, when it is resumed in its middle
         self.batches_done = 0  # of an epoch that is not saved yet
+        self.unseen: list[tuple[int, list[str], dict[str, Any]]] = []  # steps not looked at: batch, files, summary
         self._random: dict[str, Any] = {}
         self.results: dict[str, dict[str, float]] = {}
         self.timing: dict[str, float] = {}
@@ -159,6 +160,7 @@ class SimpleTrainer(ParallelTrainer):
             self.seal_test(True)
             super().train(self.start_epoch, self.max_epoch)
         except Interrupted:
+            self.look()
             if self.batches_done and is_main() and osp.isdir(self.output_dir):
                 self.save_within_epoch(self.output_dir)
             raise
@@ -282,6 +284,19 @@ class SimpleTrainer(ParallelTrainer):
     def model_inference(self, input: torch.Tensor) -> torch.Tensor:
         return self.model(input)
 
+    def look(self) -> list[dict[str, float]]:
+        """The summaries of the steps since the last look; waits once for the device. UserError: one is not finite."""
+        steps, self.unseen = self.unseen, []
+        values: list[Any] = [value for _, _, summary in steps for value in summary.values()]
+        if any(isinstance(value, torch.Tensor) for value in values):
+            values = torch.stack([torch.as_tensor(x, device=self.device).double().squeeze() for x in values]).tolist()
+        numbers, found = iter(values), []
+        for self.batch_idx, files, summary in steps:
+            found.append({name: next(numbers) for name in summary})
+            if summed([not all(map(math.isfinite, found[-1].values()))], self.device)[0]:
+                raise self.not_finite("the loss", self.all_files({"impath": files}))
+        return found
+
     def parse_batch_test(self, batch: dict[str, Any]) -> Any:
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
@@ -300,6 +315,7 @@ class TrainerX(SimpleTrainer):
         if self.start_batch and self.num_batches != n:
             raise UserError(f"interrupted in an epoch of {self.num_batches} batches; here one has {n}")
         self.num_batches, self.batch_idx = n, self.start_batch - 1
+        self.unseen, waited = [], 0.0
         seconds_before = self.timing.get("train_seconds", 0.0)
         epoch_start = end = time.perf_counter()
         if self.bar is None:
@@ -311,22 +327,28 @@ class TrainerX(SimpleTrainer):
             self.batch_idx = batch_idx
             loaded = time.perf_counter()
             with uninterrupted():
-                losses.update(self.end_step(self._step(batch)))
+                self._step(batch)
+                seen = self.look() if self._due() else []
+                for summary in seen:
+                    losses.update(self.end_step(summary))
                 now = time.perf_counter()
                 self.timing["train_seconds"] = seconds_before + now - epoch_start
                 self.batches_done = batch_idx + 1
             data_time.update(loaded - end)
             batch_time.update(now - end)
-            self.step_times.append(now - loaded)
-            print_freq = self.cfg.TRAIN.PRINT_FREQ
-            if (self.batch_idx + 1) % print_freq == 0 or self.num_batches < print_freq:
-                self._print_progress(losses, batch_time, data_time)
-            self.bar.set_postfix({name: meter.avg for name, meter in losses.meters.items()}, refresh=False)
+            waited += now - loaded
+            if seen:
+                self.step_times += [waited / len(seen)] * len(seen)
+                waited = 0.0
+                print_freq = self.cfg.TRAIN.PRINT_FREQ
+                if (self.batch_idx + 1) % print_freq == 0 or self.num_batches < print_freq:
+                    self._print_progress(losses, batch_time, data_time)
+                self.bar.set_postfix({name: meter.avg for name, meter in losses.meters.items()}, refresh=False)
+                n_iter = self.epoch * self.num_batches + self.batch_idx
+                for name, meter in losses.meters.items():
+                    self.write_scalar(f"train/{name}", meter.avg, n_iter)
+                self.write_scalar("train/lr", self.get_current_lr(), n_iter)
             self.bar.update()
-            n_iter = self.epoch * self.num_batches + self.batch_idx
-            for name, meter in losses.meters.items():
-                self.write_scalar(f"train/{name}", meter.avg, n_iter)
-            self.write_scalar("train/lr", self.get_current_lr(), n_iter)
             end = time.perf_counter()
         if self.step_times:  # none, if the epoch was interrupted at its very end
             self.timing["step_seconds"] = statistics.median(self.step_times)
@@ -336,14 +358,19 @@ class TrainerX(SimpleTrainer):
         if not all(p.isfinite().all() for model in models for p in model.parameters() if p.requires_grad):
             raise self.not_finite("what was learned", [])
 
-    def _step(self, batch: dict[str, Any]) -> dict[str, float]:
+    def _step(self, batch: dict[str, Any]) -> None:
         try:
-            summary = self.forward_backward(batch)
+            summary = self.forward_backward(batch) or {}
         except FloatingPointError:
             summary = {"loss": math.nan}
-        if summed([not all(map(math.isfinite, (summary or {}).values()))], self.device)[0]:
-            raise self.not_finite("the loss", self.all_files(batch))
-        return summary
+        kept = {name: x.detach() if isinstance(x, torch.Tensor) else x for name, x in summary.items()}
+        self.unseen.append((self.batch_idx, list(batch.get("impath", [])), kept))
+
+    def _due(self) -> bool:
+        """Whether to look at the steps: at once, unless their summaries are tensors, which a look would wait for."""
+        done = self.batch_idx + 1
+        waits = any(isinstance(value, torch.Tensor) for _, _, summary in self.unseen for value in summary.values())
+        return not waits or done == self.num_batches or done % self.cfg.TRAIN.PRINT_FREQ == 0
 
     def _print_progress(self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter) -> None:
         print_to_file(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -17,9 +19,12 @@ import benchmarks.busy
 import benchmarks.turns
 from benchmarks.grid import Rate, makespan, rates, run_seconds
 from benchmarks.sides import Setting
+from benchmarks.testing import make_data
 from benchmarks.turns import CLOCKS, PARTS, make_step, take_turns
 from runs.directory import REPOSITORY
 from runs.result import peak_memory
+from tests.trainers.test_whole_step import taped
+from trainers.clip.graphs import WholeStep
 
 pytestmark = pytest.mark.medium
 
@@ -70,6 +75,16 @@ def test_the_parts_of_a_step_add_up(method: str, stage: int) -> None:
     assert min(seconds[part] for part in PARTS if part != "ot" and (texts_learn or "text" not in part)) > 0
 
 
+@pytest.mark.parametrize("method", ["COOP", "COCOOP"])
+def test_the_step_as_one_graph(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tape stands for the graph; where there is none, it is an error and no figure."""
+    setting = Setting(method, 2, classes=5, tiny=True, whole=True)
+    with pytest.warns(UserWarning, match="without one graph"), pytest.raises(RuntimeError, match="not be captured"):
+        make_step("ours", setting, time.perf_counter)
+    monkeypatch.setattr(benchmarks.turns, "WholeStep", functools.partial(WholeStep, record=taped))
+    assert make_step("ours", setting, time.perf_counter)()["total"] > 0
+
+
 def test_a_side_is_a_child_process() -> None:
     (side,) = take_turns({"ours": Setting("COOP", 1, classes=5, tiny=True)}, repeats=2).values()
     assert side.process.exitcode == 0 and side.process.pid != os.getpid()
@@ -107,6 +122,7 @@ def test_a_step_of_plotpp(stage: int, run: Run) -> None:
         ("--device cuda", "PyTorch sees no GPU here"),
         ("--prec fp16", "--prec fp16 needs --device cuda"),
         ("--fused", "--fused needs --device cuda"),
+        ("--whole", "--whole needs --device cuda"),
         ("--cocoop-batch 0", "--cocoop-batch is 0; it must be 1 or more"),
     ],
 )
@@ -117,6 +133,14 @@ def test_impossible_options(
     with pytest.raises(SystemExit, match="2"):
         run(f"step {options}")
     assert message in capsys.readouterr().err
+
+
+def test_photographs(run: Run, tmp_path: Path) -> None:
+    make_data(tmp_path, 1)
+    options = "--shots 1 --epochs 2 --batch 50"
+    each, once, on_device = run(f"photographs {tmp_path} {options}")["rows"]
+    assert each["SHA-256"] == once["SHA-256"] != on_device["SHA-256"]
+    assert min(row["s"] for row in (each, once, on_device)) > 0
 
 
 def test_testing(run: Run) -> None:
@@ -183,6 +207,8 @@ def test_the_grid_before_and_after(run: Run, tmp_path: Path, capsys: pytest.Capt
     slow = run(f"grid {steps} {loading}")
     assert "after: 506 runs" in capsys.readouterr().out
     assert found["rows"][0]["hours"] < slow["after"][0]["hours"] < slow["rows"][0]["hours"]
+    whole = run(f"grid {step_file(steps, **{'fused s': 0.35, 'whole s': 0.3})}")
+    assert whole["after"][0]["hours"] < found["after"][0]["hours"]
 
 
 def test_the_grid_by_the_figures_of_the_documentation(run: Run) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from dassl.engine import TrainerBase, build_trainer
 from dassl.evaluation import Classification
+from dassl.extras.interrupts import Interrupted
 from dassl.utils import UserError, set_random_seed
 
 from .conftest import MakeCfg, ToyTrainer
@@ -193,6 +195,63 @@ def test_a_loss_that_is_not_finite(optimizer: str, make_cfg: MakeCfg, tmp_path: 
     assert "\n" not in str(error.value)
     assert len(batches) == 2 and all(path in str(error.value) for path in batches[1]["impath"])
     assert {path: path.read_bytes() for path in (tmp_path / "out/toy").iterdir()} == before
+
+
+class Waiting(ToyTrainer):
+    """Its summaries stay tensors, which the host would have to wait for; ``bad`` (epoch, batch) is one of NaN."""
+
+    bad: tuple[int, int] | None = None
+    looks: list[int]
+
+    def model_backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def forward_backward(self, batch: dict[str, Any]) -> Any:
+        spoilt = (self.epoch, self.batch_idx) == self.bad
+        found = super().forward_backward({**batch, "img": batch["img"] * (float("nan") if spoilt else 1)})
+        return {name: torch.tensor([value]) for name, value in found.items()}
+
+    def look(self) -> list[dict[str, float]]:
+        self.looks = [*getattr(self, "looks", []), self.batch_idx]
+        return super().look()
+
+
+def test_summaries_on_the_device_are_looked_at_every_few_steps(make_cfg: MakeCfg, tmp_path: Path) -> None:
+    """By the same meters, so that the same scalars are written; each step has a time."""
+    small = {"DATALOADER__TRAIN_X__BATCH_SIZE": 2, "TRAIN__PRINT_FREQ": 4, "OPTIM__MAX_EPOCH": 1}
+    written: list[Any] = []
+    for kind in (ToyTrainer, Waiting):
+        torch.manual_seed(0)
+        trainer = kind(make_cfg(**small, OUTPUT_DIR=str(tmp_path / kind.__name__)))
+        scalars = {}
+        trainer.write_scalar = lambda tag, value, step=None, of=scalars: of.update({(tag, step): value})  # type: ignore
+        trainer.train()
+        assert len(trainer.step_times) == 6
+        written.append(scalars)
+    assert isinstance(trainer, Waiting) and trainer.looks == [3, 5]
+    assert written[1] == {key: written[0][key] for key in written[1]}
+    assert {step for tag, step in written[1] if tag == "train/loss"} == {3, 5}
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_loss_that_is_not_finite_and_was_not_looked_at(interrupted: bool, make_cfg: MakeCfg, tmp_path: Path) -> None:
+    """It is named at the next look, which comes before any checkpoint: that of an interruption too."""
+    trainer = Waiting(make_cfg(DATALOADER__TRAIN_X__BATCH_SIZE=2))
+    step, files = trainer.forward_backward, []
+    trainer.bad = (1, 2)
+
+    def then_interrupted(batch: dict[str, Any]) -> Any:
+        if (trainer.epoch, trainer.batch_idx) == trainer.bad:
+            files.extend(batch["impath"])
+        if interrupted and (trainer.epoch, trainer.batch_idx) == (1, 4):
+            raise Interrupted(signal.SIGTERM)
+        return step(batch)
+
+    trainer.forward_backward = then_interrupted  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="the loss is not finite in epoch 2, batch 3 of 6") as error:
+        trainer.train()
+    assert len(files) == 2 and all(path in str(error.value) for path in files)
+    assert [path.name for path in (tmp_path / "out/toy").glob("model*")] == ["model.pth.tar-1"]
 
 
 def test_weights_that_are_not_finite_are_not_saved(make_cfg: MakeCfg, tmp_path: Path) -> None:

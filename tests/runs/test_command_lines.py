@@ -195,7 +195,7 @@ def test_the_printed_config_is_one_for_upstream(
     (tmp_path / "printed.yaml").write_text(capsys.readouterr().out)
     assert not (tmp_path / "output").exists()
     theirs = get_cfg_default()
-    del theirs.DATALOADER["CACHED_VIEWS"], theirs.DATALOADER["DECODED_GB"]
+    del theirs.DATALOADER["CACHED_VIEWS"], theirs.DATALOADER["DECODED_GB"], theirs.DATALOADER["ON_DEVICE"]
     del theirs.TEST["FEATURE_CACHE"], theirs.INPUT["MAX_PIXELS"], theirs.INPUT["CROP_SHARE"]
     del theirs.TEST["FEATURE_CACHE_DIR"], theirs.TEST["FEATURE_CACHE_GB"], theirs.TRAIN["LOGGERS"]
     assert len([*flatten(theirs)]) == 88, "all of Dassl.pytorch c61a1b5; a new key of ours needs ours=True"

@@ -30,6 +30,23 @@ def three() -> Iterator[Cluster]:
         yield made
 
 
+def test_the_runs_that_fractions_of_a_gpu_have_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes of pretended GPUs; the one that is lost counts no more."""
+    import ray
+
+    from experiments.sweep.ray_engine import RayEngine
+
+    has = [{"CPU": 16.0, "GPU": 1.0}, {"CPU": 3.0, "GPU": 2.0}, {"CPU": 8.0}]
+    nodes = [{"Alive": True, "Resources": resources} for resources in has]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    engine = RayEngine.__new__(RayEngine)
+    for gpus, cpus, room in ((0.25, 1, 4 + 3), (1, 1, 1 + 2), (0.5, 2, 2 + 1)):
+        engine.needs = {"num_cpus": cpus, "num_gpus": gpus}
+        assert engine.slots == room
+    nodes[0]["Alive"] = False
+    assert engine.slots == 1
+
+
 def printed(place: Place) -> str:
     return (place.orders / "driver.txt").read_text()
 

@@ -93,10 +93,11 @@ class Block(nn.Module):
         self.out = FrozenLinear(attn.out_proj.weight, attn.out_proj.bias)
         self.factor = 1.0
         activation: nn.Module = block.mlp.gelu
+        weights = fc.weight, fc.bias, proj.weight
         if isinstance(activation, QuickGELU) and fc.weight.dtype.itemsize >= 4:
             self.factor, activation = QUICK_GELU, nn.SiLU()
-        hidden = FrozenLinear(fc.weight * self.factor, fc.bias * self.factor)
-        self.mlp = nn.Sequential(hidden, activation, FrozenLinear(proj.weight / self.factor, proj.bias))
+            weights = fc.weight * self.factor, fc.bias * self.factor, proj.weight / self.factor
+        self.mlp = nn.Sequential(FrozenLinear(*weights[:2]), activation, FrozenLinear(weights[2], proj.bias))
 
     def extra_repr(self) -> str:
         """Kept features are told apart by it, where weights and layers are the same."""

@@ -191,8 +191,11 @@ class Autocast:
         self.copies: dict[tuple[torch.device, torch.dtype], nn.Module] = {}
 
     def __call__(self, device: torch.device) -> nn.Module:
-        """The tower itself, or under autocast its copy, with the same bits as autocast's own results."""
-        if not torch.is_autocast_enabled(device.type):
+        """The tower itself, or under autocast its copy, with the same bits as autocast's own results.
+
+        A tower that reads its weights' dtype says so with ``reads_dtype``, and is not copied.
+        """
+        if not torch.is_autocast_enabled(device.type) or getattr(self.tower, "reads_dtype", False):
             return self.tower
         weight = next(self.tower.parameters())
         dtype = torch.get_autocast_dtype(device.type)

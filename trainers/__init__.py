@@ -30,5 +30,5 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.MODEL.BACKBONE.ALLOW_TORCHSCRIPT = False  # load a TorchScript archive that is not OpenAI's
     cfg.MODEL.BACKBONE.ACTIVATION = ""  # quickgelu or gelu, over what config, name or ARCH say
     cfg.MODEL.BACKBONE.ARCH = ""  # open_clip's name of the architecture, where neither config nor name tell it
-    cfg.MODEL.BACKBONE.PLAIN_TEXT = False  # compute all 77 tokens of each prompt, for a text tower that is not causal
+    cfg.MODEL.BACKBONE.PLAIN_TEXT = False  # compute all tokens of each prompt: a text tower not causal, or not CLIP's
     cfg.MODEL.BACKBONE.SHA256 = ""  # of the weights file, which is refused if it differs; a run stores its own

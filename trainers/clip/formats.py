@@ -40,7 +40,11 @@ class Format:
 OPENAI = Format("OpenAI's and open_clip's names", ("token_embedding.weight", "visual.conv1.weight"))
 CUSTOM_TEXT = Format(
     "open_clip's names with a custom text tower",
-    ("text.token_embedding.weight", "text.transformer.embeddings.word_embeddings.weight"),
+    (
+        "text.token_embedding.weight",
+        "text.transformer.embeddings.word_embeddings.weight",  # BERT's and RoBERTa's
+        "text.transformer.embed_tokens.weight",  # T5's and NLLB's
+    ),
     {"text.": ""},
 )
 HUGGING_FACE = Format(
@@ -105,7 +109,7 @@ def converted(state: Mapping[str, Tensor]) -> tuple[Format, str, State]:
                 ours[own] = tensor
     _join_attention(ours)
     _plain_projections(ours)
-    _fold_layer_scale(ours)
+    fold_layer_scale(ours)
     if "logit_scale" in ours and ours["logit_scale"].numel() == 1:
         ours["logit_scale"] = ours["logit_scale"].reshape(())
     return form, prefix, ours
@@ -126,7 +130,7 @@ def _plain_projections(state: State) -> None:
             state[name] = state.pop(f"{name}.weight").t()
 
 
-def _fold_layer_scale(state: State) -> None:
+def fold_layer_scale(state: State) -> None:
     """x + gamma * (W h + b) = x + ((gamma W) h + gamma b)."""
     for scale, layer in (("ls_1.gamma", "attn.out_proj"), ("ls_2.gamma", "mlp.c_proj")):
         for name in [name for name in state if name.endswith(scale)]:

@@ -93,10 +93,11 @@ class Block(nn.Module):
         self.out = FrozenLinear(attn.out_proj.weight, attn.out_proj.bias)
         self.factor = 1.0
         activation: nn.Module = block.mlp.gelu
+        weights = fc.weight, fc.bias, proj.weight
         if isinstance(activation, QuickGELU) and fc.weight.dtype.itemsize >= 4:
             self.factor, activation = QUICK_GELU, nn.SiLU()
-        hidden = FrozenLinear(fc.weight * self.factor, fc.bias * self.factor)
-        self.mlp = nn.Sequential(hidden, activation, FrozenLinear(proj.weight / self.factor, proj.bias))
+            weights = fc.weight * self.factor, fc.bias * self.factor, proj.weight / self.factor
+        self.mlp = nn.Sequential(FrozenLinear(*weights[:2]), activation, FrozenLinear(weights[2], proj.bias))
 
     def extra_repr(self) -> str:
         """Kept features are told apart by it, where weights and layers are the same."""
@@ -190,8 +191,11 @@ class Autocast:
         self.copies: dict[tuple[torch.device, torch.dtype], nn.Module] = {}
 
     def __call__(self, device: torch.device) -> nn.Module:
-        """The tower itself, or under autocast its copy, with the same bits as autocast's own results."""
-        if not torch.is_autocast_enabled(device.type):
+        """The tower itself, or under autocast its copy, with the same bits as autocast's own results.
+
+        A tower that reads its weights' dtype says so with ``reads_dtype``, and is not copied.
+        """
+        if not torch.is_autocast_enabled(device.type) or getattr(self.tower, "reads_dtype", False):
             return self.tower
         weight = next(self.tower.parameters())
         dtype = torch.get_autocast_dtype(device.type)

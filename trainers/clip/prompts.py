@@ -8,7 +8,8 @@ class's suffix. Suffixes are short, so several are packed to a row: suffix [G, R
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -29,6 +30,31 @@ _tokenizer = SimpleTokenizer()
 encode = _tokenizer.encode  # the tokens of a text, without SOS and EOT
 SOS = _tokenizer.encoder["<|startoftext|>"]
 EOT = _tokenizer.encoder["<|endoftext|>"]
+
+
+class Words(NamedTuple):
+    """How a text tower reads texts.
+
+    Attributes:
+        encode: a text -> its tokens, without those that stand around every text.
+        start: the tokens in front of every text; SigLIP has none.
+        end: the token behind every text.
+        pad: the token that fills a prompt up.
+        length: the number of tokens of a prompt.
+    """
+
+    encode: Callable[[str], list[int]]
+    start: tuple[int, ...]
+    end: int
+    pad: int = 0
+    length: int = CONTEXT_LENGTH
+
+
+CLIPS = Words(encode, (SOS,), EOT)
+
+
+def words_of(clip_model: CLIP) -> Words:
+    return getattr(clip_model, "words", CLIPS)
 
 
 class Layout(nn.Module):
@@ -90,7 +116,7 @@ def _pack(lengths: Sequence[int]) -> list[list[int]]:
     return [row for row in rows if row]
 
 
-def tokenize_texts(ctx_init: str, n_prompts: int) -> list[list[int]]:
+def tokenize_texts(ctx_init: str, n_prompts: int, words: Words = CLIPS) -> list[list[int]]:
     """The tokens of CTX_INIT's texts, one for all prompts or one for each, separated by "|"; [] without any.
 
     Raises:
@@ -99,7 +125,7 @@ def tokenize_texts(ctx_init: str, n_prompts: int) -> list[list[int]]:
     if not ctx_init:
         return []
     texts = [text.replace("_", " ").strip() for text in ctx_init.split("|")]
-    tokens = [encode(text) for text in texts]
+    tokens = [words.encode(text) for text in texts]
     if len(texts) not in (1, n_prompts):
         raise UserError(
             f"CTX_INIT has {len(texts)} texts for {n_prompts} prompts; give one, or {n_prompts} separated by '|'"
@@ -107,14 +133,14 @@ def tokenize_texts(ctx_init: str, n_prompts: int) -> list[list[int]]:
     if len({len(t) for t in tokens}) > 1 or not tokens[0]:
         counts = ", ".join(f"'{text}' {len(t)}" for text, t in zip(texts, tokens, strict=True))
         raise UserError(f"the texts of CTX_INIT must have one number of tokens, at least 1; they have: {counts}")
-    if 3 + len(tokens[0]) > CONTEXT_LENGTH:
-        raise UserError(f"CTX_INIT has {len(tokens[0])} tokens; a prompt holds {CONTEXT_LENGTH} in all")
+    if 3 + len(tokens[0]) > words.length:
+        raise UserError(f"CTX_INIT has {len(tokens[0])} tokens; a prompt holds {words.length} in all")
     return tokens
 
 
 def _embedded(clip_model: CLIP, tokens: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
-    weight = clip_model.token_embedding.weight.detach()
-    return weight[torch.tensor(tokens, device=weight.device)]
+    table = clip_model.token_embedding
+    return table(torch.tensor(tokens, dtype=torch.long, device=table.weight.device)).detach()
 
 
 def initial_contexts(cfg: CfgNode, n_cls: int, clip_model: CLIP, n_prompts: int = 1) -> Tensor:
@@ -127,11 +153,11 @@ def initial_contexts(cfg: CfgNode, n_cls: int, clip_model: CLIP, n_prompts: int 
     Raises:
         UserError: the number of texts or their lengths do not fit.
     """
-    dtype, width = clip_model.dtype, clip_model.ln_final.weight.shape[0]
+    dtype, width = clip_model.dtype, clip_model.token_embedding.embedding_dim
     per_class = (n_cls,) if cfg.get("CSC", False) else ()
     if not cfg.CTX_INIT:
         return torch.empty(n_prompts, *per_class, cfg.N_CTX, width, dtype=dtype).normal_(std=0.02)
-    tokens = tokenize_texts(cfg.CTX_INIT, n_prompts)
+    tokens = tokenize_texts(cfg.CTX_INIT, n_prompts, words_of(clip_model))
     ctx = _embedded(clip_model, tokens).to(dtype)
     if len(tokens) < n_prompts:
         noise = torch.empty(n_prompts, *ctx.shape[1:], dtype=dtype).normal_(std=0.02)
@@ -163,7 +189,7 @@ class PromptBuilder(nn.Module):
         end: the end of the prompt, tokenized together with the name.
         skip: tokens that are left out at the beginning of the names.
     Raises:
-        UserError: a prompt is longer than CLIP's 77 tokens.
+        UserError: a prompt is longer than the tower's, CLIP's 77 tokens.
     """
 
     embedding: Tensor
@@ -182,31 +208,32 @@ class PromptBuilder(nn.Module):
         # Context vectors before the name. The published code puts the first half there for "middle".
         before = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
         self.n_prefix = 0 if csc else before
-        suffixes = []
+        words, suffixes = words_of(clip_model), []
+        self.P = len(words.start) + self.n_prefix
         for k, classname in enumerate(classnames):
             name = classname.replace("_", " ")
-            words, n_name = encode(name + end)[skip:], len(encode(name)[skip:])
+            text, n_name = words.encode(name + end)[skip:], len(words.encode(name)[skip:])
             # A token is 0 or more, so -1 - i can stand for the i-th context vector.
             own = [-1 - (k * n_ctx + i if csc else i) for i in range(n_ctx)]
             front = own[self.n_prefix : before]
-            suffixes.append([*front, *words[:n_name], *own[before:], *words[n_name:], EOT])
-            if (n := 1 + self.n_prefix + len(suffixes[-1])) > CONTEXT_LENGTH:
+            suffixes.append([*front, *text[:n_name], *own[before:], *text[n_name:], words.end])
+            if (n := self.P + len(suffixes[-1])) > words.length:
                 raise UserError(
-                    f"the prompt of class '{name}' has {n} tokens ({n_ctx} of context); CLIP holds "
-                    f"{CONTEXT_LENGTH}: shorten the name, N_CTX or CTX_INIT"
+                    f"the prompt of class '{name}' has {n} tokens ({n_ctx} of context); a prompt holds "
+                    f"{words.length}: shorten the name, N_CTX or CTX_INIT"
                 )
-        fixed = [SOS, *sorted({t for suffix in suffixes for t in suffix if t >= 0})]
+        fixed = [*words.start, *sorted({t for suffix in suffixes for t in suffix if t >= 0})]
         row_of = {token: i for i, token in enumerate(fixed)}
         embedding = _embedded(clip_model, fixed).to(clip_model.dtype)
         self.register_buffer("embedding", embedding, persistent=False)  # [n_tokens, d], SOS first
         self.suffix_has_ctx = any(t < 0 for suffix in suffixes for t in suffix)
         self.suffixes = [[row_of[t] if t >= 0 else len(fixed) - 1 - t for t in suffix] for suffix in suffixes]
-        self.whole = Packed(self.suffixes, 1 + self.n_prefix)
+        self.whole = Packed(self.suffixes, self.P)
         self.share: Packed | None = None
 
     def split(self, classes: range) -> None:
         """Under gradients, build only these classes' prompts: the share of one process."""
-        self.share = Packed(self.suffixes[classes.start : classes.stop], 1 + self.n_prefix).to(self.embedding.device)
+        self.share = Packed(self.suffixes[classes.start : classes.stop], self.P).to(self.embedding.device)
 
     @property
     def packed(self) -> Packed:
@@ -219,7 +246,7 @@ class PromptBuilder(nn.Module):
     def forward(self, ctx: Tensor) -> tuple[Tensor, Tensor]:
         """ctx [G, n_ctx, d] or [G, n_cls, n_ctx, d] -> prefix [G, P, d], suffix [G or 1, R, W, d]."""
         G, index = ctx.shape[0], self.packed.index
-        sos = self.embedding[:1].expand(G, 1, -1)
+        sos = self.embedding[: self.P - self.n_prefix].expand(G, -1, -1)
         prefix = torch.cat([sos, ctx[:, : self.n_prefix]], dim=1) if self.n_prefix else sos
         if not self.suffix_has_ctx:
             return prefix, self.embedding[index][None]

@@ -59,6 +59,17 @@ def tower_in(names: Mapping[str, object]) -> Tower | None:
     return next((tower for tower in TOWERS if tower.key and tower.key in names), None)
 
 
+class Encodes(nn.Module):
+    """The frozen module of a ``visual`` that has ``encode(image, local)``, and takes no tokens."""
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, x: Tensor, local: bool, tokens: None = None, deep: object = None) -> tuple[Tensor, Tensor]:
+        return self.visual.encode(x, local)
+
+
 def positions(trunk: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The last feature map of a convolutional trunk: x [batch, 3, h, w] -> [batch, M, c], without gradient.
 

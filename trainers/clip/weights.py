@@ -24,6 +24,7 @@ from .efficientnet import EFFICIENTNET
 from .encoders import RESNET, VIT
 from .files import one_line, read
 from .files import sha256 as sha256_of_file
+from .foreign import OpenCLIP
 from .formats import HUGGING_FACE, OPENAI, Format, State, converted
 from .prompts import CONTEXT_LENGTH, EOT, UserError
 from .towers import Tower, tower_in, tower_of
@@ -90,12 +91,14 @@ def pictures(cfg: CfgNode) -> dict[str, object]:
     """The pictures that the backbone was trained with, by the key of INPUT, as far as its name or config says.
 
     Raises:
-        UserError: what it says is not computed here.
+        UserError: what it says is not computed here, or not without MODEL.BACKBONE.PLAIN_TEXT.
     """
     name = cfg.MODEL.BACKBONE.NAME
     if name in OPENAI_URLS:
         return {"INPUT.SIZE": (OPENAI_SIZES[name],) * 2} if name in OPENAI_SIZES else {}
     known = hub.stated(name, None if name.startswith(hub.NAMED) else _find(name))
+    if known and (needs := _needs_plain_text(cfg.MODEL.BACKBONE, known)):
+        raise UserError(needs)
     return dict(known.input) if known else {}
 
 
@@ -104,7 +107,7 @@ def load_clip(cfg: CfgNode) -> CLIP:
 
     Returns:
         clip.model.CLIP, with the file's hash as ``weights_sha256``, and ``plain_text``: MODEL.BACKBONE.PLAIN_TEXT. With
-        a tower of ours as ``visual`` it is in float32.
+        a tower of ours as ``visual`` it is in float32. A model that open_clip alone computes is an ``OpenCLIP``.
     Raises:
         UserError: the weights cannot be downloaded or read, are not CLIP's, or not those of MODEL.BACKBONE.SHA256.
     """
@@ -148,9 +151,9 @@ def _of_any_format(backbone: CfgNode, path: Path, sha256: str, state: State, bar
     form: Format | None = None
     try:
         form, prefix, ours = converted(state)
-        check_names(ours)
         architecture = _architecture(backbone, path, sha256, form, bare and not prefix, ours)
-        model = build(ours, architecture)
+        needs = _needs_plain_text(backbone, architecture)
+        model = None if needs or architecture.foreign else build(ours, architecture)
     except Exception as error:  # wrong shapes fail in many ways
         seen = f"a CLIP in {form.what}" if form else "no format"
         if isinstance(error, Unstated):
@@ -159,16 +162,30 @@ def _of_any_format(backbone: CfgNode, path: Path, sha256: str, state: State, bar
         raise UserError(f"'{path}' holds no CLIP model that is known here (recognised: {seen}): {said}") from error
     if outside := sum(not name.startswith(prefix) for name in state):
         print(f"'{path}': {outside} tensors are left out, whose names do not begin with '{prefix}'")
-    if not architecture.causal and not backbone.get("PLAIN_TEXT", False):
-        raise UserError(
-            f"the text tower of '{backbone.NAME}' is not causal ({architecture.source}): what all prompts share in "
-            "front cannot be computed once; MODEL.BACKBONE.PLAIN_TEXT True computes all 77 tokens of each prompt"
-        )
+    if needs:
+        raise UserError(needs)
+    if model is None:
+        own = {name.removeprefix(prefix): x for name, x in state.items() if name.startswith(prefix)}
+        return OpenCLIP(own, architecture, path)
     return model
 
 
 class Unstated(Exception):
     """Nothing says what weights do not tell."""
+
+
+def _needs_plain_text(backbone: CfgNode, architecture: Architecture) -> str:
+    """Why the text tower needs MODEL.BACKBONE.PLAIN_TEXT; "" if it does not, or has it."""
+    if (architecture.foreign is None and architecture.causal) or backbone.get("PLAIN_TEXT", False):
+        return ""
+    not_causal = (
+        f"the text tower of '{backbone.NAME}' is not causal ({architecture.source}): what all prompts share in front "
+        "cannot be computed once"
+    )
+    return (
+        f"{architecture.why if architecture.causal else not_causal}; MODEL.BACKBONE.PLAIN_TEXT True computes all "
+        f"tokens of each prompt{'' if architecture.foreign is None else ', by modules of open_clip'}"
+    )
 
 
 def _architecture(backbone: CfgNode, path: Path, sha256: str, form: Format, bare: bool, state: State) -> Architecture:
@@ -188,6 +205,7 @@ def _architecture(backbone: CfgNode, path: Path, sha256: str, form: Format, bare
         known = known or asked
     if known:
         return dataclasses.replace(known, activation=activation or known.activation)
+    check_names(state)
     assumed = "quickgelu" if openais or (bare and form is OPENAI) else ""
     rule = by_openais_rule(state, activation or assumed)
     if rule is None or not rule.activation:
@@ -204,8 +222,8 @@ def _architecture(backbone: CfgNode, path: Path, sha256: str, form: Format, bare
 
 
 def in_half(model: CLIP) -> None:
-    """Converts a CLIP to its half precision; one with a tower of ours stays in float32."""
-    if tower_of(model.visual).build is None:
+    """Converts a CLIP to its half precision; one with a tower of ours, or computed by open_clip, stays in float32."""
+    if isinstance(model, CLIP) and tower_of(model.visual).build is None:
         convert_weights(model)
 
 

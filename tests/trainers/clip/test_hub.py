@@ -125,7 +125,11 @@ def test_names_that_cannot_be_had_give_one_line(hub: Path, monkeypatch: pytest.M
         ("hf:none", r"'hf:none' is no repository: the form is hf:OWNER/NAME"),
         ("open_clip:ViT-B-16/laion2b_s34b", r"open_clip has no weights .* nearest are ViT-B-16/laion2b_s34b_b88k"),
         ("open_clip:ViT-B-16", r"open_clip has no weights '/ViT-B-16'; the nearest are"),
-        ("open_clip:ViT-B-16-SigLIP/webli", r"vision_cfg\.timm_model_name .* not computed here"),
+        ("open_clip:ViT-B-16-SigLIP/webli", r"is not causal \(open_clip:ViT-B-16-SigLIP/webli\).*PLAIN_TEXT True"),
+        (
+            "open_clip:EVA02-B-16/merged2b_s8b_b131k",
+            r"vision_cfg\.timm_model_name .* not computed here.*PLAIN_TEXT True",
+        ),
         ("open_clip:ViT-B-16/laion2b_s34b_b88k", r"cannot get the weights 'open_clip:ViT-B-16/laion2b_s34b_b88k': "),
     ):
         with pytest.raises(UserError, match=said) as caught:

@@ -3,11 +3,13 @@
 # CFG=photo on Caltech-101 and EuroSAT. DATA, OUT, SEEDS and JOBS (2) from the environment. Finished runs are kept.
 export PLOT_COMMAND=${PLOT_COMMAND:-$(printf '%q ' bash "$0" "$@")}
 set -euo pipefail
+mistake() { echo "error: $1; bash scripts/protocols/photographs.sh [--dry-run]" >&2; exit 2; }
 case ${1:-} in
   "" | --dry-run) ;;
   -h | --help) sed -n '2,3s/^# //p' "$0"; exit ;;
-  *) echo "error: '$1' is no option; bash scripts/protocols/photographs.sh [--dry-run]" >&2; exit 2 ;;
+  *) mistake "'$1' is no option" ;;
 esac
+[ $# -le 1 ] || mistake "'$2' is one argument too many"
 export CFG=photo OUT=${OUT:-output} DATA=${DATA:-data}
 [[ $OUT = /* ]] || OUT=$PWD/$OUT
 [[ $DATA = /* ]] || DATA=$PWD/$DATA

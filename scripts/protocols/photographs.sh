@@ -14,12 +14,12 @@ export CFG=photo OUT=${OUT:-output} DATA=${DATA:-data}
 [[ $OUT = /* ]] || OUT=$PWD/$OUT
 [[ $DATA = /* ]] || DATA=$PWD/$DATA
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-dry=(${1:+"$1"})
+dry=${1:-}
 
 # sweep DATASETS SHOTS TRAINERS [KEY VALUE]...
 sweep() {
   printf '\n# %s\n' "$*"
-  bash scripts/python.sh sweep.py --jobs "${JOBS:-2}" --datasets "$1" --shots "$2" --trainers "$3" "${dry[@]}" "${@:4}"
+  bash scripts/python.sh sweep.py --jobs "${JOBS:-2}" --datasets "$1" --shots "$2" --trainers "$3" ${dry:+"$dry"} "${@:4}"
 }
 # At 16 shots, and on EuroSAT at 1.
 both() {

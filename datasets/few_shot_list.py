@@ -79,10 +79,10 @@ def _read(path: Path, items: Sequence[Item], part: str) -> list[Item]:
 
 
 def _check_counts(path: Path, found: Sequence[Item], items: Sequence[Item], shots: int) -> None:
-    """Raises UserError unless each class has ``shots`` lines or, if it has fewer images, at least all of them."""
+    """Raises UserError unless each class has ``shots`` images; one with fewer has all of them, and may repeat some."""
     has, of = Counter(item.classname for item in found), Counter(item.classname for item in items)
+    different = Counter(item.classname for item in set(found))
     for name, n in of.items():
-        if not min(shots, n) <= has[name] <= shots:
-            raise UserError(
-                f"'{path}': class {name!r} has {has[name]} lines; with {shots} shots it takes {min(shots, n)}"
-            )
+        if has[name] > shots or different[name] < min(shots, n):
+            lines = f"{has[name]} lines" + (f" of {different[name]} images" if different[name] < has[name] else "")
+            raise UserError(f"'{path}': class {name!r} has {lines}; with {shots} shots it takes {min(shots, n)}")

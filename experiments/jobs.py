@@ -105,9 +105,11 @@ class Job:
 
     @property
     def needed(self) -> dict[str, Job]:
-        """By option, the job of the method whose run the option names."""
-        found = {}
-        for option, trainer in method_of(self.trainer).needs.items():
+        """By option, the job of the method whose run the option names; none where a KEY VALUE pair names the run."""
+        found, method = {}, method_of(self.trainer)
+        for option, trainer in method.needs.items():
+            if f"TRAINER.{method.node}.{option}" in self.opts[::2]:
+                continue
             config, pairs = recipe(trainer, self.dataset, self.shots, PurePath(self.config).name)
             opts = own_options(trainer, list(self.opts))
             found[option] = replace(self, trainer=trainer, config=config, recipe=pairs, opts=opts)

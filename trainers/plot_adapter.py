@@ -48,6 +48,8 @@ PUBLISHED: dict[str, tuple[float, float, float, float, int, int]] = {
     "sun397": (6.8, 0.1, 12, 10, 20, 20),
     "ucf101": (5.59, 0.1, 7, 3, 200, 20),
 }
+# The PLOT run's options by which its test is the one below.
+PLAN = {"COST": "raw", "MATCH": "ot"}
 KEYS = ("BETA", "ALPHA", "BETA_MAX", "ALPHA_MAX", "BETA_STEPS", "ALPHA_STEPS")
 EPOCHS = {"eurosat": 100, "oxford_flowers": 80, "food101": 5}
 
@@ -84,6 +86,13 @@ class PLOTAdapter(CountsIterations, TipAdapterF):
             options["TEMPLATES"] = "ensemble"
         own = {f"TRAINER.{cls.node}.{key}": value for key, value in options.items()}
         return Recipe("{backbone}", {"OPTIM.MAX_EPOCH": EPOCHS.get(dataset, 20), **own})
+
+    @classmethod
+    def find_faults(cls, cfg: CfgNode) -> list[str]:
+        """PLOT's options in a command choose the PLOT run: one that cannot serve is refused before it is trained."""
+        faults, plot, name = super().find_faults(cfg), cfg.TRAINER.PLOT, cls.__name__
+        odd = {key: needed for key, needed in PLAN.items() if plot[key] != needed}
+        return faults + [f"TRAINER.PLOT.{key} is {plot[key]!r}; {name} needs a PLOT run of {odd[key]!r}" for key in odd]
 
     def build_head(self) -> None:
         super().build_head()
@@ -141,13 +150,14 @@ class PLOTAdapter(CountsIterations, TipAdapterF):
             config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
             theirs = [functools.reduce(dict.__getitem__, key.split("."), config) for key in SAME]
             theirs += [config["DATASET"].get("FEW_SHOT_LIST", ""), result["backbone"]["sha256"], result["classnames"]]
-            theirs.append(config["TRAINER"].get("PLOT", {}).get("COST", "raw"))
+            theirs += [config["TRAINER"].get("PLOT", {}).get(key, needed) for key, needed in PLAN.items()]
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise UserError(f"{option}: the run in '{run}' is unfinished or damaged ({error}); {remedy}") from None
         ours = [functools.reduce(lambda node, part: node[part], key.split("."), self.cfg) for key in SAME[1:]]
         ours.append(self.cfg.DATASET.get("FEW_SHOT_LIST", ""))
-        wanted = ("PLOT", *ours, self.weights_sha256, list(self.classnames), "raw")
-        compared = (*SAME, "DATASET.FEW_SHOT_LIST", "weights", "classes", "TRAINER.PLOT.COST")
+        wanted = ("PLOT", *ours, self.weights_sha256, list(self.classnames), *PLAN.values())
+        plan = (f"TRAINER.PLOT.{key}" for key in PLAN)
+        compared = (*SAME, "DATASET.FEW_SHOT_LIST", "weights", "classes", *plan)
         for key, there, here in zip(compared, theirs, wanted, strict=True):
             if there != here:
                 told = f"has {key} {str(there)[:80]}, here it is {str(here)[:80]}"

@@ -18,8 +18,8 @@ DATASETS = ("caltech101", "dtd", "food101")
 READING = (
     "G: each prompt against the pooled feature, the prompts' logits averaged. M: each prompt against the mean over the "
     "feature map, without transport. V: the loss rewards the variance of a class's text features, with the weight "
-    "VARIANCE. E: each prompt starts from a text of its own. The paper prints neither V's form and weight nor E's "
-    "texts; these are our reading."
+    "VARIANCE. E: each prompt starts from a text of its own, and has as many context vectors as the text has tokens. "
+    "The paper prints neither V's form and weight nor E's texts; these are our reading."
 )
 
 

@@ -16,6 +16,7 @@ case ${2:-} in
   --full) shots="1 2 4 8 16"; export SEEDS=${SEEDS:-1 2 3} ;;
   *) mistake "'$2' is no option" ;;
 esac
+[ $# -le 2 ] || mistake "'$3' is one argument too many"
 export OUT=${OUT:-output} DATA=${DATA:-data}
 [[ $OUT = /* ]] || OUT=$PWD/$OUT
 [[ $DATA = /* ]] || DATA=$PWD/$DATA

@@ -3,21 +3,23 @@
 # CFG=photo on Caltech-101 and EuroSAT. DATA, OUT, SEEDS and JOBS (2) from the environment. Finished runs are kept.
 export PLOT_COMMAND=${PLOT_COMMAND:-$(printf '%q ' bash "$0" "$@")}
 set -euo pipefail
+mistake() { echo "error: $1; bash scripts/protocols/photographs.sh [--dry-run]" >&2; exit 2; }
 case ${1:-} in
   "" | --dry-run) ;;
   -h | --help) sed -n '2,3s/^# //p' "$0"; exit ;;
-  *) echo "error: '$1' is no option; bash scripts/protocols/photographs.sh [--dry-run]" >&2; exit 2 ;;
+  *) mistake "'$1' is no option" ;;
 esac
+[ $# -le 1 ] || mistake "'$2' is one argument too many"
 export CFG=photo OUT=${OUT:-output} DATA=${DATA:-data}
 [[ $OUT = /* ]] || OUT=$PWD/$OUT
 [[ $DATA = /* ]] || DATA=$PWD/$DATA
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-dry=(${1:+"$1"})
+dry=${1:-}
 
 # sweep DATASETS SHOTS TRAINERS [KEY VALUE]...
 sweep() {
   printf '\n# %s\n' "$*"
-  bash scripts/python.sh sweep.py --jobs "${JOBS:-2}" --datasets "$1" --shots "$2" --trainers "$3" "${dry[@]}" "${@:4}"
+  bash scripts/python.sh sweep.py --jobs "${JOBS:-2}" --datasets "$1" --shots "$2" --trainers "$3" ${dry:+"$dry"} "${@:4}"
 }
 # At 16 shots, and on EuroSAT at 1.
 both() {

@@ -57,8 +57,9 @@ def test_one_name_for_all_seeds_and_shots(
 
 def test_a_class_with_fewer_images_than_shots_takes_what_it_has(folder: Path, tmp_path: Path) -> None:
     train = split_of(folder)["train"]
-    path = write_list(tmp_path / "all.jsonl", train)
-    assert few(folder, shots=16, FEW_SHOT_LIST=str(path))[0] == train
+    for listed in (train, [*train, train[0]]):  # some protocols repeat images
+        path = write_list(tmp_path / "all.jsonl", listed)
+        assert few(folder, shots=16, FEW_SHOT_LIST=str(path))[0] == listed
 
 
 def test_imagenets_list_and_validation_images(tmp_path: Path) -> None:
@@ -82,6 +83,7 @@ WRONG = {
     "another name": ("name", r"line 1: .* has the label \(0, 'striped'\); the split's is \(0, 'banded'\)"),
     "too few lines": ("few", r"class 'banded' has 1 lines; with 2 shots it takes 2"),
     "too many lines": ("many", r"class 'banded' has 3 lines; with 2 shots it takes 2"),
+    "a line twice": ("twice", r"class 'banded' has 2 lines of 1 images; with 2 shots it takes 2"),
     "no JSON": ("text", r"line 1: it should be an image and its label, such as .*, not 'banded/1.jpg 0'"),
     "no mapping": ("list", r"line 1: it should be an image and its label"),
     "no label": ("keys", r"line 1: it should be an image and its label"),
@@ -105,6 +107,8 @@ def test_a_list_that_does_not_fit_the_split_is_refused(
         chosen[0] = [file, label + (change == "label"), "striped" if change == "name" else name]
     elif change in ("few", "many"):
         chosen = chosen[1:] if change == "few" else [train[0], *chosen]
+    elif change == "twice":
+        chosen[0] = chosen[1]
     path = write_list(tmp_path / "list.jsonl", chosen)
     texts = {"text": b"banded/1.jpg 0\n", "list": b"[1, 2]\n", "keys": b'{"_impath": "x"}\n', "bytes": b"\xff\xfe\n"}
     if change in ("text", "list", "keys", "bytes"):

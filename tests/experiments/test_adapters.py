@@ -74,6 +74,13 @@ def test_an_option_of_plot_chooses_the_plot_run_of_plot_adapter() -> None:
     assert [len({*paths}) for paths in zip(*found, strict=True)] == [1, 2, 3]
 
 
+def test_a_plot_run_that_the_user_names_is_not_trained() -> None:
+    pair = ["TRAINER.PLOT_ADAPTER.PLOT_RUN", "mine"]
+    job = jobs.Job("PLOTAdapter", "symbols", 1, *recipe("PLOTAdapter", "symbols", 1), pair, Environment(OUT="output"))
+    assert not job.needed and not job.run(1).needs
+    assert "--recipe" not in job.arguments(1) and job.arguments(1)[-2:] == pair
+
+
 def test_a_test_elsewhere_needs_no_run_of_plot_there() -> None:
     """The shifted sets are for tests alone; what the adapter has of PLOT is in its checkpoint."""
     (job,) = compare.jobs_of(["PLOTAdapter"], "symbols", 1, [], Environment(OUT="output", SEEDS="1"))

@@ -33,6 +33,8 @@ NO_SWEEP = REPOSITORY / "configs/datasets/dtd.yaml"
         ("jobs plot caltech101 1", {"CFG": "rn55"}, "no config 'rn55': .*'rn50'"),
         ("jobs Plott caltech101 1", {}, "TRAINER: 'Plott' is none of .*; the nearest is 'PLOT'"),
         ("jobs plot,coop caltech101 1", {}, "TRAINER is 'plot,coop'; it must be one method"),
+        ("jobs PLOTAdapter symbols 1 TRAINER.PLOT.COST standardized", {}, "TRAINER.PLOT.COST is 'standardized'"),
+        ("jobs PLOTAdapter symbols 1 TRAINER.PLOT.MATCH uniform", {}, "MATCH is 'uniform'; PLOTAdapter needs .* 'ot'"),
         ("jobs --import nowhere.py plot caltech101 1", {}, "--import: there is no file 'nowhere.py'"),
         ("compare caltech101", {}, "SHOTS"),
         ("compare caltech102 1", {}, "no config 'caltech102'"),

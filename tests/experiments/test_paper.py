@@ -52,15 +52,18 @@ PICTURES = ("import", *(f"experiments.pictures.{name}" for name in ("visualize",
 
 @pytest.mark.medium
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("script", "arguments", "says"),
     [
-        ([], "DATASET is missing"),
-        (["symbols", "--fast"], "'--fast' is no option"),
-        (["nothing"], "no dataset 'nothing'"),
+        ("paper", [], "DATASET is missing"),
+        ("paper", ["symbols", "--fast"], "'--fast' is no option"),
+        ("paper", ["symbols", "--full", "OPTIM.LR", "1"], "'OPTIM.LR' is one argument too many"),
+        ("paper", ["nothing"], "no dataset 'nothing'"),
+        ("photographs", ["OPTIM.LR", "1"], "'OPTIM.LR' is no option"),
+        ("photographs", ["--dry-run", "OPTIM.LR", "1"], "'OPTIM.LR' is one argument too many"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_runs(arguments: list[str], says: str, tmp_path: Path) -> None:
-    command = ["bash", str(REPOSITORY / "scripts/protocols/paper.sh"), *arguments]
+def test_a_mistake_is_one_line_and_nothing_runs(script: str, arguments: list[str], says: str, tmp_path: Path) -> None:
+    command = ["bash", str(REPOSITORY / f"scripts/protocols/{script}.sh"), *arguments]
     env = {"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "OUT": str(tmp_path / "out"), "HOME": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 2 and done.stdout == ""

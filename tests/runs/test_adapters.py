@@ -371,6 +371,7 @@ def test_a_mistake_is_one_line(
         ("weights", "has weights 0000, here it is "),
         ("unfinished", "is unfinished or damaged"),
         ("cost", "has TRAINER.PLOT.COST standardized, here it is raw"),
+        ("match", "has TRAINER.PLOT.MATCH uniform, here it is ot"),
     ],
 )
 def test_a_plot_run_that_does_not_fit_is_one_line(
@@ -385,6 +386,7 @@ def test_a_plot_run_that_does_not_fit_is_one_line(
         "dataset": ("NAME: Caltech101", "NAME: DescribableTextures"),
         "method": ("NAME: PLOT", "NAME: CoOp"),
         "cost": ("COST: raw", "COST: standardized"),
+        "match": ("MATCH: ot", "MATCH: uniform"),
     }
     if change == "unfinished":
         result.unlink()

@@ -13,7 +13,7 @@ from dassl.extras.cli import IMPORTED, Environment
 from dassl.utils import UserError
 from runs.config import read_yaml
 from runs.directory import REPOSITORY, defaults
-from runs.recipes import config_file, imported, method_of, own_config, recipe
+from runs.recipes import config_file, imported, method_of, recipe
 from trainers.clip.weights import OURS
 from trainers.method import methods
 
@@ -72,8 +72,8 @@ def named_methods(text: str, source: str = "TRAINERS") -> list[str]:
 
 def check_backbone(trainer: str, dataset: str, environment: Environment) -> None:
     """Raises UserError if BACKBONE would be ignored."""
-    own = own_config(trainer, dataset)
-    if environment.BACKBONE and own and not environment.CFG:
+    fixed = recipe(trainer, dataset, 1, backbone="a") == recipe(trainer, dataset, 1, backbone="b")
+    if environment.BACKBONE and fixed and not environment.CFG:
         raise UserError(
             f"BACKBONE is '{environment.BACKBONE}', but {trainer}'s config for {dataset} has its own; "
             f"leave BACKBONE out, or name a config: CFG={environment.BACKBONE.lower()}"

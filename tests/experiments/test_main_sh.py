@@ -252,7 +252,9 @@ def test_help_names_variables_and_defaults(
     assert "(default: )" not in text and "(default: None)" not in text and "(default: False)" not in text
 
 
-@pytest.mark.parametrize("words", [["plot", "symbols", "16"], ["coop", "symbols_layout", "1"]])
+@pytest.mark.parametrize(
+    "words", [["plot", "symbols", "16"], ["coop", "symbols_layout", "1"], ["plotpp", "symbols", "1"]]
+)
 def test_a_backbone_that_would_be_ignored_is_refused(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,7 @@ html_css_files = ["site.css"]
 html_extra_path = ["_root"]  # index.html, which leads to docs/index.html
 html_copy_source = False
 html_show_copyright = False
+smartquotes_action = "qe"  # --flag keeps its dashes
 html_theme_options = {"navigation_with_keys": True}
 pygments_style = "friendly"
 pygments_dark_style = "monokai"

@@ -56,7 +56,7 @@ def program(words: list[str]) -> tuple[str, list[str]]:
     if words[0] == "bash":
         script = Path(words[1])
         assert (REPOSITORY / script).is_file(), script
-        if script.parts[:2] == ("scripts", "protocols") and script.stem != "paper":
+        if script.parts[:2] == ("scripts", "protocols") and script.stem not in ("paper", "photographs"):
             return "experiments.protocols", [script.stem, *words[2:]]
         if script.stem == "main":
             return "experiments.jobs", [script.parent.name, *words[2:]]

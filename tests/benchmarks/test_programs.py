@@ -197,6 +197,7 @@ def test_grid(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [makespan([1, 2, 3, 4, 5, 5], 2), makespan([1, 2, 3, 4, 5, 5], 1), makespan([9, 1, 1], 3)] == [10, 20, 9]
 
 
+@pytest.mark.slow
 def test_the_grid_before_and_after(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """After, where steps with the fused head are in the files; both are held up by the loader."""
     steps, loading = step_file(tmp_path / "step.json", **{"fused s": 0.35}), tmp_path / "loading.json"

@@ -22,6 +22,7 @@ from dassl.data import build_data_loader
 from dassl.data.data_manager import order_of
 from dassl.data.datasets import build_dataset
 from dassl.data.transforms import build_transform
+from dassl.utils import UserError
 
 MODES = {"decoded each epoch": (0.0, False), "decoded once": (8.0, False), "decoded once, ON_DEVICE": (8.0, True)}
 
@@ -63,7 +64,10 @@ def main() -> None:
         cfg.DATALOADER.DECODED_GB, cfg.DATALOADER.ON_DEVICE, cfg.USE_CUDA = gigabytes, on_device, on_device
         cfg.DATASET.NUM_SHOTS = options.shots
         with contextlib.redirect_stdout(io.StringIO()):
-            items = build_dataset(cfg).train_x
+            try:
+                items = build_dataset(cfg).train_x
+            except UserError as error:
+                parser.error(str(error))
             rows.append({"mode": mode, **epochs(cfg, items, options.batch, options.epochs)})
     show(f"{len(items)} photographs, batch {options.batch}, {options.workers} workers", rows)
     save(options, rows=rows)

@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 from dassl.extras.cli import RUNNING, Environment, Parser, guarded, set_variables, typed
 from dassl.utils import UserError
-from experiments.jobs import Job, Series, one_of_shots, spelled
+from experiments.jobs import Job, Series, in_words, one_of_shots, spelled
 from experiments.recipes import COMMON, check_backbone, label, named_methods, own_options
 from experiments.sweep.task import Run
 from experiments.tables import significance
@@ -162,7 +162,7 @@ def table_of(jobs: Sequence[Job], opts: Sequence[str], mixed: bool, *titles: str
     first = jobs[0]
     cells = {job.trainer: cell for job, cell in zip(jobs, train_all(jobs, mixed)[0], strict=True)}
     name = name_of(f"compare_{first.dataset}_{spelled(first.shots)}shots", first.environment, opts)
-    title = ", ".join((first.dataset, f"{spelled(first.shots)} shots", *opts, *titles))
+    title = ", ".join((first.dataset, in_words(first.shots), *opts, *titles))
     return build(cells, max((job.seeds for job in jobs), key=len), name, title)
 
 

@@ -86,6 +86,10 @@ def spelled(shots: int) -> str:
     return "all" if shots == ALL else str(shots)
 
 
+def in_words(shots: int) -> str:
+    return f"{spelled(shots)} shot{'s' * (shots != 1)}"
+
+
 @dataclass(frozen=True)
 class Job:
     """One method on one dataset and shot count, by one config and recipe, with the user's KEY VALUE pairs."""
@@ -138,7 +142,7 @@ class Job:
         """UserError: a mistake in the arguments, or a damaged result."""
         arguments, method = self.arguments(seed), method_of(self.trainer)
         _, cfg, directory = resolve(arguments)
-        place = (f"{spelled(self.shots)} shots", f"seed {seed}") if method.has_seeds else ()
+        place = (in_words(self.shots), f"seed {seed}") if method.has_seeds else ()
         return Run(
             name=", ".join((self.trainer, self.dataset, *place)),
             trainer=self.trainer,
@@ -270,7 +274,7 @@ def run(args: argparse.Namespace) -> None:
     print(job.heading, flush=True)
     for one in runs:
         series.do(one)
-    what = f", {spelled(job.shots)} shots" if method.has_seeds else ""
+    what = f", {in_words(job.shots)}" if method.has_seeds else ""
     directories = [one.directory for one in runs]
     print(f"\n{job.trainer} on {job.dataset}{what}, config {job.config}\n\n{table(directories)}")
 

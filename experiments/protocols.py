@@ -27,7 +27,7 @@ if __name__ == "__main__":
 from dassl.extras.cli import guarded, typed
 from dassl.utils import UserError
 from experiments.compare import jobs_of, parser, train_all
-from experiments.jobs import Job, Series, resolve, shots_of, spelled
+from experiments.jobs import Job, Series, in_words, resolve, shots_of, spelled
 from experiments.recipes import label, named_methods, pairs_of
 from experiments.sweep.task import Run
 from experiments.tables import significance
@@ -121,7 +121,7 @@ def refuse_other_classes(args: argparse.Namespace) -> None:
 def base_to_new(args: argparse.Namespace) -> Table:
     refuse_other_classes(args)
     (shots,) = args.shots
-    table = Table(table_name(args), f"Base to new, {args.dataset}, {spelled(shots)} shots")
+    table = Table(table_name(args), f"Base to new, {args.dataset}, {in_words(shots)}")
     rows = []
     opts = [*_without(args.opts, SUBSAMPLE), SUBSAMPLE, "base"]
     jobs = jobs_of(args.trainers, args.dataset, shots, opts, args.environment)
@@ -178,7 +178,7 @@ def _transfer(args: argparse.Namespace, targets: Sequence[str], title: str, shif
         for job in jobs
     }
     sources, tested = trained(args, jobs, tests)
-    table = Table(table_name(args), f"{title}, {spelled(shots)} shots of {args.dataset}")
+    table = Table(table_name(args), f"{title}, {in_words(shots)} of {args.dataset}")
     rows: list[list[str]] = []
     for trainer, source in sources.items():
         found = iter(tested[trainer])

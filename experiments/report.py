@@ -37,7 +37,7 @@ from PIL import Image
 from dassl.extras.cli import Environment, guarded
 from dassl.utils import UserError, write_atomically
 from experiments import compare, figures
-from experiments.jobs import spelled
+from experiments.jobs import in_words, spelled
 from experiments.pictures import tested, visualize, words
 from experiments.recipes import compared_methods, label
 from experiments.tables import by_class, by_shots, cost, variants
@@ -123,9 +123,9 @@ class Author:
             cells = {name: request.cell(name, self.dataset, shots) for name in request.methods}
             found = {name: cell for name, cell in cells.items() if cell.runs}
             seeds = sorted({run.seed for name, cell in found.items() if method_of(name).has_seeds for run in cell.runs})
-            table = compare.build(found, seeds, "compare", f"{spelled(shots)} shots")
+            table = compare.build(found, seeds, "compare", in_words(shots))
             if absent := [label(name) for name in cells if name not in found]:
-                part.notes.append(f"{spelled(shots)} shots: no finished run of {', '.join(absent)}.")
+                part.notes.append(f"{in_words(shots)}: no finished run of {', '.join(absent)}.")
             part.tables.append(request.close(table))
             where = "" if str(request.out) == "output" else f"OUT={shlex.quote(str(request.out))} "
             part.commands.append(f"{where}bash scripts/compare.sh {self.dataset} {spelled(shots)}")
@@ -139,7 +139,7 @@ class Author:
         plans, nearest = Part(f"{name}'s plans on test pictures"), Part(f"{name}'s nearest words")
         try:
             if not cell.runs:
-                raise UserError(f"no finished run of {name} with {spelled(self.most)} shots")
+                raise UserError(f"no finished run of {name} with {in_words(self.most)}")
             run = cell.runs[0]
             folder = str(run.path.parent)
             plans.commands = [f"python -m experiments.pictures.visualize {shlex.quote(folder)} IMAGE"]

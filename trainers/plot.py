@@ -235,12 +235,19 @@ class PLOT(PromptTrainer):
         split = self.model.prompt_learner.prompts.share is not None  # then the head sees a share of the classes
         last = self.batch_idx + 1 == self.num_batches and not split
         self.model.meter = self._meter() if last else None
+        if apart := last and self.graphed_step is not None:  # a graph tells the meter nothing
+            with torch.no_grad():
+                self.outputs(*self.parse_batch_train(batch))
+            self._write_diagnostics()
         summary = super().forward_backward(batch)
-        if last:
-            for name, value in self._take_diagnostics().items():
-                if value is not None:
-                    self.write_scalar(f"diagnostics/{name}", value, self.epoch)
+        if last and not apart:
+            self._write_diagnostics()
         return summary
+
+    def _write_diagnostics(self) -> None:
+        for name, value in self._take_diagnostics().items():
+            if value is not None:
+                self.write_scalar(f"diagnostics/{name}", value, self.epoch)
 
     def before_test(self, split: str) -> None:
         self.model.meter = self._meter()

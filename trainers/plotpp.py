@@ -138,9 +138,11 @@ class CustomCLIP(plot.CustomCLIP):
     def encode_text(self) -> Tensor:
         learner = self.prompt_learner
         groups = zip(learner.groups, learner.builders, strict=True)
-        text = torch.cat([self.text_encoder(*prompts(learner.ctx[own]), prompts.layout) for own, prompts in groups])
+        # Stacked, as a list of indices would be copied to the device, which no CUDA graph can do.
+        contexts = ((torch.stack([learner.ctx[n] for n in own]), prompts) for own, prompts in groups)
+        text = torch.cat([self.text_encoder(*prompts(ctx), prompts.layout) for ctx, prompts in contexts])
         order = [n for own in learner.groups for n in own]
-        return text if order == sorted(order) else text[[order.index(n) for n in range(len(order))]]
+        return text if order == sorted(order) else torch.stack([text[order.index(n)] for n in range(len(order))])
 
 
 @TRAINER_REGISTRY.register()

@@ -240,8 +240,11 @@ class PromptTrainer(CLIPTrainer):
     def forward_backward(self, batch: Batch) -> dict[str, Any]:
         input, label = self.parse_batch_train(batch)
         last = self.batch_idx + 1 == self.num_batches
-        if self.graphed_step is not None and getattr(self.model, "meter", None) is None:  # a meter asks for numbers
+        if self.graphed_step is not None:
             loss, accuracy = self.graphed_step(label=label, **(input if isinstance(input, dict) else {"image": input}))
+            if self.graphed_step.fails:
+                self.whole, self.replayed = False, replay(self.model) if self.cfg.TRAINER.CUDA_GRAPHS else None
+                self.wrap()
             if last:
                 self.update_lr()
             return {"loss": loss, "acc": accuracy}  # on the device: our engine and upstream's take tensors

@@ -34,6 +34,9 @@ class OnDevice:
         self.flip, self.normalize = steps.pop(T.RandomHorizontalFlip, None), steps.pop(T.Normalize, None)
         if self.resize is None or list(steps) != [T.ToTensor]:
             raise UserError("DATALOADER.ON_DEVICE is True; it needs the transforms of INPUT.TRANSFORMS")
+        if self.normalize is not None:
+            each = (self.normalize.mean, self.normalize.std)
+            self.mean, self.std = (torch.tensor(x, device=device)[:, None, None] for x in each)
 
     def crop(self, image: Image.Image) -> Batch:
         """Draws as the transform does. Returns img [h, w, 3], bytes of any size, and whether to flip it."""
@@ -52,7 +55,7 @@ class OnDevice:
         flip = batch.pop("flip").to(self.device, non_blocking=True)
         img = F.to_dtype(torch.where(flip[:, None, None, None], img.flip(-1), img), torch.float32, scale=True)
         if self.normalize is not None:
-            img = F.normalize(img, list(self.normalize.mean), list(self.normalize.std))
+            img = (img - self.mean) / self.std
         return {**batch, "img": img}
 
 

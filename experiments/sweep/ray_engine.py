@@ -66,8 +66,11 @@ class RayEngine:
         """The number of runs that fit at once on the present nodes."""
         names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        room = [min(int(has.get(names[key], 0) / need) for key, need in self.needs.items()) for has in alive]
-        return sum(room)
+
+        def fitting(has: float, need: float) -> int:  # a run has a part of one unit, or whole units
+            return int(has) * int(1 / need) if need < 1 else int(has / need)
+
+        return sum(min(fitting(has.get(names[key], 0), need) for key, need in self.needs.items()) for has in alive)
 
     def start(self, run: Run) -> None:
         environment = {"OMP_NUM_THREADS": str(max(1, int(self.needs.get("num_cpus", 1))))}

@@ -19,12 +19,14 @@ def jobs_with_room(todo: Sequence[Run], times: Times, environment: Mapping[str, 
     """At least 1, and the line that gives the reason. Every run is taken to need as much as the largest."""
     taken = [times.memory(run) for run in todo]
     if not taken or any(main is None for main, _ in taken):
-        return 1, "--jobs auto: 1 at once, until each method has a run on this backbone"
+        return 1, "--jobs auto: 1 at once, as not each method has a run on this backbone; start again when it has"
     main, gpu = (max(of[i] or 0.0 for of in taken) for i in (0, 1))
     limits = {f"{available_cpus()} cores": available_cpus(), f"{len(todo)} runs": len(todo)}
     if (free := free_memory()) is not None:
         limits[f"{free / 1e9:.1f} GB free at {main / 1e9:.1f} GB a run"] = int(free / main) if main else len(todo)
-    if gpu and (each := free_on_gpus(environment)):
+    if gpu and not (each := free_on_gpus(environment)):
+        limits["GPUs whose free memory is unknown"] = 1
+    elif gpu:
         about = f"{min(each) / 1e9:.1f} GB free on {'each GPU' if len(each) > 1 else 'the GPU'}"
         limits[f"{about} at {(gpu + BESIDE) / 1e9:.1f} GB a run"] = len(each) * int(min(each) / (gpu + BESIDE))
     reason, jobs = min(limits.items(), key=lambda item: item[1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from experiments.jobs import spelled
+from experiments.jobs import in_words
 from experiments.recipes import label
 
 from .render import Section, Table, number
@@ -17,7 +17,7 @@ WORST = 15  # confusions that are listed
 def build(request: Request) -> Table:
     """Of the first place of the request; the methods have a column each."""
     dataset, shots = request.places[0]
-    table = request.table("by_class", f"By class, {dataset}, {spelled(shots)} shots: percent, mean over the seeds")
+    table = request.table("by_class", f"By class, {dataset}, {in_words(shots)}: percent, mean over the seeds")
     pairs: dict[str, Counter[tuple[int, int]]] = {}  # (label, prediction) of all runs, by method
     images: dict[str, Counter[int]] = {}
     names: list[str] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.jobs import spelled
+from experiments.jobs import in_words, spelled
 from experiments.recipes import label, pairs_of, short_name
 from runs.recipes import imported, method_of
 
@@ -28,9 +28,7 @@ def build(request: Request) -> Table:
     targets = SHIFTED[source]
     same = has_same_classes(source, targets)
     names = [name for name in request.methods if same or method_of(name).other_classes]
-    title = (
-        f"Domain generalization: accuracy in percent, {spelled(shots)} shots of {source}, tested on its shifted sets"
-    )
+    title = f"Domain generalization: accuracy in percent, {in_words(shots)} of {source}, tested on its shifted sets"
     table = request.table("domain", title)
     on = request.papers_backbone
     with_published = any(published(TABLE, t, method, shots, on) for t in targets for method in names)

@@ -27,14 +27,26 @@ both() {
   sweep eurosat 1 "$@"
 }
 
-sweep caltech101,eurosat 1,2,4,8,16 ZeroshotCLIP,NearestClassMean,LinearProbe,TipAdapter,TipAdapterF,CoOp,PLOT
-sweep caltech101,eurosat 1,2,4,8,16 PLOT TRAINER.PLOT.MATCH uniform
-both ZeroshotCLIP2,ZeroshotPLOT,PLOT,PLOTAdapter
-sweep eurosat 1,16 CoCoOp,PLOTCoCoOp
-for match in mean max global; do both PLOT TRAINER.PLOT.MATCH $match; done
-for n in 1 2 8; do
-  both PLOT TRAINER.PLOT.N $n
-  both PLOT TRAINER.PLOT.N $n TRAINER.PLOT.MATCH uniform
-done
-for eps in 0.005 0.02 0.3 1.0; do both PLOT TRAINER.PLOT.EPS $eps; done
-for eps in 0.3 1.0 3.0; do both PLOT TRAINER.PLOT.COST standardized TRAINER.PLOT.EPS $eps; done
+everything() {
+  sweep caltech101,eurosat 1,2,4,8,16 \
+    ZeroshotCLIP,ZeroshotCLIP2,ZeroshotPLOT,NearestClassMean,LinearProbe,TipAdapter,TipAdapterF,CoOp,PLOT,PLOTAdapter
+  sweep caltech101,eurosat 1,2,4,8,16 PLOT TRAINER.PLOT.MATCH uniform
+  sweep eurosat 1,16 CoCoOp,PLOTCoCoOp
+  for match in mean max global; do both PLOT TRAINER.PLOT.MATCH $match; done
+  for n in 1 2 8; do
+    both PLOT TRAINER.PLOT.N $n
+    both PLOT TRAINER.PLOT.N $n TRAINER.PLOT.MATCH uniform
+  done
+  for eps in 0.005 0.02 0.3 1.0; do both PLOT TRAINER.PLOT.EPS $eps; done
+  for eps in 0.3 1.0 3.0; do both PLOT TRAINER.PLOT.COST standardized TRAINER.PLOT.EPS $eps; done
+}
+# A dry run ends with the sum of its sweeps' last rows, which begin with "all".
+total() {
+  awk -v jobs="${JOBS:-2}" '{ print }
+    $1 == "all" { runs += $2; todo += $5; unknown += !sub(/^~/, "", $6); split($6, t, ":"); s += 60 * t[1] + t[2] }
+    END {
+      hours = unknown ? "in unknown time" : sprintf("in about %.1f hours", s / 60 / jobs)
+      printf "\n%d runs, %d to do %s, %d at once\n", runs, todo, hours, jobs
+    }'
+}
+if [ "$dry" ]; then everything | total; else everything; fi

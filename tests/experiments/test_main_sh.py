@@ -111,17 +111,15 @@ def test_seeds_to_a_table(data_root: Path, weights: Path, tmp_path: Path) -> Non
     assert done.stderr == ""
     results = [read_result(p.parent) for p in sorted((tmp_path / "out").rglob("result.json"))]
     accuracy = [r["accuracy"] for r in results if r]
-    table = done.stdout.split("PLOT on caltech101, 1 shots")[1]
+    table = done.stdout.split("PLOT on caltech101, 1 shot")[1]
     for seed, value in zip((1, 2), accuracy, strict=True):
         assert re.search(rf"^{seed} +{value:.2f} ", table, re.M)
     assert re.search(rf"^mean +{sum(accuracy) / 2:.2f} ", table, re.M)
     assert all(r and r["N"] == 2 for r in results)
     lines = done.stdout.splitlines()  # a line a run; the rest is in its log.txt
     assert lines[0].startswith("PLOT on caltech101, config rn50: ") and len(lines) < 13
-    assert re.fullmatch(
-        rf"\[1/2\] PLOT, caltech101, 1 shots, seed 1: {accuracy[0]:.2f}% in \d+ s; ~\S+ to go", lines[1]
-    )
-    assert re.fullmatch(rf"\[2/2\] PLOT, caltech101, 1 shots, seed 2: {accuracy[1]:.2f}% in \d+ s", lines[2])
+    assert re.fullmatch(rf"\[1/2\] PLOT, caltech101, 1 shot, seed 1: {accuracy[0]:.2f}% in \d+ s; ~\S+ to go", lines[1])
+    assert re.fullmatch(rf"\[2/2\] PLOT, caltech101, 1 shot, seed 2: {accuracy[1]:.2f}% in \d+ s", lines[2])
     for log in (tmp_path / "out").rglob("log.txt"):
         text = log.read_text()
         for start in ("Started: 20", "Ended: 20", "Command: ", "Commit: ", "PyTorch: ", "# train_x", "epoch [1/1]"):

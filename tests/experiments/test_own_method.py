@@ -50,7 +50,7 @@ def test_it_goes_wherever_ours_go(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("N", "1")
     done = bash("run.sh", *own, "averaged", "caltech101", "1", *opts)
-    assert (done.returncode, done.stderr) == (0, "") and "Averaged on caltech101, 1 shots" in done.stdout
+    assert (done.returncode, done.stderr) == (0, "") and "Averaged on caltech101, 1 shot" in done.stdout
     monkeypatch.delenv("N")
     monkeypatch.setenv("TRAINERS", "coop mine")
     for _ in range(2):

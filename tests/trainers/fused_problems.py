@@ -54,10 +54,13 @@ class Problem:
 
     @property
     def determined(self) -> bool:
-        """Whether float32 decides when to stop: after one iteration the rounding of r is below ``thresh``."""
+        """Whether float32 decides when to stop: after one iteration the rounding of r is below ``thresh``.
+
+        r has that of the similarities, over eps.
+        """
         log_sum = torch.logsumexp((self.similarity() - 1) / self.eps, dim=3)
         r = (-log_sum).exp().mean(dim=2) / self.local.shape[1]
-        return bool((1e-6 * r < self.thresh).all())
+        return bool(((1e-6 + 2e-7 / self.eps) * r < self.thresh).all())
 
 
 def problems(count: int) -> list[Problem]:
@@ -69,11 +72,12 @@ def problems(count: int) -> list[Problem]:
         M, N = {3: (257, 4), 4: (49, 32), 5: (257, 32), 6: (1, 4), 7: (49, 1), 8: (1, 1)}.get(i % 40, (M, N))
         eps, max_iter, thresh = draw.choice(EPS), draw.choice([1, 20, 100]), draw.choice([0.01, 0.01, 1e-4])
         batch, n_cls = (2, 3) if i % 10 == 9 else (1, 1)
-        base, kind = torch.randn(32, generator=generator), draw.choice(KINDS)
+        d = 33 if i % 10 == 9 else 32  # one more than a block, or a block
+        base, kind = torch.randn(d, generator=generator), draw.choice(KINDS)
         near = min(1.0, math.sqrt(6 * eps))  # costs of some 6 eps, if eps is small
 
         def features(rows: int, columns: int, sign: int) -> Tensor:
-            noise = torch.randn(rows, columns, 32, generator=generator)
+            noise = torch.randn(rows, columns, d, generator=generator)
             return {"random": noise, "near": base + near * noise}.get(kind, sign * base + 0 * noise)
 
         local, text = features(batch, M, 1), features(N, n_cls, -1 if kind == "opposite" else 1)

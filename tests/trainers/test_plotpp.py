@@ -240,7 +240,7 @@ def test_by_its_script_and_what_reads_a_run(
     opts = [*SMALL, "OPTIM.MAX_EPOCH", "1", "MODEL.BACKBONE.NAME", str(vit)]
     done = bash("plotpp/main.sh", "caltech101", "1", *opts, **environment)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    assert "PLOTPP on caltech101, 1 shots, config vit_b16" in done.stdout
+    assert "PLOTPP on caltech101, 1 shot, config vit_b16" in done.stdout
     (path,) = tmp_path.glob("caltech101/PLOTPP/vit_b16_1shots/n2_*/seed1/result.json")
     picture = next((data_root / "caltech-101/101_ObjectCategories/face").iterdir())
     assert predict_main(["--run", str(path.parent), str(picture), "--classes", "cat,dog"]) == 0

@@ -196,6 +196,7 @@ def test_what_cannot_be_captured_is_computed_plainly(
     with pytest.warns(UserWarning, match="without one graph of the step .*: operation not permitted"):
         ours = trained(run_args, "PLOT", tmp_path / "whole", *WHOLE, "TEST.NO_TEST", "True")
     assert torch.equal(ours.model.prompt_learner.ctx, plain.model.prompt_learner.ctx)
+    assert ours.graphed_step is None and ours.replayed is not None, "the towers' graphs take over"
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,11 @@ def fused_head(local: Tensor, text: Tensor, eps: float, max_iter: int, thresh: f
         local: [batch, M, d], float32, of unit length.
         text: [N, n_cls, d], likewise.
     Raises:
-        ValueError: another dtype, or M or N is too large.
+        ValueError: another dtype, features of two lengths, or M or N is too large.
     """
-    (_, M, _), (N, _, _) = local.shape, text.shape
+    (_, M, d), (N, _, of_text) = local.shape, text.shape
+    if d != of_text:
+        raise ValueError(f"local features have {d} channels, text features {of_text}")
     if local.dtype != torch.float32 or text.dtype != torch.float32 or M > MAX_M or N > MAX_N:
         raise ValueError(
             f"the fused head takes float32, M up to {MAX_M} and N up to {MAX_N}; here {local.dtype}, {M}, {N}"

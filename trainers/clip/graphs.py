@@ -67,7 +67,14 @@ class Replayed:
         except RuntimeError as error:  # out of memory, or an operation that no graph can hold
             self.fails = True
             torch.cuda.synchronize()
-            warnings.warn(f"computed without CUDA graphs: {str(error).splitlines()[0]}", stacklevel=3)
+            warnings.warn(f"computed without CUDA graphs: {_reason(error)}", stacklevel=3)
+
+
+def _reason(error: BaseException) -> str:
+    """Of a failed capture. Its end raises an error of its own, whose context is the first."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).splitlines()[0]
 
 
 def replay(model: Any) -> Replayed:
@@ -164,6 +171,6 @@ class WholeStep:
         self.optimizer.zero_grad()
         if self.stream is not None:
             torch.cuda.synchronize()
-        reason = str(error).splitlines()[0]
-        warnings.warn(f"computed without one graph of the step (TRAINER.WHOLE_STEP_GRAPH): {reason}", stacklevel=3)
+        where = "one graph of the step (TRAINER.WHOLE_STEP_GRAPH)"
+        warnings.warn(f"computed without {where}: {_reason(error)}", stacklevel=3)
         return self.step(**tensors)

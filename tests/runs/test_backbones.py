@@ -187,6 +187,14 @@ BROKEN = {
     "a config that is no JSON": (_folder(_config("{")), "config.json' cannot be read"),
     "a config of SigLIP": (_folder(_config('{"model_type": "siglip"}')), "its text tower is not causal"),
     "a config of a language model": (_folder(_config('{"model_type": "llama"}')), "of a model of type 'llama'"),
+    "an index that names itself": (
+        _folder(lambda folder, index: index["weight_map"].update(x="model.safetensors.index.json")),
+        "must name files beside it",
+    ),
+    "a checkpoint with other objects": (
+        _saved(lambda state: {"state_dict": state, "best": Path("x")}),  # type: ignore[arg-type, return-value]
+        "holds more than tensors and numbers: reading 'pathlib.*' could run code; save its state dict alone",
+    ),
     "a config of other widths": (
         _folder(_config('{"model_type": "clip", "vision_config": {"hidden_size": 96}, "text_config": {}}')),
         "are 64 and 64 wide, but .*config.json' says 96 and 512",
@@ -194,9 +202,9 @@ BROKEN = {
     "a language model": (_saved(_gpt), "10 tensors are 'transformer.h.0.attn.c_attn.weight'"),
     "a diffusion model's text tower": (_only("text_model."), "Hugging Face's names.*missing: 'text_projection'"),
     "an image tower alone": (_only("vision_model."), "Hugging Face's names.*missing: 'token_embedding.weight'"),
-    "a pickle bomb": (_bomb(legacy=False), "cannot be read as weights"),
+    "a pickle bomb": (_bomb(legacy=False), "reading 'posix.mkdir' could run code"),
     "a bare pickle bomb": (_bomb(legacy=True), "cannot be read as weights"),
-    "a pickle bomb in a shard": (_bomb(legacy=False, shard=True), "cannot be read as weights"),
+    "a pickle bomb in a shard": (_bomb(legacy=False, shard=True), "reading 'posix.mkdir' could run code"),
     "TorchScript": (_torchscript, "ALLOW_TORCHSCRIPT True"),
     "NaN": (_saved(_put("visual.proj", torch.full((64, 64), torch.nan))), "'visual.proj' holds numbers that are not"),
     "misshapen": (

@@ -7,6 +7,7 @@ allow it.
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -23,8 +24,8 @@ NESTED = ("state_dict", "model_state_dict", "model")  # what a checkpoint calls 
 LFS = b"version https://git-lfs"
 
 
-def read(path: Path, allow_torchscript: bool) -> tuple[State, bool]:
-    """The tensors of a file or of an index's files, and whether they are saved as OpenAI's code saves them.
+def read(path: Path, allow_torchscript: bool) -> State:
+    """The tensors of a file or of an index's files.
 
     Raises:
         UserError: a file cannot be read, could run code, or does not hold what the index says.
@@ -33,11 +34,11 @@ def read(path: Path, allow_torchscript: bool) -> tuple[State, bool]:
         return _one(path, allow_torchscript)
     state: State = {}
     for file in _shards(path):
-        state |= _one(file, False)[0]
+        state |= _one(file, False)
     listed = read_json(path)["weight_map"]
     if absent := [name for name in listed if name not in state]:
         raise UserError(f"'{path}' lists {len(absent)} tensors that its files do not hold: {some(absent)}")
-    return state, False
+    return state
 
 
 def _shards(index: Path) -> list[Path]:
@@ -47,7 +48,7 @@ def _shards(index: Path) -> list[Path]:
     return files
 
 
-def _one(path: Path, allow_torchscript: bool) -> tuple[State, bool]:
+def _one(path: Path, allow_torchscript: bool) -> State:
     with path.open("rb") as file:
         head = file.read(len(LFS))
     if head == LFS:
@@ -55,7 +56,7 @@ def _one(path: Path, allow_torchscript: bool) -> tuple[State, bool]:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:  # the length of the header that follows
         safetensors = library("safetensors.torch")
         try:
-            return safetensors.load_file(path), False
+            return safetensors.load_file(path)
         except Exception as error:  # its own kinds, of damaged files
             raise UserError(f"'{path}' cannot be read as weights, it may be truncated: {one_line(error)}") from error
     try:
@@ -63,21 +64,25 @@ def _one(path: Path, allow_torchscript: bool) -> tuple[State, bool]:
         if torchscript and allow_torchscript:
             with warnings.catch_warnings():  # PyTorch deprecates TorchScript, OpenAI's format
                 warnings.simplefilter("ignore")
-                return torch.jit.load(str(path), map_location="cpu").state_dict(), True
+                return torch.jit.load(str(path), map_location="cpu").state_dict()
         loaded = {} if torchscript else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds on damaged files
+        if refused := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise UserError(
+                f"'{path}' holds more than tensors and numbers: reading '{refused[1]}' could run code; save its state "
+                "dict alone"
+            ) from None
         raise UserError(f"'{path}' cannot be read as weights, it may be truncated: {one_line(error)}") from error
     if torchscript:
         raise UserError(
             f"'{path}' is a TorchScript archive, not one of OpenAI's by its SHA-256, and loading it can run code; "
             "if you trust it, set MODEL.BACKBONE.ALLOW_TORCHSCRIPT True"
         )
-    bare = True
     for _ in NESTED:
         key = next((k for k in NESTED if isinstance(loaded, dict) and isinstance(loaded.get(k), dict)), "")
-        loaded, bare = (loaded[key], bare and key == NESTED[0]) if key else (loaded, bare)
+        loaded = loaded[key] if key else loaded
     items = loaded.items() if isinstance(loaded, dict) else ()
-    return {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}, bare
+    return {k: v for k, v in items if isinstance(k, str) and isinstance(v, Tensor)}
 
 
 def sha256(path: Path) -> str:

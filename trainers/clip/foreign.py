@@ -1,9 +1,9 @@
 """CLIPs that open_clip computes by its own modules: SigLIP, EVA, MobileCLIP, text towers of Hugging Face.
 
 ``OpenCLIP`` stands for ``clip.model.CLIP``. Its text tower runs on whole prompts, whose embeddings are put in the place
-of the tokens'. Its image tower is timm's, or the ViT of CLIP. Local features are what the tower's pooling and
-projection make of each position alone: of a ViT with a class token each patch token through norm and projection, as
-elsewhere here.
+of the tokens'. Its image tower is timm's, or the ViT of CLIP. The local feature of a position is what the tower's
+pooling and projection make of that position alone. A ViT with a class token gives each patch token through its norm and
+projection.
 """
 
 from __future__ import annotations

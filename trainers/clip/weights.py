@@ -19,18 +19,20 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from . import hub
-from .architecture import WIDEST, Architecture, build, by_openais_rule, check_names, named
+from .architecture import WIDEST, Architecture, build, by_openais_rule, check_names
+from .configs import named
 from .efficientnet import EFFICIENTNET
 from .encoders import RESNET, VIT
 from .files import one_line, read
 from .files import sha256 as sha256_of_file
 from .foreign import OpenCLIP
-from .formats import HUGGING_FACE, OPENAI, Format, State, converted
+from .formats import HUGGING_FACE, Format, State, converted
 from .prompts import CONTEXT_LENGTH, EOT, UserError
 from .towers import Tower, tower_in, tower_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OURS = {"photo": ("assets/photo_clip.pt", EFFICIENTNET)}  # names of models in this repository: file, image tower
+OPENAI_ALONE = "input_resolution"  # a tensor in OpenAI's archives, and not in open_clip's files
 OPENAI_SIZES = {"RN50x4": 288, "RN50x16": 384, "RN50x64": 448, "ViT-L/14@336px": 336}  # of pictures; others: 224
 
 
@@ -123,14 +125,15 @@ def load_clip(cfg: CfgNode) -> CLIP:
             f"the weights '{path}' are not those that the run was trained with (SHA-256 {sha256[:12]}, "
             f"{expected[:12]} then); --backbone FILE names another file"
         )
-    state, bare = read(path, backbone.get("ALLOW_TORCHSCRIPT", False) or _is_openais(sha256))
+    state = read(path, backbone.get("ALLOW_TORCHSCRIPT", False) or _is_openais(sha256))
     for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(f"'{path}' is damaged: its '{name}' holds numbers that are not finite")
     try:
         whole = _with_all_tokens(state)
         tower = tower_in(whole)
-        model = _with_our_tower(whole, tower) if tower else _of_any_format(backbone, path, sha256, whole, bare)
+        openais = _is_openais(sha256) or OPENAI_ALONE in state or "token_ids" in state  # ours are as OpenAI's
+        model = _with_our_tower(whole, tower) if tower else _of_any_format(backbone, path, whole, openais)
     except UserError:
         raise
     except Exception as error:  # wrong shapes fail in many ways
@@ -140,18 +143,18 @@ def load_clip(cfg: CfgNode) -> CLIP:
     return model
 
 
-def _of_any_format(backbone: CfgNode, path: Path, sha256: str, state: State, bare: bool) -> CLIP:
+def _of_any_format(backbone: CfgNode, path: Path, state: State, openais: bool) -> CLIP:
     """The CLIP of a state dict of OpenAI's, open_clip's or Hugging Face's.
 
     Args:
-        bare: a state dict as OpenAI's code saves it.
+        openais: of OpenAI's, whose activation is QuickGELU.
     Raises:
         UserError: it is none, or nothing says what weights do not tell.
     """
     form: Format | None = None
     try:
         form, prefix, ours = converted(state)
-        architecture = _architecture(backbone, path, sha256, form, bare and not prefix, ours)
+        architecture = _architecture(backbone, path, form, openais, ours)
         needs = _needs_plain_text(backbone, architecture)
         model = None if needs or architecture.foreign else build(ours, architecture)
     except Exception as error:  # wrong shapes fail in many ways
@@ -188,15 +191,15 @@ def _needs_plain_text(backbone: CfgNode, architecture: Architecture) -> str:
     )
 
 
-def _architecture(backbone: CfgNode, path: Path, sha256: str, form: Format, bare: bool, state: State) -> Architecture:
+def _architecture(backbone: CfgNode, path: Path, form: Format, openais: bool, state: State) -> Architecture:
     """What weights do not tell, from the config beside them, their name, MODEL.BACKBONE.ARCH, or OpenAI's rule.
 
     Args:
-        bare: a state dict as OpenAI's code saves it.
+        openais: of OpenAI's, whose activation is QuickGELU.
     Raises:
         UserError: nothing says it, or two say different things.
     """
-    openais, activation = _is_openais(sha256), backbone.get("ACTIVATION", "")
+    activation = backbone.get("ACTIVATION", "")
     known = None if openais else hub.stated(backbone.NAME, path, form)
     if backbone.get("ARCH", ""):
         asked = named(backbone.ARCH)
@@ -206,18 +209,17 @@ def _architecture(backbone: CfgNode, path: Path, sha256: str, form: Format, bare
     if known:
         return dataclasses.replace(known, activation=activation or known.activation)
     check_names(state)
-    assumed = "quickgelu" if openais or (bare and form is OPENAI) else ""
-    rule = by_openais_rule(state, activation or assumed)
+    rule = by_openais_rule(state, activation or ("quickgelu" if openais else ""))
     if rule is None or not rule.activation:
         missing = [] if rule else [f"its heads, which above a width of {WIDEST} are not 64 wide in all models"]
-        missing += [] if activation or assumed else ["its activation"]
+        missing += [] if activation or openais else ["its activation"]
         beside = hub.CONFIG if form is HUGGING_FACE else hub.OPEN_CLIP_CONFIG
         raise Unstated(
             f"does not say {' and '.join(missing)}, and there is no {beside} beside it: set MODEL.BACKBONE.ARCH to "
             "open_clip's name of the architecture, such as ViT-B-16, or ViT-B-16-quickgelu if it has QuickGELU"
         )
-    if not activation and not openais:
-        print(f"'{path}' does not say its activation: QuickGELU is assumed; MODEL.BACKBONE.ACTIVATION gelu sets GELU")
+    if not openais:
+        print(f"'{path}' does not say its heads: they are taken as 64 wide; MODEL.BACKBONE.ARCH says others")
     return rule
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dassl.utils import UserError
-from trainers.clip.architecture import ARCHITECTURES, named
+from trainers.clip.configs import ARCHITECTURES, named
 from trainers.clip.formats import converted
 from trainers.clip.weights import load_clip
 
@@ -30,7 +30,7 @@ OPEN_CLIP_FORMS = ("safetensors", "bin", "module", "model_state_dict", "lightnin
 HF_FORMS = ("safetensors", "bin", "sharded", "sharded bin")
 # Small pictures leave the widths and heads as they are. The depth of None is the architecture's own.
 SIZES = {"RN50": 64, "RN50x4": 64, "ViT-B-32": 64, "ViT-B-16": 64, "ViT-L-14": 56, "ViT-H-14": 56, "ViT-g-14": 56}
-QUICK = ("RN50", "ViT-B-32")  # the others take half a minute each on a busy core
+QUICK = ("RN50", "ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-H-14")
 
 
 def cases(*quick: str) -> list[object]:
@@ -48,7 +48,7 @@ def test_open_clips_models_give_their_own_features(arch: str, depth: int | None,
 
 
 @pytest.mark.medium
-@pytest.mark.parametrize(("arch", "depth"), cases("ViT-B-32"))
+@pytest.mark.parametrize(("arch", "depth"), cases(*QUICK[1:]))
 def test_transformers_models_give_their_own_features(arch: str, depth: int | None, tmp_path: Path) -> None:
     if arch.startswith("RN"):
         pytest.skip("transformers has no ResNets of CLIP")
@@ -95,8 +95,12 @@ def test_a_mistaken_activation_would_be_noticed(tmp_path: Path) -> None:
         path = save_open_clip(model, cfg, tmp_path / arch, "safetensors")
         expected = model.encode_image(image), model.encode_text(tokens)
         alone = path.rename(tmp_path / f"{arch}.safetensors")
-        with pytest.raises(UserError, match="does not say its activation, and there is no open_clip_config"):
-            load_clip(config(alone))
+        others = [save_open_clip(model, cfg, tmp_path / form, form) for form in ("bin", "module", "model_state_dict")]
+        for other_form in others:
+            (other_form.parent / "open_clip_config.json").unlink()
+        for silent in (alone, *others):
+            with pytest.raises(UserError, match="does not say its activation, and there is no open_clip_config"):
+                load_clip(config(silent))
         beside = tmp_path / arch / "weights.safetensors"
         beside.symlink_to(alone)
 
@@ -193,6 +197,9 @@ def test_what_a_config_says_and_we_do_not_compute_is_refused(tmp_path: Path) -> 
             UserError, match=rf"open_clip_config\.json' says {part}\.{key} .*, which is not computed here"
         ):
             load_clip(config(path))
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg | {"vision_cfg": {"head_width": 0}}}))
+    with pytest.raises(UserError, match=r"open_clip_config\.json' is no config of open_clip: ZeroDivisionError"):
+        load_clip(config(path))
 
 
 def test_names_are_recognised_by_tables() -> None:

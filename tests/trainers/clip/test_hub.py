@@ -36,6 +36,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             path = served / owner / name / file
             if not path.is_file():
                 self.send_response(404)
+                self.send_header("X-Repo-Commit", "1" * 40)  # where it is known, the cache remembers what is absent
                 self.send_header("X-Error-Code", "EntryNotFound" if path.parent.is_dir() else "RepoNotFound")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -116,6 +117,38 @@ def test_open_clips_names_are_downloaded_once(hub: Path, monkeypatch: pytest.Mon
     assert load_clip(config(name)).weights_sha256 == sha256_of(name) != ""
     quick = load_clip(config("open_clip:ViT-S-32-alt/quick"))
     assert not torch.allclose(quick.encode_image(image), ours.encode_image(image), rtol=1e-3)
+
+
+@pytest.mark.medium
+def test_open_clips_files_win_over_others_beside_them(hub: Path) -> None:
+    """Repositories of timm have its image tower under Hugging Face's names."""
+    model, cfg = of_open_clip("ViT-S-32-alt", 1, 64)
+    folder = save_open_clip(model, cfg, hub / "owner/both", "safetensors").parent
+    (folder / "config.json").write_text('{"architecture": "vit_small_patch32_224"}')
+    (folder / "model.safetensors").write_bytes(b"")
+    for name in ("hf:owner/both", folder):
+        assert pictures(config(name))["INPUT.SIZE"] == (64, 64)
+        assert torch.equal(load_clip(config(name)).ln_final.weight, model.ln_final.weight)
+
+
+def test_a_download_that_fails_is_no_absent_file(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A config that did not come would leave INPUT at other pictures' values. The first failure ends it."""
+    import huggingface_hub
+
+    folder = save_transformers(tiny_transformers(), hub / "owner/tiny", "safetensors")
+    (folder / "preprocessor_config.json").write_text(PICTURES)
+    download, asked = huggingface_hub.hf_hub_download, []
+
+    def failing(repository: str, file: str) -> str:
+        asked.append(file)
+        if file == "preprocessor_config.json":
+            raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
+        return str(download(repository, file))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", failing)
+    with pytest.raises(UserError, match="cannot get the weights 'hf:owner/tiny': no connection; HF_ENDPOINT"):
+        pictures(config("hf:owner/tiny"))
+    assert asked[-1] == "preprocessor_config.json"
 
 
 def test_names_that_cannot_be_had_give_one_line(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:

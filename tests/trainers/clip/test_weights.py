@@ -107,7 +107,7 @@ def test_files_that_are_no_weights(weights: Path, tmp_path: Path) -> None:
 
 def test_nothing_in_a_file_is_run(tmp_path: Path) -> None:
     torch.save({"state_dict": Bomb(os.mkdir, str(tmp_path / "ran"))}, tmp_path / "evil.pt")
-    with pytest.raises(UserError, match="cannot be read as weights"):
+    with pytest.raises(UserError, match=r"reading 'posix\.mkdir' could run code"):
         load_clip(config(tmp_path / "evil.pt"))
     assert not (tmp_path / "ran").exists()
 
@@ -136,14 +136,12 @@ def _holder(state: dict[str, torch.Tensor]) -> torch.nn.Module:
     return root
 
 
-def test_the_activation_is_the_configs(vit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_activation_is_the_configs(vit: Path) -> None:
     """In both towers; and no features of one are kept for the other, in half precision, where no factor is folded."""
-    said = "does not say its activation: QuickGELU is assumed; MODEL.BACKBONE.ACTIVATION gelu"
     image, text = torch.randn(2, 3, 64, 64), torch.randint(1, 49408, (2, 77))
     found, keys = {}, set()
     for activation in ("", "quickgelu", "gelu"):
         model = load_clip(config(vit, ACTIVATION=activation))
-        assert (said in capsys.readouterr().out) == (not activation)
         trainer = SimpleNamespace(image_encoder=ImageEncoder(model.visual))
         keys.add(CLIPTrainer._tower_sha256.func(trainer))  # type: ignore[attr-defined]
         model.float()

@@ -51,10 +51,10 @@ _TRAIN_LOADER = {
 # A bare default stands for any value of its type.
 KEYS = {
     "VERSION": Key(1, between(1, 1)),
-    "OUTPUT_DIR": "./output",
+    "OUTPUT_DIR": "./output",  # a run's directory
     "RESUME": "",  # a run's directory to resume from; empty: OUTPUT_DIR, if it holds checkpoints
     "SEED": Key(-1, limit(lambda value: value == -1 or 0 < value < 2**63, "a positive integer")),  # -1: unseeded
-    "USE_CUDA": True,
+    "USE_CUDA": True,  # False: on the CPU
     "VERBOSE": True,
     "INPUT": {
         "SIZE": Key((224, 224), _SIZE),  # height, width
@@ -82,8 +82,8 @@ KEYS = {
         "GB_K": left_out(21),
     },
     "DATASET": {
-        "ROOT": "",
-        "NAME": "",
+        "ROOT": "",  # the folder of the datasets
+        "NAME": "",  # a registered dataset
         "SOURCE_DOMAINS": Key((), NAMES),
         "TARGET_DOMAINS": Key((), NAMES),
         "NUM_LABELED": left_out(-1),
@@ -104,7 +104,10 @@ KEYS = {
     },
     "MODEL": {
         "INIT_WEIGHTS": Key("", limit(lambda value: not value or osp.isfile(value), "a file")),
-        "BACKBONE": {"NAME": "", "PRETRAINED": True},
+        "BACKBONE": {
+            "NAME": "",  # OpenAI's name, open_clip:ARCH/TAG, hf:OWNER/NAME, a file or a folder: docs/backbones.md
+            "PRETRAINED": True,
+        },
         "HEAD": {
             "NAME": "",
             "HIDDEN_LAYERS": Key((), _LAYERS),
@@ -146,14 +149,16 @@ KEYS = {
         "EVALUATOR": Key("Classification", one_of(EVALUATOR_REGISTRY.registered_names())),
         "PER_CLASS_RESULT": left_out(False),
         "COMPUTE_CMAT": left_out(False),
-        "NO_TEST": False,
+        "NO_TEST": False,  # train only
         "SPLIT": Key("test", one_of(("val", "test"))),
         "FINAL_MODEL": Key("last_step", one_of(("last_step", "best_val"))),
         "FEATURE_CACHE": Key(True, ours=True),  # cache the image features of a frozen encoder on disk, for later tests
         "FEATURE_CACHE_DIR": Key("", ours=True),  # empty: features/ in the cache folder, $PLOT_CACHE or ~/.cache/plot
         "FEATURE_CACHE_GB": Key(8.0, at_least(0), ours=True),  # the least recently used features beyond it are deleted
     },
-    "TRAINER": {"NAME": ""},
+    "TRAINER": {
+        "NAME": "",  # a registered method
+    },
 }
 LARGEST = 2**31  # larger integers are typing errors, except a seed; some overflow
 

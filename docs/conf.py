@@ -1,6 +1,6 @@
 """The site: ``make docs`` builds it into output/site with Sphinx, MyST and Furo. A warning is an error.
 
-The source folder is the repository itself, so that README.md, DATASETS.md and SWEEPS.md are pages too and every link
+The source folder is the repository itself, so that DATASETS.md and SWEEPS.md are pages too and every link
 works on GitHub as on the site. ``docs/reference.py`` fills the reference pages in as they are read.
 """
 

@@ -35,7 +35,7 @@ PROGRAMS = {
     **{
         f"python -m {name}": name
         for name in (
-            *("experiments.tables", "experiments.figures", "experiments.pictures.visualize"),
+            *("experiments.report", "experiments.tables", "experiments.figures", "experiments.pictures.visualize"),
             *("experiments.pictures.words", "experiments.pictures.tsne", "datasets.prepare"),
         )
     },

@@ -38,7 +38,7 @@ from runs.recipes import BACKBONES, config_file, method_of, prefix_of, recipe
 from trainers.method import methods
 
 ONE_SEED = "fewer than two seeds: no deviation, no interval"
-NO_BASELINE = f"{BASELINE} is not among TRAINERS"
+NO_BASELINE = f"{BASELINE} has no run here"
 HEADERS = ["method", "accuracy (%)", "std", "95% interval", f"diff. to {BASELINE}", "paired t p", "McNemar p, by seed"]
 HEADERS += ["learned", "step (ms)", "memory (MB)"]
 

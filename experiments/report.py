@@ -39,13 +39,13 @@ from dassl.utils import UserError, write_atomically
 from experiments import compare, figures
 from experiments.jobs import in_words, spelled
 from experiments.pictures import tested, visualize, words
-from experiments.recipes import compared_methods, label
+from experiments.recipes import COMMON, compared_methods, label
 from experiments.tables import by_class, by_shots, cost, variants
 from experiments.tables.__main__ import TABLES
 from experiments.tables.render import Section, Table
 from experiments.tables.request import NAMED, Request, parser, request_of
 from experiments.tables.results import of_recipe, read_runs
-from experiments.tables.suite import SHIFTED, SHOTS, SUBJECT
+from experiments.tables.suite import BASELINE, SHIFTED, SHOTS, SUBJECT
 from runs.loaded import load
 from runs.recipes import ALL, method_of
 from trainers.method import methods
@@ -127,7 +127,9 @@ class Author:
             if absent := [label(name) for name in cells if name not in found]:
                 part.notes.append(f"{in_words(shots)}: no finished run of {', '.join(absent)}.")
             part.tables.append(request.close(table))
-            where = "" if str(request.out) == "output" else f"OUT={shlex.quote(str(request.out))} "
+            place = {"OUT": "" if str(request.out) == "output" else str(request.out)}
+            place["BACKBONE"] = request.backbone_for(BASELINE, self.dataset, COMMON)
+            where = "".join(f"{name}={shlex.quote(value)} " for name, value in place.items() if value)
             part.commands.append(f"{where}bash scripts/compare.sh {self.dataset} {spelled(shots)}")
         return part
 

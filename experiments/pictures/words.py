@@ -3,6 +3,7 @@
     python -m experiments.pictures.words RUN [--top 3] [--class NAME]
 
 Distances are Euclidean, between a context vector and the vocabulary's token embeddings, as in CoOp's paper (table 4).
+The models of this repository have a part of the vocabulary.
 """
 
 from __future__ import annotations
@@ -63,9 +64,13 @@ def contexts(run: LoadedRun, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def vocabulary(run: LoadedRun) -> Tensor:
-    """The token embeddings [vocabulary, d]."""
+    """The token embeddings [vocabulary, d]. Tokens that an embedded model does not have are infinitely far."""
     with contextlib.redirect_stdout(io.StringIO()):
-        return load_clip(run.trainer.cfg).token_embedding.weight.detach().float()
+        clip_model = load_clip(run.trainer.cfg)
+    embedding, stored = clip_model.token_embedding.weight.detach().float(), clip_model.stored_tokens
+    return (
+        embedding if stored is None else torch.full_like(embedding, torch.inf).index_copy(0, stored, embedding[stored])
+    )
 
 
 def nearest(context: Tensor, embedding: Tensor, top: int) -> list[list[tuple[str, float]]]:

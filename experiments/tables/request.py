@@ -198,12 +198,12 @@ class Request:
         place = {
             "OUT": "" if str(self.out) == "output" else str(self.out),
             "SEEDS": "" if seeds == [1, 2, 3] or not method_of(trainer).has_seeds else " ".join(map(str, seeds)),
-            "BACKBONE": self._backbone(trainer, dataset, usual),
+            "BACKBONE": self.backbone_for(trainer, dataset, usual),
         }
         given = [f"{k}={shlex.quote(v)}" for k, v in {**place, **environment}.items() if v]
         return " ".join([*given, "bash", *map(shlex.quote, [*words, *more])])
 
-    def _backbone(self, trainer: str, dataset: str, usual: str) -> str:
+    def backbone_for(self, trainer: str, dataset: str, usual: str) -> str:
         """What BACKBONE has to be, so that the table is on one backbone; "", if ``usual`` is, for the method's own."""
         asked = self.backbone or usual
         fixed = recipe(trainer, dataset, 1, backbone="a") == recipe(trainer, dataset, 1, backbone="b")

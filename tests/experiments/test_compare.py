@@ -67,7 +67,7 @@ def test_one_seed_and_no_coop_give_dashes(
     assert compare.main(["caltech101", "1", *tiny]) == 0
     text = capsys.readouterr().out
     assert grid(text)[1][2:7] == ["–¹", "–¹", "–²", "–²", "–²"]
-    assert "¹ fewer than two seeds: no deviation, no interval." in text and "² CoOp is not among TRAINERS." in text
+    assert "¹ fewer than two seeds: no deviation, no interval." in text and "² CoOp has no run here." in text
 
 
 def test_methods_of_different_backbones_are_refused_before_anything_runs(

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from clip.simple_tokenizer import SimpleTokenizer
 from PIL import Image
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
 import train
 from experiments.pictures import tsne, visualize, words
@@ -168,6 +170,17 @@ def test_the_true_class_stands_beside_the_predicted_one(
     assert f"predicted: {guess} " in first and (first.endswith("right") or f"; true: {true} " in first)
     assert second.endswith("right") or "; true: sea horse " in second
     assert third.endswith("; its true class is not known")
+
+
+def test_tokens_that_a_model_does_not_have_are_no_words() -> None:
+    """The embedded models store the tokens of their texts alone; the rest of the table says nothing."""
+    path = REPOSITORY / "assets/symbols_clip.pt"
+    stored = torch.load(path, weights_only=True)["token_ids"]
+    run = SimpleNamespace(trainer=SimpleNamespace(cfg=CfgNode({"MODEL": {"BACKBONE": {"NAME": str(path)}}})))
+    embedding = words.vocabulary(run)  # type: ignore[arg-type]
+    found = words.nearest(torch.randn(2, embedding.shape[1]), embedding, len(stored))
+    assert len(stored) < len(embedding) and embedding.isfinite().all(dim=1).sum() == len(stored)
+    assert all({word for word, _ in row} == {words.word(token) for token in stored.tolist()} for row in found)
 
 
 def test_words_are_the_nearest_tokens(

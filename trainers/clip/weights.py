@@ -108,8 +108,9 @@ def load_clip(cfg: CfgNode) -> CLIP:
     """The CLIP model of MODEL.BACKBONE.NAME, on the CPU, in eval mode, in the weights' precision: half, or float32.
 
     Returns:
-        clip.model.CLIP, with the file's hash as ``weights_sha256``, and ``plain_text``: MODEL.BACKBONE.PLAIN_TEXT. With
-        a tower of ours as ``visual`` it is in float32. A model that open_clip alone computes is an ``OpenCLIP``.
+        clip.model.CLIP, with the file's hash as ``weights_sha256``, and ``plain_text``: MODEL.BACKBONE.PLAIN_TEXT.
+        ``stored_tokens`` are the tokens that the file has, if not all. With a tower of ours as ``visual`` it is in
+        float32. A model that open_clip alone computes is an ``OpenCLIP``.
     Raises:
         UserError: the weights cannot be downloaded or read, are not CLIP's, or not those of MODEL.BACKBONE.SHA256.
     """
@@ -139,7 +140,7 @@ def load_clip(cfg: CfgNode) -> CLIP:
     except Exception as error:  # wrong shapes fail in many ways
         raise UserError(f"'{path}' holds no CLIP model that is known here: {one_line(error)}") from error
     model.plain_text = backbone.get("PLAIN_TEXT", False)
-    model.weights_sha256 = sha256
+    model.weights_sha256, model.stored_tokens = sha256, state.get("token_ids")
     return model
 
 

@@ -126,9 +126,11 @@ class FewShotDataset(DatasetBase):
             # If two processes make a split at once, the first to write wins, and both read its file.
             with needs_cache("the split that was made"):
                 path = keep(folder, self.split_file, split.to_json(), replace=False)
+            # One's own pictures, which have no folder's name, have no published split.
+            other = "It is not the published one: DATASETS.md says where that is; a" if self.dataset_dir else "A"
             print(
-                f"Split of {type(self).__name__} made here and kept as '{path}'. It is not the published one: "
-                f"DATASETS.md says where that is; a split file in '{folder}' comes first"
+                f"Split of {type(self).__name__} made here and kept as '{path}'. {other} split file in '{folder}' "
+                "comes first"
             )
             return self.read(folder, seed)
         return split, digest

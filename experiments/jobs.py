@@ -264,7 +264,8 @@ def run(args: argparse.Namespace) -> None:
     if not method.has_seeds and not (words and (words[0].isdigit() or words[0] == "all")):
         words = ["1", *words]
     if not words:
-        raise UserError(f"SHOTS is missing: bash scripts/run.sh {args.trainer} {args.dataset} SHOTS [KEY VALUE]...")
+        typed = shlex.join(["bash", *script_of(trainer), args.dataset])
+        raise UserError(f"SHOTS is missing: {typed} SHOTS [KEY VALUE]...")
     shots = one_of_shots(words[0])
     check_backbone(trainer, args.dataset, env)
     config, pairs = recipe(trainer, args.dataset, shots, env.CFG, env.BACKBONE)

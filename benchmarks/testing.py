@@ -58,6 +58,7 @@ def make_cfg(name: str, root: Path, size: int = 224, workers: int = 0) -> Any:
         cfg.merge_from_list([word for pair in read_yaml(REPOSITORY / "configs" / path).items() for word in pair])
     cfg.SEED, cfg.TRAINER.NAME, cfg.DATASET.ROOT, cfg.USE_CUDA = 1, name, str(root), False
     cfg.INPUT.SIZE, cfg.MODEL.BACKBONE.NAME = (size, size), str(root / "weights.pt")
+    cfg.MODEL.BACKBONE.ACTIVATION = "quickgelu"  # as OpenAI's
     cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.TEST.BATCH_SIZE = workers, 100
     cfg.OUTPUT_DIR, cfg.TEST.FEATURE_CACHE_DIR = str(root / "run"), str(root / "features" / name)
     if kind.node:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
@@ -182,7 +183,7 @@ class Side:
     def __init__(self, side: str, setting: Setting) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would count this process's memory
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(side, setting, theirs), daemon=True)
+        self.process = context.Process(target=serve, args=(side, setting, theirs), daemon=True, name=side)
         self.process.start()
         theirs.close()  # if the child dies, recv() raises EOFError
         self.steps: list[dict[str, float]] = []
@@ -190,7 +191,12 @@ class Side:
 
     def step(self) -> None:
         self.pipe.send("step")
-        seconds, self.peak = self.pipe.recv()
+        try:
+            seconds, self.peak = self.pipe.recv()
+        except EOFError:
+            sys.exit(
+                f"error: the side {self.process.name!r} has ended, mostly for want of memory; see --no-plain, --classes"
+            )
         self.steps.append(seconds)
 
     def close(self) -> None:

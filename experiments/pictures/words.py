@@ -68,9 +68,9 @@ def vocabulary(run: LoadedRun) -> Tensor:
     with contextlib.redirect_stdout(io.StringIO()):
         clip_model = load_clip(run.trainer.cfg)
     embedding, stored = clip_model.token_embedding.weight.detach().float(), clip_model.stored_tokens
-    return (
-        embedding if stored is None else torch.full_like(embedding, torch.inf).index_copy(0, stored, embedding[stored])
-    )
+    if stored is None:
+        return embedding
+    return torch.full_like(embedding, torch.inf).index_copy(0, stored, embedding[stored])
 
 
 def nearest(context: Tensor, embedding: Tensor, top: int) -> list[list[tuple[str, float]]]:

@@ -138,6 +138,13 @@ def test_a_run_learns_the_same(
         assert again.start_epoch == 2
 
 
+def test_an_epoch_of_one_batch_is_graphed_too(run_args: list[str], tmp_path: Path) -> None:
+    """Its diagnostics, which ask for numbers, take a pass of their own."""
+    one = ["DATALOADER.TRAIN_X.BATCH_SIZE", "10", "OPTIM.MAX_EPOCH", "4", "TRAINER.PLOT.PREC", "fp32"]
+    trainer = trained(run_args, "PLOT", tmp_path / "out", *one, *WHOLE)
+    assert trainer.num_batches == 1 and len(tapes) == 1 and trainer.graphed_step.replay is not None
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_step(run_args: list[str], tmp_path: Path) -> None:
     """Looked at two steps later; nothing is saved after it."""
     trainer = build(run_args, "CoOp", tmp_path / "out", *WHOLE)

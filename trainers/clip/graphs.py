@@ -72,9 +72,8 @@ class Replayed:
 
 def _reason(error: BaseException) -> str:
     """Of a failed capture. Its end raises an error of its own, whose context is the first."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return str(error).splitlines()[0]
+    error = error.__context__ or error
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def replay(model: Any) -> Replayed:

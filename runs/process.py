@@ -69,6 +69,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     log: Path | None = None,
+    silent: bool = False,
 ) -> Child:
     """Starts ``function(arguments)``; its result is the exit code. To be called from the main thread.
 
@@ -78,6 +79,7 @@ def start(
         cwd: the child's working folder; by default the caller's.
         log: a file for standard error. Standard output is then dropped, and the child is in a session of its own, so
             that a terminal's Ctrl-C does not reach it.
+        silent: standard output is dropped; standard error, with its bar on a terminal, is the caller's.
 
     Raises:
         ChildProcessError: the server died meanwhile.
@@ -85,7 +87,7 @@ def start(
     given = {**os.environ, **(environment or {})}
     loaders = multiprocessing.get_start_method(allow_none=True)  # the child's would otherwise be METHOD
     process: Any = multiprocessing.get_context(METHOD).Process(  # type: ignore[attr-defined]
-        target=_child, args=(list(arguments), function, given, cwd, log, loaders)
+        target=_child, args=(list(arguments), function, given, cwd, log, silent, loaders)
     )
     with _inherited(function):
         try:
@@ -135,6 +137,7 @@ def _child(
     environment: dict[str, str],
     cwd: str | os.PathLike[str] | None,
     log: Path | None,
+    silent: bool,
     loaders: str | None,
 ) -> None:
     enter()
@@ -150,6 +153,9 @@ def _child(
         with open(os.devnull, "r+b") as null, log.open("wb") as file:
             for descriptor, target in enumerate((null, null, file)):
                 os.dup2(target.fileno(), descriptor)
+    elif silent:
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 1)
     multiprocessing.set_start_method(loaders, force=True)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

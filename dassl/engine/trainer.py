@@ -255,7 +255,7 @@ class SimpleTrainer(ParallelTrainer):
         self.tested = []
         self.before_test(split)
         start, images, batches = time.perf_counter(), 0, with_features(self, loader)
-        for batch in with_progress(batches):
+        for batch in with_progress(batches, unit="batch", desc=split, leave=False):
             input, label = self.parse_batch_test(batch)
             self.evaluator.process(self.model_inference(input), label)
             self.tested += batch.get("impath", [])

@@ -89,6 +89,7 @@ os.environ["LATER"] = "x"
 given = {{"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "7"}}
 codes = [process.start(["one"], {REPORT!r}).wait()]
 codes += [process.start(["two"], {REPORT!r}, given, folder, process.Path(folder, "log")).wait()]
+codes += [process.start(["three"], {REPORT!r}, silent=True).wait()]
 print(json.dumps([codes, server]))
 """
 
@@ -99,8 +100,8 @@ def test_what_a_child_finds(method: str, tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     out, error = program(tmp_path, REPORTS, method, str(tmp_path / "two")).communicate(timeout=300)
     codes, server = json.loads(out.splitlines()[-1])
-    assert codes == [3, 3] and out.count("the main module") == out.count("output") == 1
-    assert error == (tmp_path / "two/log").read_text() == "error\n"
+    assert codes == [3, 3, 3] and out.count("the main module") == out.count("output") == 1  # the third is silent
+    assert error == 2 * (tmp_path / "two/log").read_text() == 2 * "error\n"
     one, two = (json.loads(path.read_text()) for path in (tmp_path / "elsewhere/one", tmp_path / "two/two"))
     forked = method == "forkserver"
     for found in (one, two):

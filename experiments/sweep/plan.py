@@ -26,15 +26,21 @@ from .times import Times
 
 @dataclass(frozen=True)
 class Plan:
-    """``cells`` are the table's cells by dataset, method and shots; a run without seeds is in several."""
+    """``cells`` are the table's cells by dataset, method and shots; a run without seeds is in several.
+
+    The runs of ``variants`` follow, and are in no table.
+    """
 
     spec: Spec
     cells: dict[tuple[str, str, int], list[Run]]
+    variants: tuple[Plan, ...] = ()
 
     @property
     def runs(self) -> list[Run]:
         """Each once. A dataset's runs, which share its caches, are neighbours."""
-        return list({run.directory: run for cell in self.cells.values() for run in cell}.values())
+        own = [run for cell in self.cells.values() for run in cell]
+        further = [run for plan in self.variants for run in plan.runs]
+        return list({run.directory: run for run in (*own, *further)}.values())
 
     @property
     def todo(self) -> list[Run]:
@@ -43,7 +49,7 @@ class Plan:
     def describe(self, times: Times) -> str:
         """A row per method: runs finished, resumable, to do, and their estimated time."""
         rows: list[list[object]] = []
-        for trainer in (*self.spec.trainers, ""):
+        for trainer in dict.fromkeys((*self.spec.trainers, *(run.trainer for run in self.runs), "")):
             of = [run for run in self.runs if trainer in ("", run.trainer)]
             todo = [run for run in of if not run.finished]
             resumable = sum(run.resumable for run in todo)
@@ -81,7 +87,8 @@ def plan_of(spec: Spec) -> Plan:
                 else:  # one run, the same at every number of shots
                     runs_of = cells.get((dataset, job.trainer, spec.shots[0])) or [run_of(job, 1, spec)]
                 cells[dataset, job.trainer, shots] = runs_of
-    return Plan(spec, {key: cells[key] for key in itertools.product(spec.datasets, spec.trainers, spec.shots)})
+    ordered = {key: cells[key] for key in itertools.product(spec.datasets, spec.trainers, spec.shots)}
+    return Plan(spec, ordered, tuple(map(plan_of, spec.variants)))
 
 
 def run_of(job: Job, seed: int, spec: Spec) -> Run:

@@ -20,13 +20,14 @@ from experiments.tables.suite import SHOTS
 from runs.directory import shorten
 
 KEYS = ("trainers", "datasets", "shots", "seeds", "options")
+IN_FILE = (*KEYS, "config", "variants")
 
 
 @dataclass(frozen=True)
 class Spec:
     """All combinations of four lists, with the KEY VALUE pairs of each run, and the absolute folders OUT and DATA.
 
-    ``table`` is the name of the table's files: another for other options.
+    ``table`` is the name of the table's files: another for other options. ``variants`` are further runs, in no table.
     """
 
     name: str
@@ -39,16 +40,23 @@ class Spec:
     environment: Environment
     out: Path
     data: Path
+    variants: tuple[Spec, ...] = ()
 
 
 def spec_of(args: argparse.Namespace) -> Spec:
     """Raises UserError: a file that is not a sweep, an unknown method, a number that is not positive."""
-    asked = read_file(Path(args.file)) if args.file else {}
-    asked |= {key: getattr(args, key) for key in KEYS[:-1] if getattr(args, key)}
+    first, *others = read_file(Path(args.file)) if args.file else [{}]
+    return replace(_spec(args, first), variants=tuple(_spec(args, each) for each in others))
+
+
+def _spec(args: argparse.Namespace, asked: dict[str, Any]) -> Spec:
+    asked = asked | {key: getattr(args, key) for key in KEYS[:-1] if getattr(args, key)}
     datasets = list(dict.fromkeys(asked.get("datasets", "").replace(",", " ").split()))
     if not datasets:
         raise UserError("no datasets: name them with --datasets, or a sweep with --file; see python sweep.py --help")
     environment = replace(args.environment, TRAINERS="", TARGETS="")  # flags say them
+    if not (environment.CFG or environment.BACKBONE):
+        environment = replace(environment, CFG=asked.get("config", ""))
     name = Path(args.file).stem if args.file else shorten("_".join(datasets))
     flags = KEYS[:-1] if args.file else ("trainers", "shots", "seeds")
     given = [f"{key}{'-'.join(getattr(args, key).replace(',', ' ').split())}" for key in flags if getattr(args, key)]
@@ -66,8 +74,12 @@ def spec_of(args: argparse.Namespace) -> Spec:
     )
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """A sweep file's lists as the flags spell them ("1 2 4"), and its options as KEY VALUE pairs."""
+def read_file(path: Path) -> list[dict[str, Any]]:
+    """A sweep file's lists as the flags spell them ("1 2 4"), and its options as KEY VALUE pairs.
+
+    First the file itself, then its variants, which have the file's own where they leave out a key: one for each of
+    their options, where these are a list.
+    """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -76,11 +88,23 @@ def read_file(path: Path) -> dict[str, Any]:
         raise UserError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
         raise UserError(f"'{path}' is no sweep: it should be a mapping with the keys {', '.join(KEYS)}")
+    variants = loaded.pop("variants", [])
+    if not isinstance(variants, list) or not all(isinstance(each, dict) for each in variants):
+        raise UserError(f"'{path}': 'variants' should be a list of mappings with the keys {', '.join(KEYS)}")
+    found = [_asked(loaded, path, IN_FILE)]
+    for variant in variants:
+        options = variant.get("options", {})
+        for each in options if isinstance(options, list) else [options]:
+            found.append(found[0] | _asked({**variant, "options": each}, path, KEYS))
+    return found
+
+
+def _asked(given: Mapping[Any, Any], path: Path, known: tuple[str, ...]) -> dict[str, Any]:
     asked: dict[str, Any] = {}
-    for key, value in loaded.items():
-        if key not in KEYS:
-            nearest = difflib.get_close_matches(str(key).lower(), KEYS, n=1, cutoff=0)[0]
-            raise UserError(f"'{path}': '{key}' is none of {', '.join(KEYS)}; the nearest is '{nearest}'")
+    for key, value in given.items():
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key).lower(), known, n=1, cutoff=0)[0]
+            raise UserError(f"'{path}': '{key}' is none of {', '.join(known)}; the nearest is '{nearest}'")
         if key == "options":
             if not isinstance(value, Mapping):
                 raise UserError(f"'{path}': 'options' should be a mapping of keys to values, not {value!r}")

@@ -50,16 +50,6 @@ def test_all_commands_then_all_tables_and_pictures(
 PICTURES = ("import", *(f"experiments.pictures.{name}" for name in ("visualize", "words", "tsne")))
 
 
-@pytest.mark.slow
-def test_the_budget_of_the_photographs_is_one_sum(tmp_path: Path) -> None:
-    done = bash("protocols/photographs.sh", "--dry-run", OUT=str(tmp_path), DATA=str(tmp_path), JOBS="3")
-    sums = [[*map(int, line.split()[1:5:3])] for line in done.stdout.splitlines() if line.startswith("all ")]
-    runs, todo = map(sum, zip(*sums, strict=True))
-    assert done.returncode == 0 and len(sums) > 30 and runs == todo
-    assert done.stdout.endswith(f"{runs} runs, {todo} to do in unknown time, 3 at once\n")
-    assert not list(tmp_path.rglob("*"))
-
-
 @pytest.mark.medium
 @pytest.mark.parametrize(
     ("script", "arguments", "says"),
@@ -68,8 +58,6 @@ def test_the_budget_of_the_photographs_is_one_sum(tmp_path: Path) -> None:
         ("paper", ["symbols", "--fast"], "'--fast' is no option"),
         ("paper", ["symbols", "--full", "OPTIM.LR", "1"], "'OPTIM.LR' is one argument too many"),
         ("paper", ["nothing"], "no dataset 'nothing'"),
-        ("photographs", ["OPTIM.LR", "1"], "'OPTIM.LR' is no option"),
-        ("photographs", ["--dry-run", "OPTIM.LR", "1"], "'OPTIM.LR' is one argument too many"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_runs(script: str, arguments: list[str], says: str, tmp_path: Path) -> None:

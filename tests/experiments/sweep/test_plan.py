@@ -10,9 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from dassl.utils import UserError
 from experiments.sweep import command
 from experiments.sweep.progress import Progress
-from experiments.sweep.spec import spec_of
+from experiments.sweep.spec import read_file, spec_of
 from experiments.sweep.task import Run
 from experiments.sweep.times import Time, Times
 from experiments.tables.suite import DATASETS
@@ -51,6 +52,53 @@ def test_flags_win_over_the_file(place: Place, tmp_path: Path, monkeypatch: pyte
     assert all("OPTIM.LR0.2" in str(run.directory) for run in found.runs)
     assert found.table().name == "sweep_mine_shots4-8_OPTIM.LR0.2_SEEDS7-8"
     assert plan("--file", str(path), "--shots", "4").table().name == "sweep_mine_shots4_SEEDS7-8"
+
+
+def test_variants_follow_the_files_own_runs(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have the file's lists where they leave one out, and one variant is made of each of their options."""
+    path = tmp_path / "mine.yaml"
+    options = "[{TRAINER.PLOT.N: 1}, {TRAINER.PLOT.EPS: 0.3}, {}]"
+    path.write_text(
+        "config: photo\ntrainers: CoOp\ndatasets: [eurosat, caltech101]\nshots: [1, 2]\nseeds: 1\n"
+        f"variants: [{{trainers: PLOT, shots: 2, options: {options}}}, {{datasets: eurosat, seeds: [1, 2]}}]\n"
+    )
+    found = plan("--file", str(path))
+    both = ("eurosat", "caltech101")
+    own = [("CoOp", dataset, shots, "default", 1) for dataset in both for shots in (1, 2)]
+    settings = ("n1", "n4", "n4")
+    plots = [("PLOT", dataset, 2, folder, 1) for folder in settings for dataset in both]
+    further = [("CoOp", "eurosat", shots, "default", 2) for shots in (1, 2)]  # its seed 1 is the file's own
+
+    def what(run: Run) -> tuple[str, str, int, str, int]:
+        folder = run.directory.parent.name.split("_")[0] if run.trainer == "PLOT" else "default"
+        return run.trainer, run.dataset, run.shots, folder, int(run.directory.name.removeprefix("seed"))
+
+    assert [what(run) for run in found.runs] == own + plots + further
+    assert sum("EPS0.3" in str(run.directory) for run in found.runs) == 2
+    assert all("/photo_" in run.directory.as_posix() for run in found.runs)
+    assert found.describe(Times(found.spec.out)).splitlines()[-1].split()[:2] == ["all", "12"]
+    assert {key[1] for key in found.cells} == {"CoOp"}
+    assert {run.dataset for run in plan("--file", str(path), "--datasets", "eurosat").runs} == {"eurosat"}
+    monkeypatch.setenv("CFG", "rn50")
+    assert all("/rn50_" in run.directory.as_posix() for run in plan("--file", str(path)).runs)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("variants: {shots: 1}", "'variants' should be a list of mappings"),
+        ("variants: [1]", "'variants' should be a list of mappings"),
+        ("variants: [{shot: 1}]", "'shot' is none of .*; the nearest is 'shots'"),
+        ("variants: [{config: photo}]", "'config' is none of"),  # all of a sweep is on one backbone
+        ("variants: [{options: [1]}]", "'options' should be a mapping .*, not 1"),
+        ("options: [{N: 1}]", "'options' should be a mapping"),
+    ],
+)
+def test_a_mistake_in_a_file(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=says):
+        read_file(path)
 
 
 def test_finished_resumable_and_to_do(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

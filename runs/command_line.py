@@ -1,4 +1,4 @@
-"""Trains and tests one run: ``python train.py`` with CoOp's flags, then KEY VALUE overrides of the config.
+r"""Trains and tests one run: ``python train.py`` with CoOp's flags, then KEY VALUE overrides of the config.
 
     python train.py --root data --seed 1 --trainer PLOT --dataset-config-file configs/datasets/symbols.yaml \
         --config-file configs/trainers/PLOT/symbols.yaml DATASET.NUM_SHOTS 16
@@ -19,7 +19,7 @@ from .execution import run
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser("train.py", __doc__, imports=True)
+    parser = Parser("train.py", __doc__, imports=True, variables=("DATA", "OUT", "PLOT_CACHE"))
     add = parser.add_argument
     add("--root", default="", help="folder that holds the datasets (default: $DATA, else data)")
     add("--output-dir", default="", help="the run's directory (default: derived from the config, under $OUT)")

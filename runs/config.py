@@ -77,7 +77,7 @@ def setup_cfg(args: argparse.Namespace, needs_dataset: bool = True) -> tuple[Any
     }
     flags = {key: value for key, value in flags.items() if value not in (None, "")}
     faults += _merge(cfg, flags.items(), "the command line")
-    faults += _merge_words(cfg, args.opts, "the command line")
+    faults += _merge_words(cfg, args.opts, "the given options")
     faults += _follow_backbone(cfg, base, {*flags, *args.opts[::2]})
     _report([*faults, *find_faults(cfg), *([] if unread else _check(cfg, needs_dataset))])
     return cfg, base

@@ -39,8 +39,13 @@ class Child:
         self._process = process
         self.pid: int = process.pid
 
-    def poll(self) -> int | None:
-        """The exit code, negative for a signal; -SIGKILL if the server died, since its children die with it."""
+    def poll(self, seconds: float = 0.0) -> int | None:
+        """The exit code, negative for a signal; None if it still runs after so many seconds.
+
+        It is -SIGKILL if the server died, since its children die with it.
+        """
+        if seconds:
+            self._process.join(seconds)
         code = self._process.exitcode
         return -KILL if code == SERVER_DIED else code
 

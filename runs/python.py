@@ -5,7 +5,8 @@
     evaluate(result.directory, dataset="symbols_layout").accuracy
     load(result.directory).predict("my.jpg")
 
-A finished run is kept, an unfinished one resumed. What a run prints goes to log.txt in its directory.
+A finished run is kept, an unfinished one resumed. What a run prints goes to log.txt in its directory; its latest epoch,
+with the time to go, is shown on standard error.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -33,6 +34,8 @@ from .directory import REPOSITORY, check_config
 from .execution import is_finished, output_directory
 from .recipes import ALL, method_of, recipe, run_arguments
 from .result import finished_result, load_result
+
+SHOWN_EVERY = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -158,18 +161,22 @@ def _finish(arguments: list[str]) -> Result:
     with redirect_stdout(io.StringIO()):
         kept = is_finished(directory, cfg, parsed)
     if not kept:
-        _run(arguments)
+        _run(arguments, directory / "log.txt")
     record = load_result(directory / "result.json")
     return Result(directory, record["accuracy"], record)
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str], log_of_run: Path) -> None:
     """In a child process, as a command does it. A KeyboardInterrupt goes to the child, which saves."""
+    shown = _latest_epoch(log_of_run)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "stderr.txt"
         child = process.start(arguments, log=log)
         try:
-            code = child.wait()
+            while (code := child.poll(SHOWN_EVERY)) is None:
+                if (latest := _latest_epoch(log_of_run)) != shown:
+                    print(latest, file=sys.stderr)
+                    shown = latest
         except KeyboardInterrupt:
             child.send_signal(signal.SIGINT)
             child.wait()
@@ -181,3 +188,11 @@ def _run(arguments: list[str]) -> None:
     if code:
         raise RuntimeError(f"{REPOSITORY / 'train.py'} ended with exit code {code}\n{said}")
     sys.stderr.write(said)
+
+
+def _latest_epoch(log: Path) -> str:
+    """The last line that tells of an epoch; "" before the first."""
+    with suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line for line in reversed(lines) if line.startswith("epoch [")), "")
+    return ""

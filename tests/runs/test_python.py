@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +26,20 @@ def options(weights: Path) -> dict[str, object]:
 
 
 @pytest.mark.medium
-def test_a_run_is_trained_tested_and_loaded(options: dict[str, object], data_root: Path, tmp_path: Path) -> None:
+def test_a_run_is_trained_tested_and_loaded(
+    options: dict[str, object],
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("runs.python.SHOWN_EVERY", 0.02)
     result = train("PLOT", "caltech101", 1, options={"N": 2, "N_CTX": 3, **options}, data=data_root, out=tmp_path)
     assert result.directory.parent.name.startswith("n2_nctx3_") and result.directory.name == "seed1"
     assert result.record["options"]["N"] == 2 and result.accuracy == result.record["accuracy"]
     made = (result.directory / "result.json").stat().st_mtime_ns
     again = train("PLOT", "caltech101", 1, options={"N": 2, "N_CTX": 3, **options}, data=data_root, out=tmp_path)
+    assert re.match(r"epoch \[\d+/\d+\] .* eta 0:00:\d\d$", capsys.readouterr().err.splitlines()[0])
     assert again == result and (result.directory / "result.json").stat().st_mtime_ns == made  # kept
     assert len(result.predictions()["image"]) == result.record["counts"]["test"]
 

@@ -4,10 +4,10 @@
     python -m experiments.tables domain --dataset symbols  # any of them in miniature, on the embedded dataset
 
 Tables: few-shot, domain, ablation, adapters, base-to-new, time (by N), cost, diagnostics, leaks, published, and
-variants of a method: --variant PLOT.EPS compares the values of that option that runs have; prompts (PLOT.N) and match
-(PLOT.MATCH) are short for two. "all" prints all of them. Tables are of runs as the papers prescribe; other runs are
-counted, and are rows of their own with --overrides. Cells without a run are blank, and the commands that would fill
-them are listed.
+variants of a method: --variant PLOT.EPS compares the values of that option that runs have, PLOT.COST,PLOT.EPS those of
+two together; prompts (PLOT.N) and match (PLOT.MATCH) are short for two. "all" prints all of them. Tables are of runs as
+the papers prescribe; other runs are counted, and are rows of their own with --overrides. Cells without a run are blank,
+and the commands that would fill them are listed.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def run_all(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     if bool(args.variant) != (args.table == "variants"):
-        raise UserError("--variant NODE.KEY, an option of a method, goes with the table variants")
+        raise UserError("--variant NODE.KEY[,NODE.KEY], options of a method, goes with the table variants")
     if args.overrides and args.table not in ("few-shot", "cost"):
         raise UserError("--overrides is for few-shot and cost")
     if args.table == "all":
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parsed = parser("experiments.tables", __doc__)
-    parsed.add_argument("--variant", default="", help="an option of a method, such as PLOT.EPS, for the table variants")
+    parsed.add_argument("--variant", default="", help="options, PLOT.EPS or PLOT.COST,PLOT.EPS, for the table variants")
     parsed.add_argument("--overrides", action="store_true", help="few-shot, cost: rows for runs with other options too")
     parsed.add_argument("table", choices=[*TABLES, "variants", "all"])
     parsed.add_argument("--commands", action="store_true", help="print only the commands that fill blank cells")

@@ -26,72 +26,90 @@ SHORT = sorted({name for kind in methods().values() for name in kind.variants}) 
 
 
 class Variants(NamedTuple):
-    """A method's option, the values to compare, and the one that the others are tested against."""
+    """A method's options, the combinations of their values to compare, and the one that others are tested against."""
 
-    option: Option
-    values: list[Any]
-    base: Any
+    options: list[Option]
+    values: list[tuple[Any, ...]]
+    base: tuple[Any, ...]
 
 
 def variants_of(request: Request, name: str) -> dict[str, Variants]:
-    """By method: those that declare variants of the name or, for NODE.KEY, have that option.
+    """By method: those that declare variants of the name or, for NODE.KEY[,NODE.KEY]..., have those options.
 
-    Values of an option are those declared and those of finished runs, tested against the declared base or the default.
+    Values are those declared for a single option and those of finished runs, tested against the declared base or the
+    defaults.
 
     Raises:
         UserError: there is no such option.
     """
-    if name not in SHORT:
-        known = [f"{kind.node}.{option.key}" for kind in methods().values() for option in kind.options]
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
-            raise UserError(f"--variant '{name}' is no option of a method; the nearest is '{nearest}'")
+    known = [f"{kind.node}.{option.key}" for kind in methods().values() for option in kind.options]
+    for word in name.split(",") if name not in SHORT else ():
+        if word not in known:
+            nearest = difflib.get_close_matches(word, known, n=1, cutoff=0)[0]
+            raise UserError(f"--variant '{word}' is no option of a method; the nearest is '{nearest}'")
     found = {}
     for method, kind in methods().items():
-        key = kind.variants[name][0] if name in kind.variants else name.removeprefix(f"{kind.node}.")
-        option = next((option for option in kind.options if option.key == key), None)
-        if option is None or (name in SHORT and method not in request.methods):
+        short = kind.variants.get(name)
+        keys = [short[0]] if short else [word.removeprefix(f"{kind.node}.") for word in name.split(",")]
+        options = [option for key in keys for option in kind.options if option.key == key]
+        if len(options) < len(keys) or (name in SHORT and method not in request.methods):
             continue
-        declared = ((list(values), base) for of, values, base in kind.variants.values() if of == key)
-        values, base = next(declared, ([], option.default))
-        allowed = ALLOWED | {f"TRAINER.{kind.node}.{key}"}
+        default = tuple(option.default for option in options)
+        declared = (([(v,) for v in values], (base,)) for of, values, base in kind.variants.values() if [of] == keys)
+        values, base = next(declared, ([], default))
+        allowed = ALLOWED | {f"TRAINER.{kind.node}.{key}" for key in keys}
         runs = [run for run in request.found if run.trainer == method and run.overrides.keys() <= allowed]
-        tried = [run.option(key, option.default) for run in runs if run.dataset in request.datasets]
-        more: set[Any] = {option.default, *(v for v in tried if isinstance(v, type(option.default)))} - {*values}
-        found[method] = Variants(option, [*values, *sorted(more)], base)
+        tried = [
+            tuple(run.option(o.key, o.default) for o in options) for run in runs if run.dataset in request.datasets
+        ]
+        types = [type(value) for value in default]
+        more = {default, *(each for each in tried if all(map(isinstance, each, types)))} - {*values}
+        found[method] = Variants(options, [*values, *sorted(more)], base)
     return found
 
 
 def build(request: Request, name: str) -> Table:
     """Each variant tested against the base one, of every method that has them; ``name`` as for ``variants_of``."""
     found = variants_of(request, name)
-    options = dict.fromkeys(f"{variants.option.key} ({variants.option.help})" for variants in found.values())
-    title = f"{', '.join(map(label, found))}, {', '.join(options)}: accuracy in percent"
-    table = request.table(name, title)
-    for method, (option, values, base) in found.items():
+    about = dict.fromkeys(f"{option.key} ({option.help})" for variants in found.values() for option in variants.options)
+    title = f"{', '.join(map(label, found))}, {', '.join(about)}: accuracy in percent"
+    table = request.table(name.replace(",", "_"), title)
+    for method, (options, values, base) in found.items():
+        keys = [option.key for option in options]
         rows, plans = [], []
         for dataset, shots in request.places:
-            cells = {value: request.cell(method, dataset, shots, **{option.key: value}) for value in values}
+            cells = {
+                value: request.cell(method, dataset, shots, **dict(zip(keys, value, strict=True))) for value in values
+            }
             for value, cell in cells.items():
                 half = significance.half_width(list(cell.by_seed.values()))
-                row = [dataset, spelled(shots), str(value), request.ours(table, cell)]
+                row = [dataset, spelled(shots), *map(str, value), request.ours(table, cell)]
                 row.append("" if half is None or cell.mean is None else interval(cell.mean, half))
                 tests, numbers = [DASH if value == base else ""] * 3, dict[str, Any]()
                 if value != base and cell.runs and cells[base].runs:
                     tests, numbers = compare_cells(table, cell, cells[base])
                 rows.append([*row, *tests])
-                more = {"variant": str(value), "interval": half, **numbers}
+                more = {"variant": " ".join(map(str, value)), "interval": half, **numbers}
                 table.records.append(record(table.name, dataset, method, shots, cell, **more))
-            plans.append([dataset, spelled(shots), *diagnostics_of(table, cells[base], PLAN)[0]])
-        against = f"diff. to {base if isinstance(base, str) and base else f'{option.key} = {base}'}"
-        headers = ["dataset", "shots", option.key, "accuracy (%)", "95% interval", against, "paired t p"]
+            for value, cell in cells.items():
+                if _may_have_plans(cell):
+                    plans.append([dataset, spelled(shots), *map(str, value), *diagnostics_of(table, cell, PLAN)[0]])
+        shown = ", ".join(v if isinstance(v, str) and v else f"{key} = {v}" for key, v in zip(keys, base, strict=True))
+        headers = ["dataset", "shots", *keys, "accuracy (%)", "95% interval", f"diff. to {shown}", "paired t p"]
         caption = label(method) if len(found) > 1 else ""
-        table.sections.append(Section(caption, [*headers, "McNemar p, by seed"], rows, 3))
-        if name == "match":
-            caption = f"The plans of {base}, on the test set"
-            table.sections.append(Section(caption, ["dataset", "shots", *PLAN.values()], plans, 2))
-    table.notes += [NOTE, *([_PLAN_NOTE] if name == "match" else [])]
+        first = 2 + len(keys)
+        table.sections.append(Section(caption, [*headers, "McNemar p, by seed"], rows, first))
+        if plans:
+            caption = "The plans, on the test set"
+            table.sections.append(Section(caption, ["dataset", "shots", *keys, *PLAN.values()], plans, first))
+    table.notes += [NOTE, *([_PLAN_NOTE] if len(table.sections) > len(found) else [])]
     return request.close(table)
+
+
+def _may_have_plans(cell: Cell) -> bool:
+    """Not, if all its runs say that there are none."""
+    kept = [run.result.get("diagnostics") for run in cell.runs]
+    return any(not said or said.get("plan_entropy") is not None for said in kept)
 
 
 PLAN = {

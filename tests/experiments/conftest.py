@@ -17,7 +17,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The arguments of every run of train.py, in order."""
     started: list[list[str]] = []
 
-    def call(arguments: Sequence[str], *more: object) -> SimpleNamespace:
+    def call(arguments: Sequence[str], *more: object, silent: bool = False) -> SimpleNamespace:
         started.append([*arguments])
         code = train.main([*arguments])
         return SimpleNamespace(pid=0, poll=lambda: code, wait=lambda: code)

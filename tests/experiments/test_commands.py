@@ -50,7 +50,7 @@ def up_to_the_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[s
         self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=["cat", "dog"], template="a {}."))
         self.lab2cname = {0: "cat", 1: "dog"}
 
-    def call(arguments: Sequence[str], *more: object) -> None:
+    def call(arguments: Sequence[str], *more: object, silent: bool = False) -> None:
         with pytest.raises(Weights):
             train.main([*arguments])
         raise SystemExit(7)

@@ -230,7 +230,7 @@ def test_every_script_says_what_was_typed() -> None:
         (tables.main, ["--help"], "OUT SEEDS"),
         (sweep.main, ["--datasets", "dtd", "OPTIM.LR", "--help"], "DATA OUT SEEDS CFG BACKBONE N"),
         (predict_main, ["--help"], ""),
-        (train.main, ["--help"], ""),
+        (train.main, ["--help"], "DATA OUT PLOT_CACHE"),
     ],
 )
 def test_help_names_variables_and_defaults(

@@ -327,7 +327,7 @@ def test_matching_variants_and_whether_the_plan_matters(tmp_path: Path, capsys: 
     assert rows["ot"][5:] == ["–", "–", "–"] and rows["mean"][3:] == ["", "", "", "", ""]
     p = stats.ttest_rel([87.5, 87.5], [100, 25]).pvalue
     assert rows["uniform"][5:] == ["+25.00 ± 53.03", f"{p:.3f}", "1.000 0.125"]
-    assert grid(text, 1)[1] == ["symbols", "16", "0.9700", "0.1000", "0.500", "12.00"]
+    assert grid(text, 1)[1] == ["symbols", "16", "ot", "0.9700", "0.1000", "0.500", "12.00"]
     assert f"OUT={tmp_path} bash scripts/plot/main.sh symbols 16 TRAINER.PLOT.MATCH max" in commands(text)
     (line,) = (r for r in records(tmp_path / "tables/match_symbols.csv") if r["variant"] == "uniform")
     assert (line["only_this_right"], line["only_base_right"]) == ("0 6", "1 1")
@@ -337,7 +337,7 @@ def test_runs_without_predictions_or_diagnostics_get_a_dash(tmp_path: Path, caps
     write_run(tmp_path, dataset="symbols", diagnostics=None)
     write_run(tmp_path, dataset="symbols", overrides={"TRAINER.PLOT.MATCH": "uniform"}, options={"MATCH": "uniform"})
     text = show(capsys, "match", "--dataset", "symbols", "--out", str(tmp_path))
-    assert grid(text)[2][6:] == ["–¹", "–²"] and grid(text, 1)[1][2:] == ["–³"] * 4
+    assert grid(text)[2][6:] == ["–¹", "–²"] and grid(text, 1)[1][2:] == ["ot", *["–³"] * 4]
     assert "¹ fewer than two seeds that both have: no test." in text and "² no paired predictions" in text
 
 
@@ -524,6 +524,13 @@ def test_any_option_of_a_method_makes_a_table(tmp_path: Path, capsys: pytest.Cap
     rows = {row[2]: row for row in grid(text)}
     assert list(rows) == ["EPS", "0.05", "0.1"] and "weight of the plan's entropy" in text
     assert rows["0.05"][3] == "64.00 ± 2.00" and rows["0.05"][5] == "+12.00 ± 1.00" and rows["0.1"][5] == "–"
+    write_run(tmp_path, "PLOT", "symbols", 16, 1, 70.0, {"TRAINER.PLOT.N": 2}, {"N": 2}, diagnostics={"iterations": 1})
+    text = show(capsys, "variants", "--variant", "PLOT.N,PLOT.EPS", *place)
+    rows = {(row[2], row[3]): row for row in grid(text)[1:]}
+    assert list(rows) == [("2", "0.1"), ("4", "0.05"), ("4", "0.1")] and "diff. to N = 4, EPS = 0.1" in text
+    assert rows["4", "0.05"][4:7:2] == ["64.00 ± 2.00", "+12.00 ± 1.00"] and rows["2", "0.1"][4] == "70.00 (1)"
+    assert [row[2:4] for row in grid(text, 1)[1:]] == [["4", "0.05"], ["4", "0.1"]]  # the other has no plans
+    assert (tmp_path / "tables/PLOT.N_PLOT.EPS_symbols.csv").is_file()
     text = show(capsys, "variants", "--variant", "COOP.CSC", *place)
     assert [row[2:4] for row in grid(text)[1:]] == [["False", ""], ["True", "40.00 (1)"]]
     assert f"OUT={tmp_path} SEEDS='2 3' bash scripts/coop/main.sh symbols 16 TRAINER.COOP.CSC True" in commands(text)

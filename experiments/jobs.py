@@ -234,7 +234,9 @@ class Series:
         """Does it; only its standard error is shown: a bar on a terminal, an error's line."""
         begin = time.monotonic()
         code = run_to_its_end(lambda: process.start(run.task.arguments, silent=True))
-        return Outcome(code, time.monotonic() - begin, "see above" if code >= 0 else f"killed by signal {-code}")
+        return Outcome(
+            code, time.monotonic() - begin, "see standard error" if code >= 0 else f"killed by signal {-code}"
+        )
 
 
 def coops_order(trainer: str, dataset: str, words: Sequence[str], typed: str) -> str:

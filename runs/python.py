@@ -174,7 +174,8 @@ def _run(arguments: list[str], log_of_run: Path) -> None:
         child = process.start(arguments, log=log)
         try:
             while (code := child.poll(SHOWN_EVERY)) is None:
-                if (latest := _latest_epoch(log_of_run)) != shown:
+                latest = _latest_epoch(log_of_run)
+                if latest and latest != shown:
                     print(latest, file=sys.stderr)
                     shown = latest
         except KeyboardInterrupt:

@@ -6,6 +6,7 @@ A mistake in any run's arguments is found here, before anything starts.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tabulate import tabulate
@@ -37,7 +38,7 @@ class Plan:
 
     @property
     def runs(self) -> list[Run]:
-        """Each once. A dataset's runs, which share its caches, are neighbours."""
+        """Each once. A dataset's runs, which share its caches, are neighbours, but for those of variants."""
         own = [run for cell in self.cells.values() for run in cell]
         further = [run for plan in self.variants for run in plan.runs]
         return list({run.directory: run for run in (*own, *further)}.values())
@@ -73,10 +74,14 @@ class Plan:
         return table
 
 
-def plan_of(spec: Spec) -> Plan:
-    """Raises UserError: a mistake in a run's arguments, a damaged result or config, a method before one it needs."""
+def plan_of(spec: Spec, before: Sequence[str] = ()) -> Plan:
+    """Raises UserError: a mistake in a run's arguments, a damaged result or config, a method before one it needs.
+
+    Args:
+        before: the methods whose runs come before.
+    """
     for i, trainer in enumerate(spec.trainers):
-        if absent := {*method_of(trainer).needs.values()} - {*spec.trainers[:i]}:
+        if absent := {*method_of(trainer).needs.values()} - {*before, *spec.trainers[:i]}:
             raise UserError(f"{trainer} needs the runs of {', '.join(absent)}: name that before it in --trainers")
     cells: dict[tuple[str, str, int], list[Run]] = {}
     for dataset in spec.datasets:
@@ -88,7 +93,7 @@ def plan_of(spec: Spec) -> Plan:
                     runs_of = cells.get((dataset, job.trainer, spec.shots[0])) or [run_of(job, 1, spec)]
                 cells[dataset, job.trainer, shots] = runs_of
     ordered = {key: cells[key] for key in itertools.product(spec.datasets, spec.trainers, spec.shots)}
-    return Plan(spec, ordered, tuple(map(plan_of, spec.variants)))
+    return Plan(spec, ordered, tuple(plan_of(each, spec.trainers) for each in spec.variants))
 
 
 def run_of(job: Job, seed: int, spec: Spec) -> Run:

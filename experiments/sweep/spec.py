@@ -44,13 +44,25 @@ class Spec:
 
 
 def spec_of(args: argparse.Namespace) -> Spec:
-    """Raises UserError: a file that is not a sweep, an unknown method, a number that is not positive."""
+    """Flags win over the file. Of its variants they leave what is in both.
+
+    Raises:
+        UserError: a file that is not a sweep, an unknown method, a number that is not positive.
+    """
     first, *others = read_file(Path(args.file)) if args.file else [{}]
-    return replace(_spec(args, first), variants=tuple(_spec(args, each) for each in others))
+    flags = {key: getattr(args, key) for key in KEYS[:-1] if getattr(args, key)}
+    spec = _spec(args, first | flags)
+    seeds = {key: flags[key] for key in flags if key == "seeds"}
+    variants = [_within(_spec(args, each | seeds), spec, {*flags} - {"seeds"}) for each in others]
+    return replace(spec, variants=tuple(each for each in variants if each.trainers and each.datasets and each.shots))
+
+
+def _within(variant: Spec, spec: Spec, keys: set[str]) -> Spec:
+    both: dict[str, Any] = {key: [each for each in getattr(variant, key) if each in getattr(spec, key)] for key in keys}
+    return replace(variant, **both)
 
 
 def _spec(args: argparse.Namespace, asked: dict[str, Any]) -> Spec:
-    asked = asked | {key: getattr(args, key) for key in KEYS[:-1] if getattr(args, key)}
     datasets = list(dict.fromkeys(asked.get("datasets", "").replace(",", " ").split()))
     if not datasets:
         raise UserError("no datasets: name them with --datasets, or a sweep with --file; see python sweep.py --help")
@@ -77,8 +89,8 @@ def _spec(args: argparse.Namespace, asked: dict[str, Any]) -> Spec:
 def read_file(path: Path) -> list[dict[str, Any]]:
     """A sweep file's lists as the flags spell them ("1 2 4"), and its options as KEY VALUE pairs.
 
-    First the file itself, then its variants, which have the file's own where they leave out a key: one for each of
-    their options, where these are a list.
+    First the file itself, then its variants: one for each of their options, where these are a list. Where a variant
+    leaves out a key it has the file's own, and its options come on top of the file's.
     """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -87,15 +99,16 @@ def read_file(path: Path) -> list[dict[str, Any]]:
     except (OSError, yaml.YAMLError, ValueError) as error:
         raise UserError(f"'{path}' is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
-        raise UserError(f"'{path}' is no sweep: it should be a mapping with the keys {', '.join(KEYS)}")
-    variants = loaded.pop("variants", [])
+        raise UserError(f"'{path}' is no sweep: it should be a mapping with the keys {', '.join(IN_FILE)}")
+    variants = loaded.pop("variants", None) or []
     if not isinstance(variants, list) or not all(isinstance(each, dict) for each in variants):
         raise UserError(f"'{path}': 'variants' should be a list of mappings with the keys {', '.join(KEYS)}")
     found = [_asked(loaded, path, IN_FILE)]
     for variant in variants:
         options = variant.get("options", {})
         for each in options if isinstance(options, list) else [options]:
-            found.append(found[0] | _asked({**variant, "options": each}, path, KEYS))
+            asked = _asked({**variant, "options": each}, path, KEYS)
+            found.append({**found[0], **asked, "options": [*found[0].get("options", []), *asked["options"]]})
     return found
 
 

@@ -43,16 +43,19 @@ def variants_of(request: Request, name: str) -> dict[str, Variants]:
         UserError: there is no such option.
     """
     known = [f"{kind.node}.{option.key}" for kind in methods().values() for option in kind.options]
-    for word in name.split(",") if name not in SHORT else ():
+    words = [] if name in SHORT else name.split(",")
+    for word in words:
         if word not in known:
             nearest = difflib.get_close_matches(word, known, n=1, cutoff=0)[0]
             raise UserError(f"--variant '{word}' is no option of a method; the nearest is '{nearest}'")
+    if len({word.partition(".")[0] for word in words}) > 1 or len({*words}) < len(words):
+        raise UserError(f"--variant '{name}': it takes options of one method, each once")
     found = {}
     for method, kind in methods().items():
         short = kind.variants.get(name)
-        keys = [short[0]] if short else [word.removeprefix(f"{kind.node}.") for word in name.split(",")]
+        keys = [short[0]] if short else [word.removeprefix(f"{kind.node}.") for word in words]
         options = [option for key in keys for option in kind.options if option.key == key]
-        if len(options) < len(keys) or (name in SHORT and method not in request.methods):
+        if not keys or len(options) < len(keys) or (name in SHORT and method not in request.methods):
             continue
         default = tuple(option.default for option in options)
         declared = (([(v,) for v in values], (base,)) for of, values, base in kind.variants.values() if [of] == keys)
@@ -92,7 +95,7 @@ def build(request: Request, name: str) -> Table:
                 more = {"variant": " ".join(map(str, value)), "interval": half, **numbers}
                 table.records.append(record(table.name, dataset, method, shots, cell, **more))
             for value, cell in cells.items():
-                if _may_have_plans(cell):
+                if any((run.result.get("diagnostics") or {}).get("plan_entropy") is not None for run in cell.runs):
                     plans.append([dataset, spelled(shots), *map(str, value), *diagnostics_of(table, cell, PLAN)[0]])
         shown = ", ".join(v if isinstance(v, str) and v else f"{key} = {v}" for key, v in zip(keys, base, strict=True))
         headers = ["dataset", "shots", *keys, "accuracy (%)", "95% interval", f"diff. to {shown}", "paired t p"]
@@ -100,16 +103,11 @@ def build(request: Request, name: str) -> Table:
         first = 2 + len(keys)
         table.sections.append(Section(caption, [*headers, "McNemar p, by seed"], rows, first))
         if plans:
-            caption = "The plans, on the test set"
+            caption = f"The plans{' of ' * bool(caption)}{caption}, on the test set"
             table.sections.append(Section(caption, ["dataset", "shots", *keys, *PLAN.values()], plans, first))
-    table.notes += [NOTE, *([_PLAN_NOTE] if len(table.sections) > len(found) else [])]
+    with_plans = any(section.caption.startswith("The plans") for section in table.sections)
+    table.notes += [NOTE, *([_PLAN_NOTE] if with_plans else [])]
     return request.close(table)
-
-
-def _may_have_plans(cell: Cell) -> bool:
-    """Not, if all its runs say that there are none."""
-    kept = [run.result.get("diagnostics") for run in cell.runs]
-    return any(not said or said.get("plan_entropy") is not None for said in kept)
 
 
 PLAN = {

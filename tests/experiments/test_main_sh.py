@@ -137,7 +137,7 @@ def test_a_failed_run_of_several_ends_them(tmp_path: Path) -> None:
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: no dataset folder")
     assert "python -m datasets.prepare dtd" in done.stderr
     assert (
-        "[0/4, 1 failed] ZeroshotCLIP, dtd: failed (exit 2): see above\n" in done.stdout
+        "[0/4, 1 failed] ZeroshotCLIP, dtd: failed (exit 2): see standard error\n" in done.stdout
         and not (tmp_path / "out").exists()
     )
 

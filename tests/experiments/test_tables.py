@@ -333,11 +333,12 @@ def test_matching_variants_and_whether_the_plan_matters(tmp_path: Path, capsys: 
     assert (line["only_this_right"], line["only_base_right"]) == ("0 6", "1 1")
 
 
-def test_runs_without_predictions_or_diagnostics_get_a_dash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_without_predictions_get_a_dash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, dataset="symbols", diagnostics=None)
-    write_run(tmp_path, dataset="symbols", overrides={"TRAINER.PLOT.MATCH": "uniform"}, options={"MATCH": "uniform"})
+    uniform = {"overrides": {"TRAINER.PLOT.MATCH": "uniform"}, "options": {"MATCH": "uniform"}}
+    write_run(tmp_path, dataset="symbols", **uniform, diagnostics=None)
     text = show(capsys, "match", "--dataset", "symbols", "--out", str(tmp_path))
-    assert grid(text)[2][6:] == ["–¹", "–²"] and grid(text, 1)[1][2:] == ["ot", *["–³"] * 4]
+    assert grid(text)[2][6:] == ["–¹", "–²"] and "The plans" not in text and "Plans, over all" not in text
     assert "¹ fewer than two seeds that both have: no test." in text and "² no paired predictions" in text
 
 
@@ -531,6 +532,9 @@ def test_any_option_of_a_method_makes_a_table(tmp_path: Path, capsys: pytest.Cap
     assert rows["4", "0.05"][4:7:2] == ["64.00 ± 2.00", "+12.00 ± 1.00"] and rows["2", "0.1"][4] == "70.00 (1)"
     assert [row[2:4] for row in grid(text, 1)[1:]] == [["4", "0.05"], ["4", "0.1"]]  # the other has no plans
     assert (tmp_path / "tables/PLOT.N_PLOT.EPS_symbols.csv").is_file()
+    for bad in ("PLOT.EPS,COOP.CSC", "PLOT.EPS,PLOT.EPS"):
+        assert tables.main(["variants", "--variant", bad, *place]) == 2
+        assert "options of one method, each once" in capsys.readouterr().err
     text = show(capsys, "variants", "--variant", "COOP.CSC", *place)
     assert [row[2:4] for row in grid(text)[1:]] == [["False", ""], ["True", "40.00 (1)"]]
     assert f"OUT={tmp_path} SEEDS='2 3' bash scripts/coop/main.sh symbols 16 TRAINER.COOP.CSC True" in commands(text)

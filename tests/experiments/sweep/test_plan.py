@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -78,9 +79,35 @@ def test_variants_follow_the_files_own_runs(place: Place, tmp_path: Path, monkey
     assert all("/photo_" in run.directory.as_posix() for run in found.runs)
     assert found.describe(Times(found.spec.out)).splitlines()[-1].split()[:2] == ["all", "12"]
     assert {key[1] for key in found.cells} == {"CoOp"}
-    assert {run.dataset for run in plan("--file", str(path), "--datasets", "eurosat").runs} == {"eurosat"}
+    narrowed = plan("--file", str(path), "--datasets", "caltech101,dtd", "--shots", "2,4", "--seeds", "7").runs
+    assert {what(run) for run in narrowed if run.trainer == "PLOT"} == {
+        ("PLOT", "caltech101", 2, folder, 7) for folder in settings
+    }
+    assert {run.trainer for run in plan("--file", str(path), "--trainers", "coop").runs} == {"CoOp"}
     monkeypatch.setenv("CFG", "rn50")
     assert all("/rn50_" in run.directory.as_posix() for run in plan("--file", str(path)).runs)
+
+
+def test_a_variants_options_come_on_top_of_the_files(place: Place, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "trainers: PLOT\ndatasets: dtd\nshots: 1\nseeds: 1\noptions: {OPTIM.MAX_EPOCH: 5, OPTIM.LR: 1.0}\n"
+        "variants: [{trainers: PLOTAdapter}, {options: {OPTIM.LR: 2.0}}]\n"
+    )
+    own, adapter, other = plan("--file", str(path)).runs
+    assert (own.epochs, adapter.epochs, other.epochs) == (5, 5, 5) and adapter.trainer == "PLOTAdapter"
+    assert "OPTIM.LR1.0" in str(own.directory) and "OPTIM.LR2.0" in str(other.directory)
+
+
+def test_the_photographs(place: Place) -> None:
+    argv = ["--file", str(SWEEPS / "photographs.yaml"), "--shots", "1", "--seeds", "1", "--datasets"]
+    found = plan(*argv, "eurosat")
+    count = Counter(run.trainer for run in found.runs)
+    assert count["PLOT"] == 1 + 1 + 16 and count["CoCoOp"] == count["PLOTCoCoOp"] == count["PLOTAdapter"] == 1
+    caltech = plan(
+        "--file", str(SWEEPS / "photographs.yaml"), "--datasets", "caltech101", "--shots", "1", "--seeds", "1"
+    )
+    assert sum(run.trainer == "PLOT" for run in caltech.runs) == 2 and "CoCoOp" not in {r.trainer for r in caltech.runs}
 
 
 @pytest.mark.parametrize(

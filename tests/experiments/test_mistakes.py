@@ -48,7 +48,7 @@ NO_SWEEP = REPOSITORY / "configs/datasets/dtd.yaml"
         ("protocols few_shot caltech101 '1 x'", {}, "SHOTS is '1 x'"),
         ("protocols base_to_new caltech101 '1 all'", {}, "takes one positive integer"),
         ("compare caltech101 '1 all'", {}, "SHOTS is '1 all'; it must be one positive integer, or all"),
-        ("tables variants", {}, "--variant NODE.KEY, an option of a method"),
+        ("tables variants", {}, "--variant NODE.KEY.*, options of a method"),
         ("tables variants --variant PLOT.EPSS", {}, "no option of a method; the nearest is 'PLOT.EPS'"),
         ("tables domain --overrides", {}, "--overrides is for few-shot and cost"),
         ("compare caltech101 1", {"TRAINERS": "PLOT coopp"}, "TRAINERS: 'coopp' is none of .*'CoOp'"),

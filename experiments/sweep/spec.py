@@ -52,12 +52,13 @@ def spec_of(args: argparse.Namespace) -> Spec:
     first, *others = read_file(Path(args.file)) if args.file else [{}]
     flags = {key: getattr(args, key) for key in KEYS[:-1] if getattr(args, key)}
     spec = _spec(args, first | flags)
-    seeds = {key: flags[key] for key in flags if key == "seeds"}
-    variants = [_within(_spec(args, each | seeds), spec, {*flags} - {"seeds"}) for each in others]
+    seeds = {"seeds": args.seeds} if args.seeds else {}
+    variants = [_within(_spec(args, each | seeds), spec, flags.keys() - seeds) for each in others]
     return replace(spec, variants=tuple(each for each in variants if each.trainers and each.datasets and each.shots))
 
 
 def _within(variant: Spec, spec: Spec, keys: set[str]) -> Spec:
+    """The variant with what of these lists is in the spec's too."""
     both: dict[str, Any] = {key: [each for each in getattr(variant, key) if each in getattr(spec, key)] for key in keys}
     return replace(variant, **both)
 

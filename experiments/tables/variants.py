@@ -58,8 +58,10 @@ def variants_of(request: Request, name: str) -> dict[str, Variants]:
         if not keys or len(options) < len(keys) or (name in SHORT and method not in request.methods):
             continue
         default = tuple(option.default for option in options)
-        declared = (([(v,) for v in values], (base,)) for of, values, base in kind.variants.values() if [of] == keys)
-        values, base = next(declared, ([], default))
+        values, base = list[tuple[Any, ...]](), default
+        for key, declared, against in kind.variants.values():
+            if [key] == keys:
+                values, base = [(value,) for value in declared], (against,)
         allowed = ALLOWED | {f"TRAINER.{kind.node}.{key}" for key in keys}
         runs = [run for run in request.found if run.trainer == method and run.overrides.keys() <= allowed]
         tried = [
